@@ -1,0 +1,37 @@
+//! Nix's formats: base32, hashes, store paths, NARs, narinfos, fingerprints, keys, content addresses,
+//! listings and realisations.
+//!
+//! What this crate guarantees: whatever a parser here accepts is canonical, so that writing it again
+//! gives the same bytes; every refusal says what was wrong and where (offset, line or key); memory is
+//! bounded by the named limits whatever the input. What it never does: read a clock, a file, the
+//! network or randomness; run anything; or trust a claim that it could compute.
+//!
+//! ```text
+//!   NAR bytes --> nar::Parser --> Event* --> listing::Listing     (.ls)
+//!       |                           '------> nar::Writer          (the same bytes again)
+//!       '-------> ca::Verifier    (is this path what its content address says?)
+//!
+//!   narinfo text --> narinfo::NarInfo<'_> --> narinfo::PathInfo --> fingerprint --> key::SecretKey::sign
+//! ```
+
+pub mod base32;
+pub mod ca;
+mod fingerprint;
+pub mod hash;
+pub mod key;
+pub mod listing;
+pub mod nar;
+pub mod narinfo;
+mod quote;
+pub mod realisation;
+pub mod store_path;
+
+pub use base32::Base32Error;
+pub use ca::{CaError, ContentAddress};
+pub use fingerprint::fingerprint;
+pub use hash::{Hash, HashAlgorithm, HashError, NarHash};
+pub use key::{KeyError, PublicKey, SecretKey, Signature};
+pub use listing::Listing;
+pub use narinfo::{Compression, NarInfo, NarInfoError, PathInfo};
+pub use realisation::{Realisation, RealisationError};
+pub use store_path::{STORE_DIR, StoreHash, StorePath, StorePathError};

@@ -1,0 +1,151 @@
+//! `.ls`: the listing of a NAR as JSON, made from the parser's events.
+//!
+//! ```text
+//!   {"root":{"entries":{"bin":{"entries":{"hi":{"executable":true,"narOffset":400,"size":12,
+//!   "type":"regular"}},"type":"directory"},"link":{"target":"bin","type":"symlink"}},
+//!   "type":"directory"},"version":1}
+//! ```
+//!
+//! Guarantees: the bytes that Nix writes (2.13 to today's 2.31; 2.8 orders the keys otherwise): sorted keys,
+//! no spaces, `executable` only where it is true. Memory is the JSON itself, at most
+//! [`MAX_LISTING_BYTES`]. Never guesses: names that are not UTF-8 cannot be said in JSON, so such a NAR has
+//! no listing (Nix fails to write one, too) and its reader fetches the NAR.
+
+use std::fmt::Write as _;
+
+use thiserror::Error;
+
+use crate::nar::{Event, Quoted};
+
+/// Largest listing: a file takes about 80 bytes, so this is for some 800,000 files in one path. A larger
+/// NAR has no listing, its reader fetches the NAR.
+pub const MAX_LISTING_BYTES: usize = 64 << 20;
+
+/// Why a NAR has no listing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ListingError {
+    /// A name or target that JSON cannot hold.
+    #[error("{text} is not UTF-8, so the NAR has no listing")]
+    NotUtf8 {
+        /// The name or target.
+        text: Quoted,
+    },
+    /// More than [`MAX_LISTING_BYTES`].
+    #[error("the NAR's listing would be larger than {MAX_LISTING_BYTES} bytes")]
+    TooLarge,
+    /// The events ended before the root did.
+    #[error("the NAR's events are not complete, so it has no listing yet")]
+    Incomplete,
+}
+
+/// Builds the listing of one NAR while its events come in.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    json: String,
+    /// For each open directory, whether it has an entry already.
+    open: Vec<bool>,
+    complete: bool,
+    failed: Option<ListingError>,
+}
+
+impl Default for Listing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Listing {
+    /// A listing of nothing yet.
+    pub fn new() -> Self {
+        Self {
+            json: String::from("{\"root\":"),
+            open: Vec::new(),
+            complete: false,
+            failed: None,
+        }
+    }
+
+    /// Takes the next event of the parser.
+    pub fn event(&mut self, event: Event<'_>) {
+        if self.failed.is_some() || matches!(event, Event::Data(_)) {
+            return;
+        }
+        let mut added = self.add(event);
+        if added.is_ok() && self.json.len() > MAX_LISTING_BYTES {
+            added = Err(ListingError::TooLarge);
+        }
+        if let Err(error) = added {
+            self.failed = Some(error);
+            self.json = String::new();
+        }
+    }
+
+    /// The whole listing, once the NAR has been parsed to its end.
+    pub fn to_json(&self) -> Result<String, ListingError> {
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None if self.complete => Ok(format!("{},\"version\":1}}", self.json)),
+            None => Err(ListingError::Incomplete),
+        }
+    }
+
+    fn add(&mut self, event: Event<'_>) -> Result<(), ListingError> {
+        match event {
+            Event::Directory => {
+                self.json.push_str("{\"entries\":{");
+                self.open.push(false);
+            }
+            Event::Entry { name } => {
+                if let Some(has_entries) = self.open.last_mut()
+                    && std::mem::replace(has_entries, true)
+                {
+                    self.json.push(',');
+                }
+                self.text(name)?;
+                self.json.push(':');
+            }
+            Event::EndDirectory => {
+                self.json.push_str("},\"type\":\"directory\"}");
+                self.open.pop();
+            }
+            Event::File {
+                executable,
+                size,
+                offset,
+            } => {
+                let executable = if executable {
+                    "\"executable\":true,"
+                } else {
+                    ""
+                };
+                write!(
+                    self.json,
+                    "{{{executable}\"narOffset\":{offset},\"size\":{size},\"type\":\"regular\"}}"
+                )
+                .expect("invariant: writing into a String does not fail");
+            }
+            Event::Symlink { target } => {
+                self.json.push_str("{\"target\":");
+                self.text(target)?;
+                self.json.push_str(",\"type\":\"symlink\"}");
+            }
+            Event::Data(_) | Event::EndFile => {}
+        }
+        let node_ends = matches!(
+            event,
+            Event::EndDirectory | Event::EndFile | Event::Symlink { .. }
+        );
+        self.complete |= node_ends && self.open.is_empty();
+        Ok(())
+    }
+
+    /// Appends a JSON string.
+    fn text(&mut self, bytes: &[u8]) -> Result<(), ListingError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| ListingError::NotUtf8 {
+            text: Quoted::new(bytes),
+        })?;
+        self.json
+            .push_str(&serde_json::Value::from(text).to_string());
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! How foreign text is shown inside an error: escaped, and never longer than a line.
+
+use std::fmt;
+
+/// Longest piece of foreign text that an error repeats: enough to recognise a store path (32 + 1 + a
+/// usual name), too little to fill a log.
+const MAX_QUOTED_CHARS: usize = 80;
+
+/// `text` in single quotes, control characters escaped, cut after [`MAX_QUOTED_CHARS`].
+pub(crate) fn quote(text: &str) -> String {
+    let mut quoted = String::from("'");
+    for c in text.chars().take(MAX_QUOTED_CHARS) {
+        if c == '\'' {
+            quoted.push(c)
+        } else {
+            quoted.extend(c.escape_debug())
+        }
+    }
+    if text.chars().nth(MAX_QUOTED_CHARS).is_some() {
+        quoted.push('…');
+    }
+    quoted.push('\'');
+    quoted
+}
+
+/// The same for bytes that need not be UTF-8.
+pub(crate) fn quote_bytes(bytes: &[u8]) -> String {
+    // Four bytes a character at most, and one more character to see that there is a rest.
+    let shown = &bytes[..bytes.len().min((MAX_QUOTED_CHARS + 1) * 4)];
+    quote(&shown.escape_ascii().to_string())
+}
+
+/// Bytes of a name or a target in an error, kept as they were and quoted when shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Quoted(Box<[u8]>);
+
+impl Quoted {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes themselves.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Quoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quote_bytes(&self.0))
+    }
+}
+
+impl fmt::Debug for Quoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

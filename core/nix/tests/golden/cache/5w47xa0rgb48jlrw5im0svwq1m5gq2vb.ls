@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"a":{"type":"regular","size":1,"narOffset":232},"a€":{"type":"regular","size":2,"narOffset":424},"link":{"type":"symlink","target":"danglingÿtarget"},"€":{"type":"regular","size":1,"narOffset":816},"Ã":{"type":"regular","size":1,"narOffset":1008},"ÿ":{"type":"regular","size":1,"narOffset":1200}}}}

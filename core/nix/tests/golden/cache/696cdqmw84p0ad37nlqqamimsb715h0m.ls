@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"both":{"type":"regular","size":148,"narOffset":232},"link":{"type":"symlink","target":"/nix/store/696cdqmw84p0ad37nlqqamimsb715h0m-self/me"},"me":{"type":"regular","size":53,"narOffset":808}}}}

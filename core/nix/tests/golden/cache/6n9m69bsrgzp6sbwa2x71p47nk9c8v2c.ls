@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"both":{"type":"regular","size":148,"narOffset":232},"link":{"type":"symlink","target":"/nix/store/6n9m69bsrgzp6sbwa2x71p47nk9c8v2c-self/me"},"me":{"type":"regular","size":53,"narOffset":808}}}}

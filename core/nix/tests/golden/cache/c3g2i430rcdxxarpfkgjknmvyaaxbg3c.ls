@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"bin":{"type":"directory","entries":{"plain":{"type":"regular","size":6,"executable":true,"narOffset":400}}}}}}

@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"regular","size":54,"narOffset":96}}

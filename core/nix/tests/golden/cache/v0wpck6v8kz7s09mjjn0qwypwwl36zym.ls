@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"me":{"type":"regular","size":52,"narOffset":232},"twice":{"type":"regular","size":103,"narOffset":472}}}}

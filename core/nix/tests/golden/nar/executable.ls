@@ -1,0 +1,1 @@
+{"executable":true,"narOffset":128,"size":18,"type":"regular"}

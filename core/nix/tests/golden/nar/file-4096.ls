@@ -1,0 +1,1 @@
+{"narOffset":96,"size":4096,"type":"regular"}

@@ -1,0 +1,1 @@
+{"narOffset":96,"size":7,"type":"regular"}

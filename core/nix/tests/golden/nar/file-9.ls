@@ -1,0 +1,1 @@
+{"narOffset":96,"size":9,"type":"regular"}

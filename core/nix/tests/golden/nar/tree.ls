@@ -1,0 +1,1 @@
+{"entries":{"bin":{"entries":{"hi":{"executable":true,"narOffset":400,"size":18,"type":"regular"}},"type":"directory"},"empty":{"entries":{},"type":"directory"},"share":{"entries":{"doc":{"entries":{"README":{"narOffset":1080,"size":0,"type":"regular"},"hi":{"target":"../../bin/hi","type":"symlink"}},"type":"directory"}},"type":"directory"}},"type":"directory"}

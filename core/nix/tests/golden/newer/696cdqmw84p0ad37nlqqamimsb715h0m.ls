@@ -1,0 +1,1 @@
+{"root":{"entries":{"both":{"narOffset":232,"size":148,"type":"regular"},"link":{"target":"/nix/store/696cdqmw84p0ad37nlqqamimsb715h0m-self/me","type":"symlink"},"me":{"narOffset":808,"size":53,"type":"regular"}},"type":"directory"},"version":1}

@@ -1,0 +1,1 @@
+{"root":{"entries":{"bin":{"entries":{"plain":{"executable":true,"narOffset":400,"size":6,"type":"regular"}},"type":"directory"}},"type":"directory"},"version":1}

@@ -1,0 +1,24 @@
+//! What both sides of Snowcache share, and nothing else.
+//!
+//! ```text
+//!   cache    the waist: four verbs, and streams that carry what they must be
+//!   path_info  Claimed -> Verified -> Signed
+//!   closure, replicate   walking and copying, the same for every cache
+//!   contract   what every cache must do, as stories
+//!   token, cut, recipe   a NAR as pieces that rebuilds share, and the ops that put it together
+//! again
+//! ```
+//!
+//! Guarantees: pure. The same input gives the same output, on any machine, at any time.
+//! Never: a clock, a file, the network, randomness, a thread or a task of its own (see
+//! clippy.toml).
+
+pub mod cache;
+pub mod closure;
+pub mod contract;
+pub mod cut;
+pub mod error;
+pub mod path_info;
+pub mod recipe;
+pub mod replicate;
+pub mod token;

@@ -1,0 +1,102 @@
+//! The index: where things are, so that nobody has to search segments.
+//!
+//! It is derived: everything in it can be replayed from the segments, and is when the index is new, lost or behind.
+//! Two implementations pass the same contract suite ([`contract`]): RocksDB, and memory for tests and simulations.
+
+pub mod contract;
+pub mod memory;
+pub mod rocks;
+
+use bytes::Bytes;
+
+use crate::Result;
+
+/// What a key and its value are about. Each table is a key space of its own, ordered by key bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// FrameId -> where the frame lies.
+    Frames,
+    /// NarHash -> summary, NarHash and block number -> a block of the layout.
+    Layouts,
+    /// Cache, 0, upload name -> upload.
+    Uploads,
+    /// Cache, 0, store hash -> path.
+    Paths,
+    /// Cache, 0, NarHash -> nothing: a visible path of the cache has this NAR.
+    Visible,
+    /// Cache, 0, kind, document key -> where the document lies.
+    Documents,
+    /// Segment number (big-endian) -> how far it was replayed.
+    Marks,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Table; 7] = [
+        Table::Frames,
+        Table::Layouts,
+        Table::Uploads,
+        Table::Paths,
+        Table::Visible,
+        Table::Documents,
+        Table::Marks,
+    ];
+
+    /// A short name for people and column families.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Frames => "frames",
+            Table::Layouts => "layouts",
+            Table::Uploads => "uploads",
+            Table::Paths => "paths",
+            Table::Visible => "visible",
+            Table::Documents => "documents",
+            Table::Marks => "marks",
+        }
+    }
+}
+
+/// Changes that become visible together.
+#[derive(Debug, Default, Clone)]
+pub struct Batch {
+    pub(crate) changes: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.changes.push((table, key.into(), Some(value.into())));
+    }
+
+    /// Removes a key, if it is there.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.changes.push((table, key.into(), None));
+    }
+}
+
+/// A row of a scan: key and value.
+pub type Row = (Bytes, Bytes);
+
+/// An ordered key-value index with atomic batches.
+pub trait Index: Send + Sync {
+    /// The value at `key`.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// The values at `keys`, in their order, in one pass.
+    fn get_many(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>>;
+
+    /// Applies all changes of `batch` or none. A crash may lose a suffix of the batches written, never a part of one.
+    fn write(&self, batch: Batch) -> Result<()>;
+
+    /// Up to `limit` rows whose key starts with `prefix` and lies behind `after`, by rising key.
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>>;
+
+    /// Makes what was written survive a crash without replay. Called now and then to bound the replay at start.
+    fn checkpoint(&self) -> Result<()>;
+}

@@ -1,0 +1,189 @@
+//! The index in RocksDB: one column family a table, no write-ahead log.
+//!
+//! The segments are the log: each batch carries the replay marks of the segments it came from, all column families are
+//! flushed together, and what a crash loses of the memtables is replayed from the segments' tails at start. A folder that does
+//! not open is set aside by the caller and rebuilt.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    Direction, FlushOptions, IteratorMode, LogLevel, Options, WriteBatch, WriteOptions,
+};
+
+use super::{Batch, Index, Row, Table};
+use crate::{Error, ErrorKind, Result};
+
+/// Memory for blocks of the index: 100,000 hot narinfos of 300 bytes.
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+
+/// Memtable of the larger tables: 140,000 frames of 57 bytes, which bounds the replay after a crash.
+const MEMTABLE_BYTES: usize = 8 << 20;
+
+/// Bits of the bloom filters a key: 1 % false positives.
+const BLOOM_BITS: f64 = 10.0;
+
+/// RocksDB's own open files: 512 tables of 64 MiB are an index for 30 TB of NARs.
+const MAX_OPEN_FILES: i32 = 512;
+
+/// A RocksDB folder.
+pub struct RocksIndex {
+    db: DB,
+}
+
+impl RocksIndex {
+    /// Opens the folder, creating it when it is not there.
+    pub fn open(folder: &Path) -> Result<RocksIndex> {
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let families = Table::ALL
+            .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
+        let db = DB::open_cf_descriptors(&database_options(), folder, families);
+        let db = db.map_err(|e| failed(&format!("opening the index {}", folder.display()), e))?;
+        Ok(RocksIndex { db })
+    }
+
+    fn family(&self, table: Table) -> &ColumnFamily {
+        self.db
+            .cf_handle(table.name())
+            .expect("invariant: open() creates every table's family")
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_open_files(MAX_OPEN_FILES);
+    options.set_max_background_jobs(2);
+    options.set_manifest_preallocation_size(4096);
+    // The info log must not grow the data directory: warnings only, two small files.
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options
+}
+
+fn table_options(table: Table, cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_bloom_filter(BLOOM_BITS, false);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_format_version(6);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_compression_type(DBCompressionType::Zstd);
+    let small = matches!(table, Table::Marks | Table::Documents | Table::Visible);
+    options.set_write_buffer_size(if small {
+        MEMTABLE_BYTES / 8
+    } else {
+        MEMTABLE_BYTES
+    });
+    options
+}
+
+fn failed(doing: &str, error: rocksdb::Error) -> Error {
+    let full = error.as_ref().contains("No space left");
+    let kind = match error.kind() {
+        _ if full => ErrorKind::Full,
+        rocksdb::ErrorKind::Corruption => ErrorKind::Corrupt,
+        _ => ErrorKind::Storage,
+    };
+    Error::caused(kind, format!("{doing} failed"), error)
+}
+
+impl Index for RocksIndex {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        let value = self.db.get_cf(self.family(table), key);
+        Ok(value
+            .map_err(|e| failed("reading the index", e))?
+            .map(Bytes::from))
+    }
+
+    fn get_many(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
+        let values = self
+            .db
+            .batched_multi_get_cf(self.family(table), keys, false);
+        let copied = values.into_iter().map(|value| match value {
+            Ok(found) => Ok(found.map(|slice| Bytes::copy_from_slice(&slice))),
+            Err(error) => Err(failed("reading the index", error)),
+        });
+        copied.collect()
+    }
+
+    fn write(&self, batch: Batch) -> Result<()> {
+        let mut writes = WriteBatch::default();
+        for (table, key, value) in &batch.changes {
+            match value {
+                Some(value) => writes.put_cf(self.family(*table), key, value),
+                None => writes.delete_cf(self.family(*table), key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db
+            .write_opt(writes, &options)
+            .map_err(|e| failed("writing the index", e))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>> {
+        let after = after.filter(|after| *after >= prefix);
+        let from = IteratorMode::From(after.unwrap_or(prefix), Direction::Forward);
+        let mut rows = Vec::new();
+        for row in self.db.iterator_cf(self.family(table), from) {
+            let (key, value) = row.map_err(|e| failed("scanning the index", e))?;
+            if rows.len() == limit || !key.starts_with(prefix) {
+                break;
+            }
+            if after != Some(&key[..]) {
+                rows.push((key.into(), value.into()));
+            }
+        }
+        Ok(rows)
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        let families = Table::ALL.map(|table| self.family(table));
+        let flushed = self.db.flush_cfs_opt(&families, &FlushOptions::default());
+        flushed.map_err(|e| failed("flushing the index", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rocksdb_keeps_the_contract() {
+        super::super::contract::suite(|| {
+            let folder = tempfile::tempdir().expect("temporary folder").keep();
+            Box::new(RocksIndex::open(&folder.join("index")).expect("open"))
+        });
+    }
+
+    #[test]
+    fn a_checkpoint_survives_without_a_log() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let index = RocksIndex::open(folder.path()).expect("open");
+        let mut batch = Batch::default();
+        batch.put(Table::Marks, *b"k", *b"v");
+        index.write(batch).expect("write");
+        index.checkpoint().expect("checkpoint");
+        drop(index);
+        let index = RocksIndex::open(folder.path()).expect("reopen");
+        assert_eq!(
+            index.get(Table::Marks, b"k").expect("get").as_deref(),
+            Some(&b"v"[..])
+        );
+    }
+}

@@ -1,0 +1,351 @@
+//! One NAR on its way in: parsed, hashed, cut, compressed and appended while it streams by.
+//!
+//! ```text
+//!   write(bytes) --> parse --> SHA-256 --> cut --> BLAKE3 --> known? --> compress --> append
+//!   finish()     --> recipe, upload record --> fsync --> index --> the caller may acknowledge
+//! ```
+//!
+//! Guarantees: what `finish` returned is durable, and its hash and size were computed from the bytes; a NAR that is not
+//! canonical is refused at its first wrong byte; dropped before `finish`, an upload leaves nothing behind. Memory is bounded:
+//! the cutter's window, [`MAX_QUEUED`] pieces, and about 100 bytes for each frame of the NAR.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use snowcache_core::cut::{Cutter, Params, Piece};
+use snowcache_core::recipe::{FrameId, Op, Recipe};
+use snowcache_nix::NarHash;
+use snowcache_nix::nar::{Event, Limits, Parser};
+
+use crate::compress::Frame;
+use crate::depot::Shared;
+use crate::index::{Batch, Table};
+use crate::keys::CacheName;
+use crate::layout::{Builder, Layout, Location};
+use crate::pool::Stream;
+use crate::record::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use crate::state::{UploadState, recipe_payload, to_json};
+use crate::{Error, ErrorKind, Result};
+
+/// Pieces of one upload that wait for compression.
+pub const MAX_QUEUED: usize = 8;
+
+/// Bytes parsed before they are cut, so that the parser's notes on them stay few.
+const STEP_BYTES: usize = 64 << 10;
+
+/// What an upload is called and whose it is.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// The cache it was sent to.
+    pub cache: CacheName,
+    /// What came behind `nar/`.
+    pub name: String,
+    /// The compression it came in, by the narinfo's word for it.
+    pub codec: String,
+    /// Its length as it came, in bytes.
+    pub file_size_bytes: u64,
+    /// Who sent it.
+    pub subject: String,
+    /// When its lease ends, in seconds since 1970.
+    pub expires_unix_s: u64,
+}
+
+/// What hashing a NAR gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nar {
+    /// SHA-256 of the NAR.
+    pub nar_hash: NarHash,
+    /// Its length in bytes.
+    pub nar_size_bytes: u64,
+}
+
+/// A NAR that is being received.
+pub struct Ingest {
+    parser: Parser,
+    sha256: Sha256,
+    cutter: Cutter,
+    /// Large files of the bytes being pushed: offset and size.
+    files: Vec<(u64, u64)>,
+    frames: Frames,
+}
+
+impl Ingest {
+    pub(crate) fn new(depot: Arc<Shared>) -> Ingest {
+        let limits = Limits {
+            max_nar_size_bytes: depot.max_nar_bytes,
+        };
+        Ingest {
+            parser: Parser::with_limits(limits),
+            sha256: Sha256::new(),
+            cutter: Cutter::new(Params::V1),
+            files: Vec::new(),
+            frames: Frames {
+                depot,
+                ops: Vec::new(),
+                at: HashMap::new(),
+                queue: VecDeque::new(),
+                streams: Vec::new(),
+            },
+        }
+    }
+
+    /// Takes the next bytes of the NAR.
+    ///
+    /// # Errors
+    /// `BadNar` where they cannot be part of a canonical NAR, `Full` and `Storage` where they could not be kept. After an
+    /// error the upload is over: drop it.
+    pub fn write(&mut self, nar_bytes: &[u8]) -> Result<()> {
+        for bytes in nar_bytes.chunks(STEP_BYTES) {
+            let files = &mut self.files;
+            self.parser
+                .feed(bytes, &mut |event| {
+                    if let Event::File { size, offset, .. } = event {
+                        files.push((offset, size));
+                    }
+                })
+                .map_err(|error| {
+                    Error::caused(ErrorKind::BadNar, "this is no canonical NAR", error)
+                })?;
+            self.sha256.update(bytes);
+            for (offset, size) in self.files.drain(..) {
+                self.cutter.file(offset, size);
+            }
+            let (frames, mut failure) = (&mut self.frames, Ok(()));
+            self.cutter
+                .push(bytes, &mut |piece| frames.take(piece, &mut failure));
+            failure?;
+        }
+        Ok(())
+    }
+
+    /// The NAR is complete: makes it durable under the upload's name.
+    ///
+    /// # Errors
+    /// `BadNar` where the NAR is not complete, `Full` and `Storage` where it could not be kept.
+    pub fn finish(self, upload: Upload) -> Result<Nar> {
+        let Ingest {
+            parser,
+            sha256,
+            cutter,
+            mut frames,
+            ..
+        } = self;
+        let size = parser.finish();
+        let nar_size_bytes = size
+            .map_err(|error| Error::caused(ErrorKind::BadNar, "this is no complete NAR", error))?;
+        let mut failure = Ok(());
+        cutter.finish(&mut |piece| frames.take(piece, &mut failure));
+        failure?;
+        frames.drain(0)?;
+        let nar = Nar {
+            nar_hash: NarHash::from_bytes(sha256.finalize().into()),
+            nar_size_bytes,
+        };
+        frames.commit(nar, upload)?;
+        Ok(nar)
+    }
+}
+
+/// The pieces of one NAR, on their way into segments.
+struct Frames {
+    depot: Arc<Shared>,
+    ops: Vec<Op>,
+    /// Where each frame of the NAR lies.
+    at: HashMap<FrameId, Place>,
+    queue: VecDeque<Receiver<Result<Frame>>>,
+    /// The segments written to; all but the last are full.
+    streams: Vec<Stream>,
+}
+
+enum Place {
+    /// The depot has it already.
+    Known(Location),
+    /// Handed to compression.
+    Queued,
+    /// Appended by this upload.
+    New(Location),
+}
+
+impl Frames {
+    /// Takes a piece, unless an earlier one failed.
+    fn take(&mut self, piece: Piece<'_>, failure: &mut Result<()>) {
+        if failure.is_ok() {
+            *failure = self.piece(piece);
+        }
+    }
+
+    fn piece(&mut self, piece: Piece<'_>) -> Result<()> {
+        let raw = piece.raw();
+        let raw_len = raw.len() as u32;
+        let id = FrameId::of(raw);
+        let op = match piece {
+            Piece::Literal(bytes) => {
+                self.ops.push(Op::Literal(Bytes::copy_from_slice(bytes)));
+                return Ok(());
+            }
+            Piece::Span(_) => Op::Frame { id, raw_len },
+            Piece::Dense { tokens, .. } => Op::Dense {
+                id,
+                skeleton: FrameId::of_skeleton(raw, tokens),
+                raw_len,
+            },
+        };
+        self.ops.push(op);
+        if self.at.contains_key(&id) {
+            return Ok(());
+        }
+        if let Some(value) = self.depot.index.get(Table::Frames, id.as_bytes())? {
+            self.at.insert(id, Place::Known(Location::decode(&value)?));
+            return Ok(());
+        }
+        self.drain(MAX_QUEUED - 1)?;
+        self.queue
+            .push_back(self.depot.compressors.compress(id, raw)?);
+        self.at.insert(id, Place::Queued);
+        Ok(())
+    }
+
+    /// Appends compressed frames, in order, until at most `leave` are still under way.
+    fn drain(&mut self, leave: usize) -> Result<()> {
+        while self.queue.len() > leave {
+            let Some(next) = self.queue.pop_front() else {
+                return Ok(());
+            };
+            let Frame { header, stored } = next.recv().map_err(|_| Error::closed())??;
+            let stream = self.stream()?;
+            let segment = stream.id();
+            let offset = stream.frame(&header, &stored)?;
+            let FrameHeader {
+                id,
+                raw_len,
+                stored_len,
+                checksum,
+            } = header;
+            let at = Location {
+                segment,
+                offset,
+                stored_len,
+                raw_len,
+                checksum,
+            };
+            self.at.insert(id, Place::New(at));
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self) -> Result<&mut Stream> {
+        if self.streams.last().is_none_or(Stream::is_full) {
+            self.streams.push(self.depot.pool.borrow()?);
+        }
+        Ok(self
+            .streams
+            .last_mut()
+            .expect("invariant: one was just pushed"))
+    }
+
+    /// The one rule: append, fsync, index; only then the caller may acknowledge.
+    fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
+        let known = Layout::read(&*self.depot.index, &nar.nar_hash)?.is_some();
+        let mut batch = Batch::default();
+        if known {
+            self.at.clear();
+            self.streams.clear(); // cuts them back
+        }
+        let recipe = Recipe::new(std::mem::take(&mut self.ops))
+            .map_err(|e| Error::caused(ErrorKind::Corrupt, "the NAR was cut wrongly", e))?;
+        let payload = recipe_payload(&nar.nar_hash, nar.nar_size_bytes, &recipe)?;
+        let stream = self.stream()?;
+        let segment = stream.id();
+        if !known {
+            let (offset, _) = stream.state(Kind::Recipe, false, &payload)?;
+            self.layout(&recipe)?
+                .finish(&mut batch, &nar.nar_hash, (segment, offset));
+        }
+        let state = upload_state(nar, upload);
+        self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
+        self.sync()?;
+        index_upload(&state, &mut batch);
+        for (id, place) in &self.at {
+            if let Place::New(at) = place {
+                batch.put(Table::Frames, id.as_bytes().as_slice(), at.encode());
+            }
+        }
+        self.depot.index_committed(batch, &self.streams)
+    }
+
+    fn layout(&self, recipe: &Recipe) -> Result<Builder> {
+        let mut builder = Builder::default();
+        for op in recipe.ops() {
+            match op {
+                Op::Literal(bytes) => builder.literal(bytes),
+                Op::Frame { id, .. } | Op::Dense { id, .. } => match self.at.get(id) {
+                    Some(Place::Known(at) | Place::New(at)) => {
+                        builder.frame(&header_of(*id, at), at)
+                    }
+                    _ => return Err(Error::corrupt(format!("frame {id} was never appended"))),
+                },
+            }
+        }
+        Ok(builder)
+    }
+
+    /// Makes all streams durable, the one with the upload record last.
+    fn sync(&mut self) -> Result<()> {
+        tracing::debug!(phase = "fsync", "making an upload durable");
+        if let Some((last, earlier)) = self.streams.split_last_mut() {
+            for stream in earlier {
+                stream.state(Kind::Part, true, &[])?;
+                stream.sync()?;
+            }
+            last.sync()?;
+        }
+        self.streams.iter_mut().for_each(Stream::committed);
+        Ok(())
+    }
+}
+
+/// The header of the frame record at a location.
+pub(crate) fn header_of(id: FrameId, at: &Location) -> FrameHeader {
+    let Location {
+        raw_len,
+        stored_len,
+        checksum,
+        ..
+    } = *at;
+    FrameHeader {
+        id,
+        raw_len,
+        stored_len,
+        checksum,
+    }
+}
+
+/// What the index says of an upload.
+pub(crate) fn index_upload(state: &UploadState, batch: &mut Batch) {
+    batch.put(
+        Table::Uploads,
+        state.cache.key(state.name.as_bytes()),
+        to_json(state),
+    );
+}
+
+fn upload_state(nar: Nar, upload: Upload) -> UploadState {
+    UploadState {
+        cache: upload.cache,
+        name: upload.name,
+        nar_hash: nar.nar_hash,
+        nar_size: nar.nar_size_bytes,
+        codec: upload.codec,
+        file_size: upload.file_size_bytes,
+        subject: upload.subject,
+        expires: upload.expires_unix_s,
+    }
+}
+
+const _: () = assert!(
+    FRAME_HEADER_BYTES + (1 << 20) < 2 << 20,
+    "one frame fits a read buffer"
+);

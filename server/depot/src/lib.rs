@@ -1,0 +1,46 @@
+//! The depot: Snowcache's storage engine for NARs.
+//!
+//! ```text
+//!   NAR --> cut at references --> frames (deduplicated, zstd) --+
+//!                             \-> recipe ------------------------+--> segments: append-only, checksummed, the truth
+//!   narinfo --> committer: first commit wins, closures complete -+         |
+//!                                                                          v  replayable
+//!   GET --> path --> layout --> runs of frames as they lie  <-----  index (RocksDB)
+//! ```
+//!
+//! What it guarantees: what was acknowledged is durable and stays readable under kill -9 and power cuts; hash and size of a NAR
+//! are computed, never believed; a visible path has its NAR and all its references; damaged bytes are not given out. What it
+//! never does: sign, speak HTTP, or write a segment again that failed once.
+//!
+//! All calls block on the disk: call them off an async runtime's workers.
+
+mod commit;
+mod compress;
+mod depot;
+mod error;
+pub mod index;
+mod ingest;
+mod keys;
+mod layout;
+mod pool;
+mod read;
+pub mod record;
+mod replay;
+mod scan;
+pub mod segments;
+mod state;
+mod varint;
+
+pub use depot::{
+    CHECKPOINT_BYTES, Depot, Entry, MAX_PAGE, Options, Published, Stats, Stored, UploadInfo,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use ingest::{Ingest, MAX_QUEUED, Nar, Upload};
+pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
+pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
+pub use pool::SEGMENT_BYTES;
+pub use read::{Chunks, NarReader};
+pub use state::Document;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+//! The open segments, and who writes to which.
+//!
+//! ```text
+//!   borrow() --> Stream --append.. sync.. committed()--> dropped --> idle, or full: never written again
+//!                   |                                        |
+//!                   +-- an error: poisoned, never reused      +-- not committed: cut back to where it was
+//! ```
+//!
+//! Guarantees: a segment has one writer at a time, so the records of one upload lie together; what was not committed leaves
+//! nothing behind; a segment that failed once is never written again.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::record::{FrameHeader, Kind, StateHeader};
+use crate::segments::{SegmentId, SegmentWriter, Segments};
+use crate::{Error, Result};
+
+/// A segment this long gets no further uploads: long enough that a terabyte is 4,096 files, short enough to rewrite in seconds.
+pub const SEGMENT_BYTES: u64 = 256 << 20;
+
+/// Hands out streams and depot-wide numbers.
+pub struct Pool {
+    segments: Arc<dyn Segments>,
+    idle: Mutex<Vec<Idle>>,
+    next_segment: AtomicU32,
+    next_seq: AtomicU64,
+}
+
+struct Idle {
+    id: SegmentId,
+    len: u64,
+    /// None: not opened since the depot was.
+    writer: Option<Box<dyn SegmentWriter>>,
+}
+
+impl Pool {
+    /// A pool that goes on with `unsealed` segments of the given committed lengths.
+    pub fn new(
+        segments: Arc<dyn Segments>,
+        unsealed: Vec<(SegmentId, u64)>,
+        next_segment: u32,
+        next_seq: u64,
+    ) -> Arc<Pool> {
+        let idle = unsealed.into_iter().map(|(id, len)| Idle {
+            id,
+            len,
+            writer: None,
+        });
+        Arc::new(Pool {
+            segments,
+            idle: Mutex::new(idle.collect()),
+            next_segment: AtomicU32::new(next_segment),
+            next_seq: AtomicU64::new(next_seq),
+        })
+    }
+
+    /// A segment for the caller alone: the one used last, so that as few as possible grow; a new one when none is idle.
+    pub fn borrow(self: &Arc<Pool>) -> Result<Stream> {
+        let idle = self
+            .idle
+            .lock()
+            .expect("invariant: no panic while the lock is held")
+            .pop();
+        let Some(Idle { id, len, writer }) = idle else {
+            return self.create();
+        };
+        let writer = match writer {
+            Some(writer) => writer,
+            None => self
+                .segments
+                .append(id, len)
+                .map_err(|e| failed("opening", id, e))?,
+        };
+        Ok(Stream {
+            pool: self.clone(),
+            id,
+            len,
+            committed: len,
+            grown: 0,
+            writer: Some(writer),
+        })
+    }
+
+    /// The first sequence number that no record has.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq.load(Ordering::Relaxed)
+    }
+
+    fn create(self: &Arc<Pool>) -> Result<Stream> {
+        let id = SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed));
+        let writer = self
+            .segments
+            .append(id, 0)
+            .map_err(|e| failed("creating", id, e))?;
+        let pool = self.clone();
+        let mut stream = Stream {
+            pool,
+            id,
+            len: 0,
+            committed: 0,
+            grown: 0,
+            writer: Some(writer),
+        };
+        stream.state(Kind::Segment, false, &id.0.to_le_bytes())?;
+        Ok(stream)
+    }
+}
+
+/// One segment in the hands of one writer.
+pub struct Stream {
+    pool: Arc<Pool>,
+    id: SegmentId,
+    len: u64,
+    committed: u64,
+    /// What the last commit added.
+    grown: u64,
+    /// None once poisoned.
+    writer: Option<Box<dyn SegmentWriter>>,
+}
+
+impl Stream {
+    /// The segment's number.
+    pub fn id(&self) -> SegmentId {
+        self.id
+    }
+
+    /// Its length with all that was appended.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the next record belongs into another segment.
+    pub fn is_full(&self) -> bool {
+        self.len >= SEGMENT_BYTES
+    }
+
+    /// Appends a frame record; returns its offset.
+    pub fn frame(&mut self, header: &FrameHeader, stored: &[u8]) -> Result<u64> {
+        self.append(&header.encode(), stored)
+    }
+
+    /// Appends a state record under the next sequence number; returns its offset and that number.
+    pub fn state(&mut self, kind: Kind, commit: bool, payload: &[u8]) -> Result<(u64, u64)> {
+        let seq = self.pool.next_seq.fetch_add(1, Ordering::Relaxed);
+        let header = StateHeader::of(kind, commit, seq, payload);
+        Ok((self.append(&header.encode(), payload)?, seq))
+    }
+
+    fn append(&mut self, header: &[u8], body: &[u8]) -> Result<u64> {
+        let offset = self.len;
+        self.with_writer("writing", |writer| {
+            writer.append(header)?;
+            writer.append(body)
+        })?;
+        self.len += (header.len() + body.len()) as u64;
+        Ok(offset)
+    }
+
+    /// Makes everything appended durable.
+    pub fn sync(&mut self) -> Result<()> {
+        self.with_writer("syncing", |writer| writer.sync())
+    }
+
+    /// From here on everything appended stays, also when the stream is dropped. Call it once it is durable.
+    pub fn committed(&mut self) {
+        self.grown = self.len - self.committed;
+        self.committed = self.len;
+    }
+
+    /// Bytes that the last commit added.
+    pub fn grown(&self) -> u64 {
+        self.grown
+    }
+
+    /// Takes back what was appended since the last commit.
+    pub fn rewind(&mut self) -> Result<()> {
+        let keep = self.committed;
+        if keep == 0 {
+            return Ok(()); // a new segment is removed whole when the stream is dropped
+        }
+        self.with_writer("cutting back", |writer| writer.truncate(keep))?;
+        self.len = keep;
+        Ok(())
+    }
+
+    fn with_writer<T>(
+        &mut self,
+        doing: &str,
+        action: impl FnOnce(&mut dyn SegmentWriter) -> std::io::Result<T>,
+    ) -> Result<T> {
+        let writer = self.writer.as_mut().ok_or_else(|| {
+            Error::io(
+                format!("using segment {}", self.id),
+                std::io::ErrorKind::BrokenPipe.into(),
+            )
+        })?;
+        match action(writer.as_mut()) {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                self.poison();
+                Err(failed(doing, self.id, error))
+            }
+        }
+    }
+
+    /// Gives the segment up at its last committed length. Shortening it is tried once, so that a full disk gets its space back;
+    /// should that fail too, the next start finds the torn tail and drops it.
+    fn poison(&mut self) {
+        let Some(mut writer) = self.writer.take() else {
+            return;
+        };
+        let cut = match self.committed {
+            0 => self.pool.segments.remove(self.id),
+            committed => writer.truncate(committed),
+        };
+        let left = cut.err().map(|error| error.to_string());
+        tracing::error!(segment = %self.id, left, "segment failed and is out of use");
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.committed < self.len && self.committed > 0 && self.rewind().is_err() {
+            return; // poisoned by rewind
+        }
+        let Some(writer) = self.writer.take() else {
+            return;
+        };
+        if self.committed == 0 {
+            drop(writer);
+            if let Err(error) = self.pool.segments.remove(self.id) {
+                tracing::warn!(segment = %self.id, %error, "an unused segment could not be removed");
+            }
+            return;
+        }
+        if !self.is_full() {
+            let idle = Idle {
+                id: self.id,
+                len: self.len,
+                writer: Some(writer),
+            };
+            let mut free = self
+                .pool
+                .idle
+                .lock()
+                .expect("invariant: no panic under the lock");
+            free.push(idle);
+        }
+    }
+}
+
+fn failed(doing: &str, id: SegmentId, error: std::io::Error) -> Error {
+    Error::io(format!("{doing} segment {id}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segments::memory::MemorySegments;
+
+    fn pool(segments: &MemorySegments) -> Arc<Pool> {
+        Pool::new(Arc::new(segments.clone()), Vec::new(), 1, 1)
+    }
+
+    #[test]
+    fn an_abandoned_stream_leaves_nothing_behind() {
+        let segments = MemorySegments::default();
+        let pool = pool(&segments);
+        let mut stream = pool.borrow().expect("borrow");
+        stream
+            .state(Kind::Upload, true, b"never committed")
+            .expect("append");
+        drop(stream);
+        assert!(segments.list().expect("list").is_empty());
+
+        let mut stream = pool.borrow().expect("borrow");
+        stream.state(Kind::Upload, true, b"kept").expect("append");
+        stream.sync().expect("sync");
+        stream.committed();
+        let kept = stream.len();
+        stream
+            .state(Kind::Upload, true, b"not kept")
+            .expect("append");
+        stream.sync().expect("sync");
+        let id = stream.id();
+        drop(stream);
+        assert_eq!(segments.list().expect("list"), [(id, kept)]);
+        let again = pool.borrow().expect("borrow");
+        assert_eq!(
+            (again.id(), again.len()),
+            (id, kept),
+            "the idle segment is used on"
+        );
+    }
+
+    #[test]
+    fn two_writers_never_share_a_segment() {
+        let pool = pool(&MemorySegments::default());
+        let one = pool.borrow().expect("borrow");
+        let two = pool.borrow().expect("borrow");
+        assert_ne!(one.id(), two.id());
+    }
+}

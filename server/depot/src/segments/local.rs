@@ -1,0 +1,182 @@
+//! Segments as files of one folder: `segments/0000000001.seg`.
+//!
+//! Guarantees: a name is durable (its folder synced) before anything in it is promised. Reads go by `pread` on descriptors
+//! that are kept open, at most [`MAX_OPEN`] of them. Never maps a file that may still change.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::{SegmentId, SegmentWriter, Segments};
+
+/// Descriptors kept for reading: 4,096 segments of 256 MiB are 1 TiB, and a quarter of the usual limit of 20,000.
+pub const MAX_OPEN: usize = 4096;
+
+/// Bytes gathered before they go to the kernel: a dozen frames of usual size a call.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// A folder of segment files.
+#[derive(Debug)]
+pub struct LocalSegments {
+    folder: PathBuf,
+    open: Mutex<HashMap<SegmentId, Arc<File>>>,
+}
+
+impl LocalSegments {
+    /// Opens the folder, creating it when it is not there.
+    pub fn open(folder: &Path) -> io::Result<LocalSegments> {
+        std::fs::create_dir_all(folder)?;
+        if let Some(parent) = folder.parent() {
+            sync_folder(parent)?;
+        }
+        Ok(LocalSegments {
+            folder: folder.to_owned(),
+            open: Mutex::new(HashMap::new()),
+        })
+    }
+
+    fn path(&self, id: SegmentId) -> PathBuf {
+        self.folder.join(format!("{id}.seg"))
+    }
+
+    fn reader(&self, id: SegmentId) -> io::Result<Arc<File>> {
+        let mut open = self
+            .open
+            .lock()
+            .expect("invariant: no panic while the lock is held");
+        if let Some(file) = open.get(&id) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(File::open(self.path(id))?);
+        if open.len() >= MAX_OPEN {
+            open.clear();
+        }
+        open.insert(id, file.clone());
+        Ok(file)
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+impl Segments for LocalSegments {
+    fn list(&self) -> io::Result<Vec<(SegmentId, u64)>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+            if let Some(number) = number.and_then(|digits| digits.parse().ok()) {
+                found.push((SegmentId(number), entry.metadata()?.len()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn append(&self, id: SegmentId, len: u64) -> io::Result<Box<dyn SegmentWriter>> {
+        let path = self.path(id);
+        let fresh = len == 0;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(fresh)
+            .open(path)?;
+        if file.metadata()?.len() < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.set_len(len)?;
+        let folder = fresh.then(|| self.folder.clone());
+        Ok(Box::new(LocalWriter {
+            file,
+            len,
+            buffer: Vec::new(),
+            unsynced_folder: folder,
+        }))
+    }
+
+    fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.reader(id)?.read_exact_at(buf, offset)
+    }
+
+    fn remove(&self, id: SegmentId) -> io::Result<()> {
+        self.open
+            .lock()
+            .expect("invariant: no panic while the lock is held")
+            .remove(&id);
+        std::fs::remove_file(self.path(id))
+    }
+}
+
+struct LocalWriter {
+    file: File,
+    /// What the kernel has; the buffer comes behind it.
+    len: u64,
+    buffer: Vec<u8>,
+    unsynced_folder: Option<PathBuf>,
+}
+
+impl LocalWriter {
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.buffer, self.len)?;
+        self.len += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl SegmentWriter for LocalWriter {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.buffer.write_all(bytes)?;
+        if self.buffer.len() >= BUFFER_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.file.sync_data()?;
+        if let Some(folder) = &self.unsynced_folder {
+            sync_folder(folder)?;
+            self.unsynced_folder = None;
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        if len >= self.len {
+            self.buffer.truncate((len - self.len) as usize);
+            return Ok(());
+        }
+        self.buffer.clear();
+        self.file.set_len(len)?;
+        self.len = len;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_files_keeps_the_contract() {
+        super::super::contract::suite(|| {
+            let folder = tempfile::tempdir().expect("temporary folder").keep();
+            Box::new(LocalSegments::open(&folder).expect("open"))
+        });
+    }
+
+    #[test]
+    fn strangers_in_the_folder_are_left_alone() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let segments = LocalSegments::open(folder.path()).expect("open");
+        std::fs::write(folder.path().join("notes.txt"), "mine").expect("write");
+        assert!(segments.list().expect("list").is_empty());
+    }
+}

@@ -1,0 +1,149 @@
+//! Stories about a whole depot, over memory and over files.
+
+use std::sync::Arc;
+
+use snowcache_core::path_info::{Claimed, Signed};
+use snowcache_nix::nar::Writer;
+use snowcache_nix::{PathInfo, SecretKey};
+
+use crate::index::memory::MemoryIndex;
+use crate::segments::Segments;
+use crate::segments::memory::MemorySegments;
+use crate::*;
+
+mod ingest;
+mod publish;
+mod replay;
+
+/// A depot over memory whose segments outlive it.
+struct Bench {
+    segments: MemorySegments,
+    depot: Depot,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::over(MemorySegments::default())
+    }
+
+    /// A depot with an empty index over segments that are there.
+    fn over(segments: MemorySegments) -> Bench {
+        let mut options = Options::new("/nonexistent");
+        options.clock = Arc::new(|| 1_700_000_000);
+        let index = Arc::new(MemoryIndex::default());
+        let depot = Depot::over(options, Arc::new(segments.clone()), index).expect("open");
+        Bench { segments, depot }
+    }
+
+    /// The same segments after the process is gone, with a new index.
+    fn reopened(self) -> Bench {
+        let segments = self.segments.clone();
+        drop(self);
+        Bench::over(segments)
+    }
+
+    fn put(&self, name: &str, nar: &[u8]) -> Nar {
+        let mut ingest = self.depot.ingest().expect("ingest");
+        ingest.write(nar).expect("write");
+        ingest.finish(upload(name)).expect("finish")
+    }
+
+    fn publish(&self, info: PathInfo) -> Result<Published> {
+        let nar = Nar {
+            nar_hash: info.nar_hash,
+            nar_size_bytes: info.nar_size,
+        };
+        self.depot.publish(&cache(), signed(info, nar), "tester")
+    }
+
+    fn raw(&self, nar: &Nar) -> Option<Vec<u8>> {
+        let reader = self.depot.nar(&cache(), &nar.nar_hash).expect("look up")?;
+        Some(collect(reader.raw(0..u64::MAX)))
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.segments
+            .list()
+            .expect("list")
+            .iter()
+            .map(|(_, len)| len)
+            .sum()
+    }
+}
+
+fn cache() -> CacheName {
+    CacheName::default_cache()
+}
+
+fn upload(name: &str) -> Upload {
+    Upload {
+        cache: cache(),
+        name: name.to_owned(),
+        codec: "none".to_owned(),
+        file_size_bytes: 1,
+        subject: "tester".to_owned(),
+        expires_unix_s: 1_700_086_400,
+    }
+}
+
+fn signed(info: PathInfo, nar: Nar) -> Signed {
+    let key = SecretKey::generate("test-1", [1; 32]).expect("a key");
+    let verified = Claimed::new(info).verify(nar.nar_hash, nar.nar_size_bytes);
+    verified.expect("the test's own narinfo").sign(&[key])
+}
+
+/// The path number `number`, with the NAR given and references to other numbers.
+fn path(number: u8, nar: Nar, references: &[u8]) -> PathInfo {
+    let name = |number: u8| format!("{}-path{number}", digit(number).to_string().repeat(32));
+    let references: Vec<_> = references.iter().map(|number| name(*number)).collect();
+    let record = format!(
+        "StorePath: /nix/store/{}\nNarHash: {}\nNarSize: {}\nReferences: {}\n",
+        name(number),
+        nar.nar_hash,
+        nar.nar_size_bytes,
+        references.join(" ")
+    );
+    PathInfo::from_record(&record).expect("a record")
+}
+
+fn digit(number: u8) -> char {
+    char::from(b"0123456789abcdfghijklmnpqrsvwxyz"[number as usize % 32])
+}
+
+/// Bytes that do not compress much and are the same for the same seed.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 33) as u8 & 0x3f
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// A NAR with one file of these bytes.
+fn nar_of(content: &[u8]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new());
+    writer.file(false, content.len() as u64).expect("file");
+    writer.data(content).expect("data");
+    writer.finish().expect("finish")
+}
+
+/// A NAR whose file mentions `token` here and there.
+fn nar_with(token: char, seed: u64, len: usize) -> Vec<u8> {
+    let reference = format!("/nix/store/{}-dependency", token.to_string().repeat(32));
+    let mut content = Vec::new();
+    for part in noise(seed, len).chunks(50_000) {
+        content.extend_from_slice(part);
+        content.extend_from_slice(reference.as_bytes());
+    }
+    nar_of(&content)
+}
+
+fn collect(chunks: Chunks) -> Vec<u8> {
+    chunks
+        .map(|chunk| chunk.expect("chunk"))
+        .collect::<Vec<_>>()
+        .concat()
+}

@@ -1,0 +1,112 @@
+//! What the server prints when it is ready: one line for scripts, then what a person pastes.
+//!
+//! Never: the admin token.
+
+use crate::config::Config;
+use crate::first_start::{Identity, hostname};
+use crate::listen::Bound;
+use std::fmt::Write;
+
+/// The key of the second substituter that the nix.conf lines name.
+const NIXOS_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+/// The URL under which clients reach a server that listens at `bound`.
+pub fn public_url(config: &Config, bound: &Bound) -> String {
+    if !config.public_url.is_empty() {
+        return config.public_url.trim_end_matches('/').to_owned();
+    }
+    match bound {
+        Bound::Tcp(address) if address.ip().is_unspecified() => {
+            format!("http://{}:{}", hostname(), address.port())
+        }
+        bound => bound.to_string(),
+    }
+}
+
+/// The whole text, ending in a line break.
+pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
+    let url = public_url(config, bound);
+    let data = config.data.display();
+    let mut text = format!("snowcached ready on {bound}\n");
+    if url.starts_with("unix:") {
+        write!(
+            text,
+            "\nNix itself speaks TCP only: put a proxy in front of {url}, or listen on an address.\n\
+             The push token is in {data}/push.token.\n"
+        )
+        .expect("invariant: writing to a String cannot fail");
+        return text;
+    }
+    let keys: Vec<String> = identity.keys.iter().map(|key| key.public().to_string()).collect();
+    let keys = keys.join(" ");
+    let host = host_of(&url);
+    let token = &identity.push_token;
+    let priority = config.cache.priority;
+    write!(
+        text,
+        "\n# nix.conf, on every machine that reads from this cache:\n\
+         substituters = {url} https://cache.nixos.org\n\
+         trusted-public-keys = {keys} {NIXOS_KEY}\n\
+         # This cache has Priority {priority}, cache.nixos.org has 40: the lower one is asked first, the other when a path is missing.\n\
+         # To change that for one machine: {url}?priority=50\n\
+         \n# To push, with the token of {data}/push.token in a netrc file:\n\
+         machine {host} login push password {token}\n\
+         # nix copy --to '{url}/push?compression=zstd' --option netrc-file NETRC PATH...\n",
+    )
+    .expect("invariant: writing to a String cannot fail");
+    text
+}
+
+/// The host of a URL without its port, as netrc files want it.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ipv6, _)) => ipv6,
+        None => authority.split(':').next().unwrap_or(authority),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snowcache_nix::key::SecretKey;
+
+    fn identity() -> Identity {
+        Identity {
+            keys: ["here-1", "here-2"]
+                .map(|name| SecretKey::generate(name, [1; 32]).expect("a name"))
+                .to_vec(),
+            push_token: "the-push-token".to_owned(),
+            admin_token: "the-admin-token".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_first_line_is_for_scripts_and_the_rest_for_nix_conf() {
+        let bound = Bound::Tcp("127.0.0.1:8420".parse().expect("an address"));
+        let text = banner(&Config::default(), &bound, &identity());
+        assert_eq!(text.lines().next(), Some("snowcached ready on http://127.0.0.1:8420"));
+        assert!(text.contains("\nsubstituters = http://127.0.0.1:8420 https://cache.nixos.org\n"), "{text}");
+        assert!(text.contains(&identity().keys[1].public().to_string()), "{text}");
+        assert!(text.contains("\nmachine 127.0.0.1 login push password the-push-token\n"), "{text}");
+        assert!(text.contains("http://127.0.0.1:8420/push?"), "{text}");
+        assert!(!text.contains("the-admin-token"), "{text}");
+    }
+
+    #[test]
+    fn behind_a_proxy_its_own_url_is_printed() {
+        let config = Config { public_url: "https://cache.example.org:444/".to_owned(), ..Config::default() };
+        let bound = Bound::Tcp("0.0.0.0:8420".parse().expect("an address"));
+        let text = banner(&config, &bound, &identity());
+        assert!(text.starts_with("snowcached ready on http://0.0.0.0:8420\n"), "{text}");
+        assert!(text.contains("substituters = https://cache.example.org:444 "), "{text}");
+        assert!(text.contains("machine cache.example.org login"), "{text}");
+    }
+
+    #[test]
+    fn hosts_are_found_in_urls() {
+        assert_eq!(host_of("http://[::1]:8420"), "::1");
+        assert_eq!(host_of("https://a.b/cache"), "a.b");
+    }
+}

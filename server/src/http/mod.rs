@@ -1,0 +1,73 @@
+//! HTTP: the stock binary-cache protocol for reading at `/` and for writing at `/push`, and the native API.
+//!
+//! ```text
+//!   listen --> observe::request --> linger --> router --+-- reading: cache_info narinfo nar listing documents api
+//!                                                       '-- /push: the same for the uploader's own names, and
+//!                                                           admit --> push_nar push_narinfo documents
+//! ```
+
+pub mod api;
+pub mod body;
+pub mod cache_info;
+pub mod codec;
+pub mod documents;
+pub mod errors;
+pub mod linger;
+pub mod listing;
+pub mod nar;
+pub mod narinfo;
+pub mod push_nar;
+pub mod push_narinfo;
+pub mod range;
+pub mod router;
+
+use crate::auth::Gate;
+use crate::config::Config;
+use crate::workers::Workers;
+use axum::body::Body;
+use axum::http::{HeaderValue, Method, header};
+use axum::response::Response;
+use bytes::Bytes;
+use snowcache_depot::{CacheName, Depot};
+use snowcache_nix::SecretKey;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// What every handler works with.
+pub struct App {
+    /// Where everything is.
+    pub depot: Depot,
+    /// The cache at `/`.
+    pub cache: CacheName,
+    /// All of these sign.
+    pub keys: Vec<SecretKey>,
+    /// Who may write.
+    pub gate: Gate,
+    /// The limits.
+    pub config: Config,
+    /// The URL that refusals advise.
+    pub public_url: String,
+    /// For reading from the depot.
+    pub reads: Workers,
+    /// One for each NAR that comes in.
+    pub uploads: Workers,
+    /// For narinfos and documents on their way to the disk.
+    pub commits: Workers,
+    /// Paths that were put again with other bytes, since the start.
+    pub conflicts: AtomicU64,
+}
+
+/// Handlers share it.
+pub type Shared = Arc<App>;
+
+/// A whole answer of a type, with its length also where a HEAD leaves the bytes out.
+pub fn answer(method: &Method, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
+    let bytes = bytes.into();
+    let length = HeaderValue::from(bytes.len());
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from(bytes) };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CONTENT_LENGTH, length);
+    response
+}

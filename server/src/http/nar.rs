@@ -1,0 +1,249 @@
+//! NARs on their way out.
+//!
+//! ```text
+//!   /nar/<narhash>-<enc>.nar.zst   the stored frames as they lie; <enc> names this very sequence of bytes
+//!   /nar/<narhash>.nar             the NAR itself
+//!   /push/nar/<uploaded name>      the NAR in the codec it was uploaded in, packed anew on the fly, always whole
+//! ```
+//!
+//! Guarantees: exact Content-Length, Range, ETag for the first two, whose bytes never change under their URL; an encoding
+//! that is no more gets the current one whole, but a Range of it 412, so that no client ever mixes the two. Never:
+//! Content-Encoding (nix does not resume what has one).
+
+use super::codec::Codec;
+use super::codec::encode::Encoded;
+use super::errors::Refusal;
+use super::range::{Wanted, asks_for_part, wanted};
+use super::{App, Shared, body};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use snowcache_depot::{Encoding, NarReader, UploadInfo};
+use snowcache_nix::NarHash;
+use std::ops::Range;
+
+/// A year, as much as caches honour: the URL names the bytes.
+const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const NAR_TYPE: HeaderValue = HeaderValue::from_static("application/x-nix-nar");
+const BYTES: HeaderValue = HeaderValue::from_static("bytes");
+
+/// What a file name under `nar/` asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Name {
+    /// `<narhash>-<enc>.nar.zst`
+    Encoded(NarHash, String),
+    /// `<narhash>.nar`
+    Raw(NarHash),
+}
+
+impl Name {
+    fn parse(file: &str) -> Option<Name> {
+        if let Some(stem) = file.strip_suffix(".nar.zst") {
+            let (hash, enc) = stem.split_once('-')?;
+            return Some(Name::Encoded(NarHash::from_base32(hash).ok()?, enc.to_owned()));
+        }
+        let hash = file.strip_suffix(".nar")?;
+        Some(Name::Raw(NarHash::from_base32(hash).ok()?))
+    }
+
+    fn hash(&self) -> &NarHash {
+        match self {
+            Name::Encoded(hash, _) | Name::Raw(hash) => hash,
+        }
+    }
+}
+
+/// The file name of a NAR's current encoding.
+pub fn current_name(hash: &NarHash, encoding: &Encoding) -> String {
+    format!("{}-{}.nar.zst", hash.base32(), encoding.name)
+}
+
+/// `GET`, `HEAD /nar/{file}`
+pub async fn get(
+    State(app): State<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    Path(file): Path<String>,
+) -> Result<Response, Refusal> {
+    published(&app, &method, &headers, &file).await
+}
+
+async fn published(
+    app: &App,
+    method: &Method,
+    headers: &HeaderMap,
+    file: &str,
+) -> Result<Response, Refusal> {
+    let name = Name::parse(file).ok_or_else(missing)?;
+    let (depot, cache, hash) = (app.depot.clone(), app.cache.clone(), *name.hash());
+    let reader = app.reads.run(move || depot.nar(&cache, &hash)).await?.ok_or_else(missing)?;
+    let part = match &name {
+        Name::Encoded(_, enc) if *enc != reader.encoding().name => Part::Replaced,
+        Name::Encoded(..) => Part::Encoded,
+        Name::Raw(_) => Part::Raw,
+    };
+    if matches!(part, Part::Replaced) {
+        return replaced(app, method, headers, &reader).await;
+    }
+    let size_bytes = part.size_bytes(&reader);
+    let etag = format!("\"{}\"", file.trim_end_matches(".zst").trim_end_matches(".nar"));
+    let mut response = match wanted(headers, &etag, size_bytes) {
+        Wanted::Nothing => with_status(StatusCode::NOT_MODIFIED, Body::empty()),
+        Wanted::Whole => partial(app, method, &reader, &part, 0..size_bytes, StatusCode::OK).await?,
+        Wanted::Part(range) => {
+            let span = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
+            let status = StatusCode::PARTIAL_CONTENT;
+            let mut response = partial(app, method, &reader, &part, range, status).await?;
+            response.headers_mut().insert(header::CONTENT_RANGE, ascii(span));
+            response
+        }
+        Wanted::Unsatisfiable => {
+            let sentence = format!("the range lies beyond the {size_bytes} bytes that there are");
+            let all = ascii(format!("bytes */{size_bytes}"));
+            return Err(Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, sentence)
+                .with(header::CONTENT_RANGE, all)
+                .with(header::ACCEPT_RANGES, BYTES));
+        }
+    };
+    let answered = response.headers_mut();
+    answered.insert(header::ETAG, ascii(etag));
+    answered.insert(header::CACHE_CONTROL, FOREVER);
+    answered.insert(header::ACCEPT_RANGES, BYTES);
+    Ok(response)
+}
+
+/// The encoding that was asked for is gone: what has been begun cannot be continued, what begins now gets the current.
+async fn replaced(
+    app: &App,
+    method: &Method,
+    headers: &HeaderMap,
+    reader: &NarReader,
+) -> Result<Response, Refusal> {
+    if asks_for_part(headers) {
+        return Err(Refusal::new(
+            StatusCode::PRECONDITION_FAILED,
+            "this encoding of the NAR is no longer served; fetch the narinfo again, and the whole of the URL it names",
+        )
+        .with(header::CACHE_CONTROL, NO_STORE));
+    }
+    let all = 0..reader.encoding().size_bytes;
+    let mut response = partial(app, method, reader, &Part::Encoded, all, StatusCode::OK).await?;
+    response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+    Ok(response)
+}
+
+enum Part {
+    Encoded,
+    Raw,
+    Replaced,
+}
+
+impl Part {
+    fn size_bytes(&self, reader: &NarReader) -> u64 {
+        match self {
+            Part::Raw => reader.nar().nar_size_bytes,
+            Part::Encoded | Part::Replaced => reader.encoding().size_bytes,
+        }
+    }
+}
+
+async fn partial(
+    app: &App,
+    method: &Method,
+    reader: &NarReader,
+    part: &Part,
+    range: Range<u64>,
+    status: StatusCode,
+) -> Result<Response, Refusal> {
+    let length = range.end - range.start;
+    let body = match part {
+        _ if method == Method::HEAD => Body::empty(),
+        Part::Raw => body::streamed(&app.reads, reader.raw(range)).await?,
+        Part::Encoded | Part::Replaced => body::streamed(&app.reads, reader.encoded(range)).await?,
+    };
+    let mut response = with_status(status, body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(header::CONTENT_TYPE, NAR_TYPE);
+    Ok(response)
+}
+
+/// `GET`, `HEAD /push/nar/{file}`
+pub async fn get_uploaded(
+    State(app): State<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    Path(file): Path<String>,
+) -> Result<Response, Refusal> {
+    let (depot, cache, name) = (app.depot.clone(), app.cache.clone(), file.clone());
+    let find = move || -> Result<_, snowcache_depot::Error> {
+        let Some(upload) = depot.upload(&cache, &name)? else { return Ok(None) };
+        let visible = depot.nar(&cache, &upload.nar.nar_hash)?.is_some();
+        Ok(depot.uploaded_nar(&cache, &name)?.map(|reader| (upload, reader, visible)))
+    };
+    match app.reads.run(find).await? {
+        // A NAR that no narinfo has made visible yet is its uploader's business.
+        Some((upload, reader, visible)) if visible || app.gate.knows(&headers) => {
+            uploaded(&app, &method, &upload, &reader).await
+        }
+        _ => published(&app, &method, &headers, &file).await,
+    }
+}
+
+async fn uploaded(
+    app: &App,
+    method: &Method,
+    upload: &UploadInfo,
+    reader: &NarReader,
+) -> Result<Response, Refusal> {
+    let codec = Codec::from_name(&upload.codec).unwrap_or(Codec::None);
+    let nar_size_bytes = upload.nar.nar_size_bytes;
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        let raw = reader.raw(0..nar_size_bytes).map(|chunk| chunk.map_err(Refusal::from));
+        let packed = Encoded::new(codec, raw).map_err(Refusal::from)?;
+        body::streamed(&app.reads, packed).await?
+    };
+    let mut response = with_status(StatusCode::OK, body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, NAR_TYPE);
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
+    if codec == Codec::None {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(nar_size_bytes));
+    }
+    Ok(response)
+}
+
+fn missing() -> Refusal {
+    Refusal::missing("no NAR of this name is in this cache")
+}
+
+fn with_status(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}
+
+fn ascii(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("invariant: made of digits, base32 and punctuation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_which_bytes() {
+        let hash = NarHash::from_bytes([7; 32]);
+        let base32 = hash.base32();
+        assert_eq!(Name::parse(&format!("{base32}.nar")), Some(Name::Raw(hash)));
+        let encoded = Name::Encoded(hash, "abc".to_owned());
+        assert_eq!(Name::parse(&format!("{base32}-abc.nar.zst")), Some(encoded));
+        for other in ["", "x.nar", "x-abc.nar.zst", ".nar", &format!("{base32}.nar.xz"), &base32] {
+            assert_eq!(Name::parse(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the server tells of its work: one event per request, each with an id that the answer bears too.
+//!
+//! Guarantees: events go to stderr, stdout belongs to the banner. Never: a header or a body in an event.
+
+use crate::config::Log;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tracing::Instrument;
+use tracing_subscriber::EnvFilter;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// An id sent by a client is taken up to this length: a UUID has 36 characters.
+const MAX_REQUEST_ID_BYTES: usize = 64;
+
+static NEXT_REQUEST: AtomicU64 = AtomicU64::new(1);
+
+/// Starts telling. `RUST_LOG`, if set, wins over the configured filter.
+///
+/// # Errors
+/// The filter, if it is none.
+pub fn start(log: &Log) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) => EnvFilter::try_new(filter)?,
+        Err(_) => EnvFilter::try_new(&log.filter)?,
+    };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match log.format.as_str() {
+        "json" => subscriber.json().try_init(),
+        _ => subscriber.try_init(),
+    };
+    // A second server in the same process (a test) tells through the first one's subscriber.
+    started.unwrap_or_default();
+    Ok(())
+}
+
+/// The middleware: gives a request its id and span, and tells how it was answered.
+pub async fn request(request: Request, next: Next) -> Response {
+    let id = request_id(&request);
+    let started = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let status = response.status();
+    let elapsed_ms = started.elapsed().as_millis() as u64;
+    span.in_scope(|| match status {
+        status if status.is_server_error() => tracing::warn!(status = status.as_u16(), elapsed_ms, "answered"),
+        StatusCode::OK if method == "PUT" => tracing::info!(status = 200, elapsed_ms, "answered"),
+        status => tracing::debug!(status = status.as_u16(), elapsed_ms, "answered"),
+    });
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+fn request_id(request: &Request) -> HeaderValue {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    match request.headers().get(REQUEST_ID) {
+        Some(id) if id.len() <= MAX_REQUEST_ID_BYTES && !id.is_empty() && id.as_bytes().iter().all(plain) => {
+            id.clone()
+        }
+        _ => {
+            let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
+            HeaderValue::try_from(format!("{:x}-{number:x}", std::process::id()))
+                .expect("invariant: hex digits and a dash are a header value")
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What the tests share: a snowcached of their own, real Nix clients on machines of their own, a plain HTTP client, the corpus.
+//!
+//! Everything lives in temporary folders and on ports that were free; nothing of the user's is read or written, except that the
+//! corpus is registered in the machine's own /nix/store, from where it is pushed.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+pub mod codec;
+pub mod corpus;
+pub mod http;
+pub mod nar;
+pub mod nix;
+pub mod proxy;
+pub mod random;
+pub mod server;
+
+use std::path::PathBuf;
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A temporary folder on a disk (not in memory): for what must meet a real fsync, or is too big for memory.
+pub fn folder_on_disk() -> tempfile::TempDir {
+    let base = std::env::temp_dir();
+    tempfile::Builder::new().prefix("snowcache-").tempdir_in(base).expect("a temporary folder")
+}
+
+/// A temporary folder for stores full of small files: in memory where there is room (8 GiB), which spares ext4 the churn.
+pub fn folder_for_files() -> tempfile::TempDir {
+    let shared_memory = PathBuf::from("/dev/shm");
+    let roomy = free_kib(&shared_memory).is_some_and(|kib| kib > 8 << 20);
+    let base = if roomy { shared_memory } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("snowcache-").tempdir_in(base).expect("a temporary folder")
+}
+
+fn free_kib(folder: &std::path::Path) -> Option<u64> {
+    let output = std::process::Command::new("df")
+        .args(["--output=avail", "-k"])
+        .arg(folder)
+        .output()
+        .ok()?;
+    String::from_utf8(output.stdout).ok()?.lines().nth(1)?.trim().parse().ok()
+}

@@ -1,0 +1,81 @@
+//! A cache gone bad: a proxy that stands between Nix and a good server, and spoils some of what passes through.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use super::http::{Http, Response};
+
+/// What becomes of an answer, by the path that was asked for.
+type Spoil = dyn Fn(&str, Response) -> Response + Send + Sync;
+
+/// Forwards GET and HEAD. Ends with the test's process.
+pub struct Proxy {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Proxy {
+    pub fn before(
+        server: SocketAddr,
+        spoil: impl Fn(&str, Response) -> Response + Send + Sync + 'static,
+    ) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (asked, spoil): (Arc<Mutex<Vec<String>>>, Arc<Spoil>) = (Arc::default(), Arc::new(spoil));
+        let log = Arc::clone(&asked);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (spoil, log) = (Arc::clone(&spoil), Arc::clone(&log));
+                thread::spawn(move || serve(&stream, server, &*spoil, &log));
+            }
+        });
+        Proxy { address, asked }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What it was asked for so far, as `GET /path`.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("no poison").clone()
+    }
+}
+
+/// Answers for `404 Not Found`, whatever came.
+pub fn missing() -> Response {
+    Response { status: 404, headers: Vec::new(), body: b"not here\n".to_vec() }
+}
+
+/// Serves one connection, request by request, until the client hangs up.
+fn serve(stream: &TcpStream, server: SocketAddr, spoil: &Spoil, log: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            match line.trim_end() {
+                "" => break,
+                line => lines.push(line.to_owned()),
+            }
+        }
+        let mut words = lines.first()?.split(' ');
+        let (method, path) = (words.next()?, words.next()?);
+        log.lock().expect("no poison").push(format!("{method} {path}"));
+        let answer = spoil(path, Http(server).request(method, path).send());
+        let length = match answer.header("content-length") {
+            Some(length) if method == "HEAD" => length.to_owned(),
+            _ => answer.body.len().to_string(),
+        };
+        let head = format!("HTTP/1.1 {} Said\r\nContent-Length: {length}\r\n\r\n", answer.status);
+        (&*stream).write_all(head.as_bytes()).ok()?;
+        if method != "HEAD" {
+            (&*stream).write_all(&answer.body).ok()?;
+        }
+    }
+}
