@@ -27,14 +27,20 @@ fn stocked(nix: &Nix) -> Stocked {
     let top = builder.sh(&user, nix, top).ok();
     user.variable("TOP", &top);
     builder.sh(&user, nix, "nix copy --to $PUSH $TOP").ok();
-    Stocked { server, user, builder, top }
+    Stocked {
+        server,
+        user,
+        builder,
+        top,
+    }
 }
 
 impl Stocked {
     /// Someone who has never asked this cache, and has only this substituter.
     fn newcomer(&self, substituters: &str) -> User {
         let mut user = User::of(&self.server);
-        user.variable("TOP", &self.top).set("substituters", substituters);
+        user.variable("TOP", &self.top)
+            .set("substituters", substituters);
         user
     }
 
@@ -51,7 +57,12 @@ fn derivations_can_be_written_straight_into_it() {
         let server = Snowcached::start();
         let user = User::of(&server);
         let node = Node::empty();
-        node.sh(&user, &nix, "nix-instantiate --store $PUSH $FILES/dependencies.nix").ok();
+        node.sh(
+            &user,
+            &nix,
+            "nix-instantiate --store $PUSH $FILES/dependencies.nix",
+        )
+        .ok();
         assert_eq!(server.stats()["paths"], 4, "the four derivations");
     }
 }
@@ -60,13 +71,28 @@ fn derivations_can_be_written_straight_into_it() {
 fn it_holds_the_closure_and_nothing_else() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
-        let paths = stocked.server.http().get("/api/v1/paths?limit=100").is(200).json();
-        let mut names: Vec<&str> = paths["paths"].as_array().expect("a list").iter()
+        let paths = stocked
+            .server
+            .http()
+            .get("/api/v1/paths?limit=100")
+            .is(200)
+            .json();
+        let mut names: Vec<&str> = paths["paths"]
+            .as_array()
+            .expect("a list")
+            .iter()
             .map(|path| &path.as_str().expect("a path")[33..])
             .collect();
         names.sort_unstable();
         // The extra input was needed for building only.
-        assert_eq!(names, ["dependencies-bottom", "dependencies-middle", "dependencies-top"]);
+        assert_eq!(
+            names,
+            [
+                "dependencies-bottom",
+                "dependencies-middle",
+                "dependencies-top"
+            ]
+        );
     }
 }
 
@@ -75,17 +101,40 @@ fn logs_are_not_there_until_they_are_copied() {
     for nix in Nix::both() {
         let Stocked { user, builder, .. } = &stocked(&nix);
         builder.sh(user, &nix, "nix log --store $URL $TOP").fails();
-        builder.sh(user, &nix, "nix store copy-log --to $PUSH $TOP").ok();
-        assert!(builder.sh(user, &nix, "nix log --store $URL $TOP").ok().contains("TOP is built"));
+        builder
+            .sh(user, &nix, "nix store copy-log --to $PUSH $TOP")
+            .ok();
+        assert!(
+            builder
+                .sh(user, &nix, "nix log --store $URL $TOP")
+                .ok()
+                .contains("TOP is built")
+        );
 
         std::fs::remove_dir_all(builder.outside("/nix/var/log/nix")).expect("the builder's logs");
-        builder.sh(user, &nix, "nix log --substituters '' $TOP").fails();
-        assert!(builder.sh(user, &nix, "nix log --substituters $URL $TOP").ok().contains("TOP is built"));
+        builder
+            .sh(user, &nix, "nix log --substituters '' $TOP")
+            .fails();
+        assert!(
+            builder
+                .sh(user, &nix, "nix log --substituters $URL $TOP")
+                .ok()
+                .contains("TOP is built")
+        );
 
-        let outputs = if nix.version.contains("2.8") { "" } else { "^'*'" };
+        let outputs = if nix.version.contains("2.8") {
+            ""
+        } else {
+            "^'*'"
+        };
         let copy = format!("nix store copy-log --from $URL $(nix-store -qd $TOP){outputs}");
         builder.sh(user, &nix, &copy).ok();
-        assert!(builder.sh(user, &nix, "nix log --substituters '' $TOP").ok().contains("TOP is built"));
+        assert!(
+            builder
+                .sh(user, &nix, "nix log --substituters '' $TOP")
+                .ok()
+                .contains("TOP is built")
+        );
     }
 }
 
@@ -98,9 +147,25 @@ fn a_plus_in_a_name_is_a_plus() {
         let build = "nix-build --no-out-link --substituters '' -E \
                      'import '$FILES/build.nix' \"c++-1.0\" \"echo PLUS; echo plus > $out\" {}'";
         let path = builder.sh(&user, &nix, build).ok();
-        builder.sh(&user, &nix, &format!("nix copy --to $PUSH {path}; nix store copy-log --to $PUSH {path}")).ok();
-        assert!(builder.sh(&user, &nix, &format!("nix log --store $URL {path}")).ok().contains("PLUS"));
-        assert_eq!(Node::empty().sh(&user, &nix, &format!("nix-store -r {path}; cat {path}")).ok(), format!("{path}\nplus"));
+        builder
+            .sh(
+                &user,
+                &nix,
+                &format!("nix copy --to $PUSH {path}; nix store copy-log --to $PUSH {path}"),
+            )
+            .ok();
+        assert!(
+            builder
+                .sh(&user, &nix, &format!("nix log --store $URL {path}"))
+                .ok()
+                .contains("PLUS")
+        );
+        assert_eq!(
+            Node::empty()
+                .sh(&user, &nix, &format!("nix-store -r {path}; cat {path}"))
+                .ok(),
+            format!("{path}\nplus")
+        );
     }
 }
 
@@ -111,13 +176,24 @@ fn a_query_sees_what_can_be_had_and_realising_gets_it() {
         let (user, node) = (&stocked.user, Node::empty());
         // Priority and WantMassQuery are ours: nix-env may ask for whole package sets.
         for _ in 0..2 {
-            let seen = node.sh(user, &nix, "nix-env -f $FILES/dependencies.nix -qas '*'").ok();
+            let seen = node
+                .sh(user, &nix, "nix-env -f $FILES/dependencies.nix -qas '*'")
+                .ok();
             assert!(seen.contains("--S"), "{seen}");
         }
         let none = "nix-env --substituters '' -f $FILES/dependencies.nix -qas '*' --prebuilt-only";
         assert_eq!(node.sh(user, &nix, none).ok(), "");
-        node.sh(user, &nix, "nix-store -r $TOP; test -x $TOP/program; nix-store --check-validity $TOP").ok();
-        assert!(node.sh(user, &nix, "nix-store -qR $TOP").ok().contains("-dependencies-bottom"));
+        node.sh(
+            user,
+            &nix,
+            "nix-store -r $TOP; test -x $TOP/program; nix-store --check-validity $TOP",
+        )
+        .ok();
+        assert!(
+            node.sh(user, &nix, "nix-store -qR $TOP")
+                .ok()
+                .contains("-dependencies-bottom")
+        );
     }
 }
 
@@ -134,7 +210,11 @@ fn two_substitutions_at_once_download_once() {
             XDG_CACHE_HOME=$HOME/two nix-store -r $TOP & two=$!
             wait $one; wait $two";
         node.sh(&user, &nix, twice).ok();
-        let nars = proxy.asked().iter().filter(|asked| asked.starts_with("GET /nar/")).count();
+        let nars = proxy
+            .asked()
+            .iter()
+            .filter(|asked| asked.starts_with("GET /nar/"))
+            .count();
         assert_eq!(nars, 3, "{:?}", proxy.asked());
     }
 }
@@ -143,9 +223,13 @@ fn two_substitutions_at_once_download_once() {
 fn a_nar_that_is_not_the_one_of_its_narinfo_is_noticed() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
-        let other = support::codec::Codec::named("zstd").compress(&support::nar::Nar::of_file(b"other").0);
+        let other =
+            support::codec::Codec::named("zstd").compress(&support::nar::Nar::of_file(b"other").0);
         let proxy = stocked.behind(move |path, answer| match path {
-            path if path.starts_with("/nar/") => Response { body: other.clone(), ..answer },
+            path if path.starts_with("/nar/") => Response {
+                body: other.clone(),
+                ..answer
+            },
             _ => answer,
         });
         let user = stocked.newcomer(&proxy.url());
@@ -158,7 +242,9 @@ fn a_nar_that_is_not_the_one_of_its_narinfo_is_noticed() {
 fn with_signatures_required_an_unsigned_cache_is_no_cache() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
-        let unsigned = stocked.behind(|path, answer| edit(path, answer, ".narinfo", |line| !line.starts_with("Sig:")));
+        let unsigned = stocked.behind(|path, answer| {
+            edit(path, answer, ".narinfo", |line| !line.starts_with("Sig:"))
+        });
         let user = stocked.newcomer(&unsigned.url());
         Node::empty().sh(&user, &nix, "nix-store -r $TOP").fails();
         let mut user = stocked.newcomer(&unsigned.url());
@@ -171,12 +257,22 @@ fn with_signatures_required_an_unsigned_cache_is_no_cache() {
 fn when_nars_have_disappeared_the_client_builds() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
-        let gone = stocked.behind(|path, answer| if path.starts_with("/nar/") { missing() } else { answer });
+        let gone = stocked.behind(|path, answer| {
+            if path.starts_with("/nar/") {
+                missing()
+            } else {
+                answer
+            }
+        });
         let user = stocked.newcomer(&gone.url());
         let build = "nix-build --no-out-link $FILES/dependencies.nix";
         let node = Node::empty();
         let ran = node.sh(&user, &nix, build);
-        assert!(ran.stderr.contains("does not exist in binary cache") || ran.stderr.contains("404"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("does not exist in binary cache") || ran.stderr.contains("404"),
+            "{}",
+            ran.stderr
+        );
         assert_eq!(ran.ok(), stocked.top);
     }
 }
@@ -186,13 +282,19 @@ fn when_nars_are_empty_the_client_builds_if_it_may_fall_back() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
         let empty = stocked.behind(|path, answer| match path {
-            path if path.starts_with("/nar/") => Response { body: Vec::new(), headers: Vec::new(), ..answer },
+            path if path.starts_with("/nar/") => Response {
+                body: Vec::new(),
+                headers: Vec::new(),
+                ..answer
+            },
             _ => answer,
         });
         let user = stocked.newcomer(&empty.url());
         let build = "nix-build --no-out-link $FILES/dependencies.nix";
         Node::empty().sh(&user, &nix, build).fails();
-        Node::empty().sh(&user, &nix, &format!("{build} --fallback")).ok();
+        Node::empty()
+            .sh(&user, &nix, &format!("{build} --fallback"))
+            .ok();
     }
 }
 
@@ -200,12 +302,24 @@ fn when_nars_are_empty_the_client_builds_if_it_may_fall_back() {
 fn an_incomplete_closure_is_completed_by_building() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
-        let bottom = stocked.builder.sh(&stocked.user, &nix, "nix-store -qR $TOP | grep bottom").ok();
+        let bottom = stocked
+            .builder
+            .sh(&stocked.user, &nix, "nix-store -qR $TOP | grep bottom")
+            .ok();
         let narinfo = format!("/{}.narinfo", &bottom["/nix/store/".len()..][..32]);
-        let holey = stocked.behind(move |path, answer| if path == narinfo { missing() } else { answer });
+        let holey =
+            stocked.behind(move |path, answer| if path == narinfo { missing() } else { answer });
         let user = stocked.newcomer(&holey.url());
-        let ran = Node::empty().sh(&user, &nix, "nix-build --no-out-link $FILES/dependencies.nix");
-        assert!(ran.stderr.contains("dependencies-bottom.drv"), "{}", ran.stderr);
+        let ran = Node::empty().sh(
+            &user,
+            &nix,
+            "nix-build --no-out-link $FILES/dependencies.nix",
+        );
+        assert!(
+            ran.stderr.contains("dependencies-bottom.drv"),
+            "{}",
+            ran.stderr
+        );
         assert_eq!(ran.ok(), stocked.top);
     }
 }
@@ -217,7 +331,9 @@ fn only_the_right_key_opens_it_among_others_too() {
         let mut user = stocked.newcomer(&stocked.server.url());
         let good = stocked.server.public_key();
         let key = |name: &str| {
-            let make = format!("nix key generate-secret --key-name {name} | nix key convert-secret-to-public");
+            let make = format!(
+                "nix key generate-secret --key-name {name} | nix key convert-secret-to-public"
+            );
             Node::empty().sh(&User::new(), &nix, &make).ok()
         };
         let name = good.split(':').next().expect("name:key");
@@ -225,7 +341,10 @@ fn only_the_right_key_opens_it_among_others_too() {
         Node::empty().sh(&user, &nix, "nix-store -r $TOP").fails();
         user.set("trusted-public-keys", &key(name));
         Node::empty().sh(&user, &nix, "nix-store -r $TOP").fails();
-        user.set("trusted-public-keys", &format!("{} {good}", key("foo.example.org-1")));
+        user.set(
+            "trusted-public-keys",
+            &format!("{} {good}", key("foo.example.org-1")),
+        );
         Node::empty().sh(&user, &nix, "nix-store -r $TOP").ok();
     }
 }
@@ -234,7 +353,11 @@ fn only_the_right_key_opens_it_among_others_too() {
 fn a_narinfo_without_its_references_is_refused_and_a_good_cache_beside_it_is_used() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
-        let bad = stocked.behind(|path, answer| edit(path, answer, ".narinfo", |line| !line.starts_with("References:")));
+        let bad = stocked.behind(|path, answer| {
+            edit(path, answer, ".narinfo", |line| {
+                !line.starts_with("References:")
+            })
+        });
         let user = stocked.newcomer(&bad.url());
         Node::empty().sh(&user, &nix, "nix-store -r $TOP").fails();
         let user = stocked.newcomer(&format!("{} {}", bad.url(), stocked.server.url()));
@@ -246,7 +369,13 @@ fn a_narinfo_without_its_references_is_refused_and_a_good_cache_beside_it_is_use
 fn everything_in_it_verifies() {
     for nix in Nix::both() {
         let Stocked { user, .. } = &stocked(&nix);
-        Node::empty().sh(user, &nix, "nix store verify -r --store $URL --no-trust $TOP").ok();
+        Node::empty()
+            .sh(
+                user,
+                &nix,
+                "nix store verify -r --store $URL --no-trust $TOP",
+            )
+            .ok();
     }
 }
 
@@ -258,11 +387,22 @@ fn a_local_nar_cache_serves_when_the_nars_are_gone() {
         let word = "nix store cat --store \"$CACHE?local-nar-cache=$HOME/nars\" $TOP/word";
         user.variable("CACHE", &stocked.server.url());
         let node = Node::empty();
-        assert_eq!(node.sh(&user, &nix, &format!("mkdir -p $HOME/nars; {word}")).ok(), "TOPMOST");
-        let gone = stocked.behind(|path, answer| if path.starts_with("/nar/") { missing() } else { answer });
+        assert_eq!(
+            node.sh(&user, &nix, &format!("mkdir -p $HOME/nars; {word}"))
+                .ok(),
+            "TOPMOST"
+        );
+        let gone = stocked.behind(|path, answer| {
+            if path.starts_with("/nar/") {
+                missing()
+            } else {
+                answer
+            }
+        });
         user.variable("CACHE", &gone.url());
         assert_eq!(node.sh(&user, &nix, word).ok(), "TOPMOST");
-        node.sh(&user, &nix, "nix store cat --store $CACHE $TOP/word").fails();
+        node.sh(&user, &nix, "nix store cat --store $CACHE $TOP/word")
+            .fails();
     }
 }
 
@@ -275,13 +415,25 @@ fn listings_are_made_by_the_cache_whoever_asks_for_them() {
         let build = "nix-build --no-out-link --substituters '' -E 'import '$FILES/build.nix' \"nar-listing\" \
                      \"mkdir $out; echo foo > $out/bar; ln -s xyzzy $out/link\" {}'";
         let path = builder.sh(&user, &nix, build).ok();
-        builder.sh(&user, &nix, &format!("nix copy --to \"$PUSH{ask}\" {path}")).ok();
-        let listing = server.http().get(&format!("/{}.ls", &path["/nix/store/".len()..][..32])).is(200).json();
+        builder
+            .sh(&user, &nix, &format!("nix copy --to \"$PUSH{ask}\" {path}"))
+            .ok();
+        let listing = server
+            .http()
+            .get(&format!("/{}.ls", &path["/nix/store/".len()..][..32]))
+            .is(200)
+            .json();
         let bar = &listing["root"]["entries"]["bar"];
         assert_eq!(listing["version"], 1);
         assert_eq!(listing["root"]["type"], "directory");
-        assert_eq!((&bar["type"], &bar["size"], &bar["narOffset"]), (&json!("regular"), &json!(4), &json!(232)));
-        assert_eq!(listing["root"]["entries"]["link"], json!({"type": "symlink", "target": "xyzzy"}));
+        assert_eq!(
+            (&bar["type"], &bar["size"], &bar["narOffset"]),
+            (&json!("regular"), &json!(4), &json!(232))
+        );
+        assert_eq!(
+            listing["root"]["entries"]["link"],
+            json!({"type": "symlink", "target": "xyzzy"})
+        );
     }
 }
 
@@ -297,8 +449,23 @@ fn debug_info_links_do_not_stop_an_upload() {
              \"mkdir -p $out/lib/debug/.build-id/02; echo foo > $out/{id}\" {{}}'"
         );
         let path = builder.sh(&user, &nix, &build).ok();
-        builder.sh(&user, &nix, &format!("nix copy --to \"$PUSH?index-debug-info=1&compression=none\" {path}")).ok();
-        assert_eq!(Node::empty().sh(&user, &nix, &format!("nix store cat --store $URL {path}/{id}")).ok(), "foo");
+        builder
+            .sh(
+                &user,
+                &nix,
+                &format!("nix copy --to \"$PUSH?index-debug-info=1&compression=none\" {path}"),
+            )
+            .ok();
+        assert_eq!(
+            Node::empty()
+                .sh(
+                    &user,
+                    &nix,
+                    &format!("nix store cat --store $URL {path}/{id}")
+                )
+                .ok(),
+            "foo"
+        );
     }
 }
 
@@ -311,22 +478,35 @@ fn a_broken_closure_ends_in_a_build_not_in_a_loop() {
         let expression = "import '$FILES/build.nix' \"multi\" \"mkdir -p $out; echo foo > $doc; echo $doc > $out/docref\" \
                           { outputs = [ \"out\" \"doc\" ]; }";
         let build = format!("nix-build --no-out-link -E '{expression}'");
-        let out = builder.sh(&user, &nix, &format!("{build} --substituters ''")).ok();
-        let doc = builder.sh(&user, &nix, &format!("nix-store -q --references {out}")).ok();
-        builder.sh(&user, &nix, &format!("nix copy --to $PUSH {out}")).ok();
+        let out = builder
+            .sh(&user, &nix, &format!("{build} --substituters ''"))
+            .ok();
+        let doc = builder
+            .sh(&user, &nix, &format!("nix-store -q --references {out}"))
+            .ok();
+        builder
+            .sh(&user, &nix, &format!("nix copy --to $PUSH {out}"))
+            .ok();
         let narinfo = format!("/{}.narinfo", &doc["/nix/store/".len()..][..32]);
         let broken = Proxy::before(server.address(), move |path, answer| {
             if path == narinfo { missing() } else { answer }
         });
         user.set("substituters", &broken.url());
-        assert_eq!(Node::empty().sh(&user, &nix, &format!("timeout 60 {build}")).ok(), out);
+        assert_eq!(
+            Node::empty()
+                .sh(&user, &nix, &format!("timeout 60 {build}"))
+                .ok(),
+            out
+        );
     }
 }
 
 #[test]
 fn what_the_cache_said_of_itself_is_remembered() {
     for nix in Nix::both() {
-        let Stocked { mut server, user, .. } = stocked(&nix);
+        let Stocked {
+            mut server, user, ..
+        } = stocked(&nix);
         let info = Node::empty();
         info.sh(&user, &nix, "nix store ping --store $URL").ok();
         server.kill();
@@ -340,6 +520,14 @@ fn edit(path: &str, answer: Response, ending: &str, keep: impl Fn(&str) -> bool)
         return answer;
     }
     let text = answer.text();
-    let kept: String = text.lines().filter(|line| keep(line)).map(|line| format!("{line}\n")).collect();
-    Response { body: kept.into_bytes(), headers: Vec::new(), ..answer }
+    let kept: String = text
+        .lines()
+        .filter(|line| keep(line))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    Response {
+        body: kept.into_bytes(),
+        headers: Vec::new(),
+        ..answer
+    }
 }

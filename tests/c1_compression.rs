@@ -31,23 +31,44 @@ fn every_codec_arrives_and_stays_readable_as_it_was_sent() {
             let builder = Node::empty();
             let top = "nix-build --no-out-link --substituters '' $FILES/dependencies.nix";
             let top = builder.sh(&user, &nix, top).ok();
-            builder.sh(&user, &nix, &format!("nix copy --to \"$PUSH?compression={codec}\" {top}")).ok();
+            builder
+                .sh(
+                    &user,
+                    &nix,
+                    &format!("nix copy --to \"$PUSH?compression={codec}\" {top}"),
+                )
+                .ok();
 
             // The pusher remembers, by URL, the name it chose: with that name it comes back from /push, in the codec it was sent in.
             let hash = &top["/nix/store/".len()..][..32];
-            let pushed = server.http().get(&format!("/push/{hash}.narinfo")).is(200).text();
+            let pushed = server
+                .http()
+                .get(&format!("/push/{hash}.narinfo"))
+                .is(200)
+                .text();
             let remembered = remembered_url(&user);
-            assert!(remembered.iter().all(|url| url.ends_with(suffix)), "{codec}: {remembered:?}");
+            assert!(
+                remembered.iter().all(|url| url.ends_with(suffix)),
+                "{codec}: {remembered:?}"
+            );
             for url in &remembered {
                 let nar = server.http().get(&format!("/push/{url}")).is(200);
-                assert!(!nar.body.is_empty() && nar.header("accept-ranges").is_none_or(|v| v == "none"), "{url}");
+                assert!(
+                    !nar.body.is_empty() && nar.header("accept-ranges").is_none_or(|v| v == "none"),
+                    "{url}"
+                );
             }
-            assert!(pushed.contains("StorePath: ") && pushed.contains("\nSig: "), "{pushed}");
+            assert!(
+                pushed.contains("StorePath: ") && pushed.contains("\nSig: "),
+                "{pushed}"
+            );
 
             let fetch = format!("nix copy --from $PUSH --no-check-sigs {top}");
             let (by_push, by_reading) = (Node::empty(), Node::empty());
             by_push.sh(&user, &nix, &fetch).ok();
-            by_reading.sh(&user, &nix, &fetch.replace("$PUSH --no-check-sigs", "$URL")).ok();
+            by_reading
+                .sh(&user, &nix, &fetch.replace("$PUSH --no-check-sigs", "$URL"))
+                .ok();
             for node in [&by_push, &by_reading] {
                 let hash = |node: &Node| node.sh(&user, &nix, &format!("nix hash path {top}")).ok();
                 assert_eq!(hash(node), hash(&builder), "{codec}");
@@ -65,7 +86,13 @@ fn a_codec_that_we_do_not_take_is_refused_with_a_sentence() {
         let top = "nix-build --no-out-link --substituters '' $FILES/dependencies.nix";
         let top = builder.sh(&user, &nix, top).ok();
         for codec in ["lzma", "compress"] {
-            let complaint = builder.sh(&user, &nix, &format!("nix copy --to \"$PUSH?compression={codec}\" {top}")).fails();
+            let complaint = builder
+                .sh(
+                    &user,
+                    &nix,
+                    &format!("nix copy --to \"$PUSH?compression={codec}\" {top}"),
+                )
+                .fails();
             assert!(complaint.contains("HTTP error 4"), "{codec}: {complaint}");
         }
         assert_eq!(server.stats()["paths"], 0);
@@ -81,18 +108,33 @@ fn higher_levels_send_less_and_change_nothing_for_readers() {
             let server = Snowcached::start();
             let mut user = User::of(&server);
             let small = support::corpus::small();
-            let path = small.closure.iter().find(|path| path.contains("libunistring")).unwrap_or(&small.closure[0]);
+            let path = small
+                .closure
+                .iter()
+                .find(|path| path.contains("libunistring"))
+                .unwrap_or(&small.closure[0]);
             user.set("substitute", "false");
-            let push = format!("nix copy --to \"$PUSH?compression=xz&compression-level={level}\" {path}");
+            let push =
+                format!("nix copy --to \"$PUSH?compression=xz&compression-level={level}\" {path}");
             Node::this_machine().sh(&user, &nix, &push).ok();
             let sizes = remembered_url(&user).into_iter().map(|url| {
                 let nar = server.http().head(&format!("/push/{url}")).is(200);
-                nar.header("content-length").and_then(|length| length.parse::<u64>().ok()).expect("a length")
+                nar.header("content-length")
+                    .and_then(|length| length.parse::<u64>().ok())
+                    .expect("a length")
             });
             sent_bytes.push(sizes.sum::<u64>());
-            let narinfo = server.http().get(&format!("/{}.narinfo", &path["/nix/store/".len()..][..32]));
+            let narinfo = server
+                .http()
+                .get(&format!("/{}.narinfo", &path["/nix/store/".len()..][..32]));
             let narinfo = narinfo.is(200).text();
-            narinfos.push(narinfo.lines().filter(|line| !line.starts_with("Sig:")).collect::<Vec<_>>().join("\n"));
+            narinfos.push(
+                narinfo
+                    .lines()
+                    .filter(|line| !line.starts_with("Sig:"))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            );
         }
         assert!(sent_bytes[0] > sent_bytes[1], "{sent_bytes:?}");
         assert_eq!(narinfos[0], narinfos[1]);
@@ -105,11 +147,25 @@ fn remembered_url(user: &User) -> Vec<String> {
     let mut found = std::collections::BTreeSet::new();
     for file in fs::read_dir(cache).expect("a narinfo cache").flatten() {
         let bytes = fs::read(file.path()).unwrap_or_default();
-        for (at, _) in bytes.windows(4).enumerate().filter(|(_, window)| *window == b"nar/") {
+        for (at, _) in bytes
+            .windows(4)
+            .enumerate()
+            .filter(|(_, window)| *window == b"nar/")
+        {
             // Fields of a row lie side by side, so the end is known by what Nix can have chosen.
             let rest = String::from_utf8_lossy(&bytes[at..(at + 72).min(bytes.len())]).into_owned();
-            let suffixes = [".nar.bz2", ".nar.br", ".nar.xz", ".nar.zst", ".nar.lzip", ".nar.lz4", ".nar"];
-            let end = suffixes.iter().find_map(|s| (rest[56..].starts_with(s)).then(|| 56 + s.len()));
+            let suffixes = [
+                ".nar.bz2",
+                ".nar.br",
+                ".nar.xz",
+                ".nar.zst",
+                ".nar.lzip",
+                ".nar.lz4",
+                ".nar",
+            ];
+            let end = suffixes
+                .iter()
+                .find_map(|s| (rest[56..].starts_with(s)).then(|| 56 + s.len()));
             found.extend(end.map(|end| rest[..end].to_owned()));
         }
     }

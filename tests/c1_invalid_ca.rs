@@ -33,22 +33,35 @@ fn a_client_does_not_take_a_path_that_is_not_what_its_name_says() {
         fs::write(user.home().join("bad.txt"), "a bad path\n").expect("a file");
         let builder = Node::empty();
         let [good, bad] = ["good", "bad"].map(|name| {
-            builder.sh(&user, &nix, &format!("nix-store --add $HOME/{name}.txt")).ok()
+            builder
+                .sh(&user, &nix, &format!("nix-store --add $HOME/{name}.txt"))
+                .ok()
         });
-        builder.sh(&user, &nix, &format!("nix copy --to $PUSH {good} {bad}")).ok();
+        builder
+            .sh(&user, &nix, &format!("nix copy --to $PUSH {good} {bad}"))
+            .ok();
 
         let asked = narinfo_path(&good);
-        let [good_info, bad_info] = [&good, &bad].map(|path| server.http().get(&narinfo_path(path)).is(200).text());
+        let [good_info, bad_info] =
+            [&good, &bad].map(|path| server.http().get(&narinfo_path(path)).is(200).text());
         let lie = forged(&good_info, &bad_info);
         let liar = Proxy::before(server.address(), move |path, answer| match path {
-            path if path == asked => Response { body: lie.clone().into_bytes(), headers: Vec::new(), ..answer },
+            path if path == asked => Response {
+                body: lie.clone().into_bytes(),
+                headers: Vec::new(),
+                ..answer
+            },
             _ => answer,
         });
         user.variable("LIAR", &liar.url());
         // Neither with signatures, which the forgery breaks, nor without: the content address itself is checked.
-        Node::empty().sh(&user, &nix, &format!("nix copy --from $LIAR {good}")).fails();
+        Node::empty()
+            .sh(&user, &nix, &format!("nix copy --from $LIAR {good}"))
+            .fails();
         user.set("require-sigs", "false");
-        Node::empty().sh(&user, &nix, &format!("nix copy --from $LIAR {good}")).fails();
+        Node::empty()
+            .sh(&user, &nix, &format!("nix copy --from $LIAR {good}"))
+            .fails();
     }
 }
 
@@ -61,20 +74,51 @@ fn the_cache_does_not_take_it_either() {
         fs::write(user.home().join("bad.txt"), "a bad path\n").expect("a file");
         let builder = Node::empty();
         let [good, bad] = ["good", "bad"].map(|name| {
-            builder.sh(&user, &nix, &format!("nix-store --add $HOME/{name}.txt")).ok()
+            builder
+                .sh(&user, &nix, &format!("nix-store --add $HOME/{name}.txt"))
+                .ok()
         });
-        builder.sh(&user, &nix, &format!("nix copy --to file://$HOME/folder {good} {bad}")).ok();
-        let local = |path: &str| fs::read_to_string(user.home().join("folder").join(&narinfo_path(path)[1..]));
-        let lie = forged(&local(&good).expect("a narinfo"), &local(&bad).expect("a narinfo"));
-        builder.sh(&user, &nix, &format!("nix copy --to $PUSH {bad}")).ok();
-        let url = lie.lines().find_map(|line| line.strip_prefix("URL: ")).expect("a URL");
+        builder
+            .sh(
+                &user,
+                &nix,
+                &format!("nix copy --to file://$HOME/folder {good} {bad}"),
+            )
+            .ok();
+        let local = |path: &str| {
+            fs::read_to_string(user.home().join("folder").join(&narinfo_path(path)[1..]))
+        };
+        let lie = forged(
+            &local(&good).expect("a narinfo"),
+            &local(&bad).expect("a narinfo"),
+        );
+        builder
+            .sh(&user, &nix, &format!("nix copy --to $PUSH {bad}"))
+            .ok();
+        let url = lie
+            .lines()
+            .find_map(|line| line.strip_prefix("URL: "))
+            .expect("a URL");
         let nar = fs::read(user.home().join("folder").join(url)).expect("the bad NAR");
 
         let (token, http) = (server.push_token(), server.http());
         http.put(&format!("/push/{url}"), &token, &nar).is(200);
-        let answer = http.put(&format!("/push{}", narinfo_path(&good)), &token, lie.as_bytes());
-        assert!((400..500).contains(&answer.status), "{} {}", answer.status, answer.text());
-        assert!(answer.text().trim().len() > 20, "a sentence that says what is wrong: {}", answer.text());
+        let answer = http.put(
+            &format!("/push{}", narinfo_path(&good)),
+            &token,
+            lie.as_bytes(),
+        );
+        assert!(
+            (400..500).contains(&answer.status),
+            "{} {}",
+            answer.status,
+            answer.text()
+        );
+        assert!(
+            answer.text().trim().len() > 20,
+            "a sentence that says what is wrong: {}",
+            answer.text()
+        );
         http.get(&narinfo_path(&good)).is(404);
         http.get(&narinfo_path(&bad)).is(200);
     }

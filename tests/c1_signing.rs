@@ -25,7 +25,11 @@ fn signers(nix: &Nix) -> Signers {
         user.variable(variable, &public);
     }
     user.set("substituters", "").set("trusted-public-keys", "");
-    Signers { server, user, builder }
+    Signers {
+        server,
+        user,
+        builder,
+    }
 }
 
 impl Signers {
@@ -36,10 +40,19 @@ impl Signers {
     /// The names of the keys that have signed this path, as the cache tells it.
     fn signed_by(&self, nix: &Nix, path: &str) -> Vec<String> {
         self.user.forget();
-        let info = self.sh(nix, &format!("nix path-info --store $URL --json {path}")).json();
+        let info = self
+            .sh(nix, &format!("nix path-info --store $URL --json {path}"))
+            .json();
         let info = &path_infos(info)[0].1;
-        assert!(info["ultimate"] != true, "only a machine's own builds are ultimate");
-        let mut names: Vec<String> = info["signatures"].as_array().map(Vec::as_slice).unwrap_or_default().iter()
+        assert!(
+            info["ultimate"] != true,
+            "only a machine's own builds are ultimate"
+        );
+        let mut names: Vec<String> = info["signatures"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+            .iter()
             .filter_map(|sig| sig.as_str()?.split(':').next().map(str::to_owned))
             .collect();
         names.sort();
@@ -47,7 +60,12 @@ impl Signers {
     }
 
     fn our_name(&self) -> String {
-        self.server.public_key().split(':').next().expect("name:key").to_owned()
+        self.server
+            .public_key()
+            .split(':')
+            .next()
+            .expect("name:key")
+            .to_owned()
     }
 }
 
@@ -57,20 +75,40 @@ const BUILD: &str = "nix-build --no-out-link $FILES/dependencies.nix";
 fn a_builders_signatures_arrive_and_ours_joins_them() {
     for nix in Nix::both() {
         let all = signers(&nix);
-        let top = all.sh(&nix, &format!("{BUILD} --secret-key-files \"$HOME/ONE.sec $HOME/TWO.sec\"")).ok();
+        let top = all
+            .sh(
+                &nix,
+                &format!("{BUILD} --secret-key-files \"$HOME/ONE.sec $HOME/TWO.sec\""),
+            )
+            .ok();
         all.sh(&nix, &format!("nix copy --to $PUSH {top}")).ok();
-        let mut expected = vec!["cache1.example.org".into(), "cache2.example.org".into(), all.our_name()];
+        let mut expected = vec![
+            "cache1.example.org".into(),
+            "cache2.example.org".into(),
+            all.our_name(),
+        ];
         expected.sort();
         assert_eq!(all.signed_by(&nix, &top), expected);
 
-        let verify = |more: &str| all.sh(&nix, &format!("nix store verify -r --store $URL {top} {more}"));
+        let verify = |more: &str| {
+            all.sh(
+                &nix,
+                &format!("nix store verify -r --store $URL {top} {more}"),
+            )
+        };
         verify("--no-trust").ok();
         assert_eq!(verify("--sigs-needed 1").code, 2, "no key is trusted yet");
         verify("--sigs-needed 1 --trusted-public-keys \"$ONE\"").ok();
-        assert_eq!(verify("--sigs-needed 2 --trusted-public-keys \"$ONE\"").code, 2);
+        assert_eq!(
+            verify("--sigs-needed 2 --trusted-public-keys \"$ONE\"").code,
+            2
+        );
         verify("--sigs-needed 2 --trusted-public-keys \"$ONE $TWO\"").ok();
         let ours = all.server.public_key();
-        verify(&format!("--sigs-needed 3 --trusted-public-keys \"$ONE $TWO {ours}\"")).ok();
+        verify(&format!(
+            "--sigs-needed 3 --trusted-public-keys \"$ONE $TWO {ours}\""
+        ))
+        .ok();
     }
 }
 
@@ -78,13 +116,19 @@ fn a_builders_signatures_arrive_and_ours_joins_them() {
 fn a_signature_can_be_added_later() {
     for nix in Nix::both() {
         let all = signers(&nix);
-        let top = all.sh(&nix, &format!("{BUILD} --secret-key-files $HOME/ONE.sec")).ok();
+        let top = all
+            .sh(&nix, &format!("{BUILD} --secret-key-files $HOME/ONE.sec"))
+            .ok();
         all.sh(&nix, &format!("nix copy --to $PUSH {top}")).ok();
         let mut expected = vec!["cache1.example.org".to_owned(), all.our_name()];
         expected.sort();
         assert_eq!(all.signed_by(&nix, &top), expected);
 
-        all.sh(&nix, &format!("nix store sign --store $PUSH --key-file $HOME/TWO.sec {top}")).ok();
+        all.sh(
+            &nix,
+            &format!("nix store sign --store $PUSH --key-file $HOME/TWO.sec {top}"),
+        )
+        .ok();
         expected.push("cache2.example.org".into());
         expected.sort();
         assert_eq!(all.signed_by(&nix, &top), expected);
@@ -96,10 +140,18 @@ fn a_pusher_may_sign_while_pushing() {
     for nix in Nix::both() {
         let all = signers(&nix);
         let top = all.sh(&nix, BUILD).ok();
-        all.sh(&nix, &format!("nix copy --to \"$PUSH?secret-key=$HOME/ONE.sec\" {top}")).ok();
+        all.sh(
+            &nix,
+            &format!("nix copy --to \"$PUSH?secret-key=$HOME/ONE.sec\" {top}"),
+        )
+        .ok();
         let closure = all.sh(&nix, &format!("nix-store -qR {top}")).ok();
         for path in closure.lines() {
-            assert!(all.signed_by(&nix, path).contains(&"cache1.example.org".to_owned()), "{path}");
+            assert!(
+                all.signed_by(&nix, path)
+                    .contains(&"cache1.example.org".to_owned()),
+                "{path}"
+            );
         }
     }
 }
@@ -108,26 +160,48 @@ fn a_pusher_may_sign_while_pushing() {
 fn a_store_takes_only_what_a_trusted_key_signed() {
     for nix in Nix::both() {
         let all = signers(&nix);
-        let top = all.sh(&nix, &format!("{BUILD} --secret-key-files $HOME/ONE.sec")).ok();
+        let top = all
+            .sh(&nix, &format!("{BUILD} --secret-key-files $HOME/ONE.sec"))
+            .ok();
         all.sh(&nix, &format!("nix copy --to $PUSH {top}")).ok();
         let copy = |node: &Node, more: &str| {
-            node.sh(&all.user, &nix, &format!("nix copy --from $URL {top} {more}"))
+            node.sh(
+                &all.user,
+                &nix,
+                &format!("nix copy --from $URL {top} {more}"),
+            )
         };
         let mut user = User::of(&all.server);
         user.set("trusted-public-keys", "");
-        let complaint = Node::empty().sh(&user, &nix, &format!("nix copy --from $URL {top}")).fails();
+        let complaint = Node::empty()
+            .sh(&user, &nix, &format!("nix copy --from $URL {top}"))
+            .fails();
         assert!(complaint.contains("lacks a"), "{complaint}");
         let node = Node::empty();
         copy(&node, "--trusted-public-keys \"$ONE\"").ok();
-        let verify = |more: &str| node.sh(&all.user, &nix, &format!("nix store verify -r {top} {more}"));
+        let verify = |more: &str| {
+            node.sh(
+                &all.user,
+                &nix,
+                &format!("nix store verify -r {top} {more}"),
+            )
+        };
         assert_eq!(verify("--trusted-public-keys \"$TWO\"").code, 2);
         verify("--trusted-public-keys \"$ONE\"").ok();
 
         // Without the check everything comes in, and still has its signatures.
         let careless = Node::empty();
         user.set("require-sigs", "false");
-        careless.sh(&user, &nix, &format!("nix copy --from $URL {top}")).ok();
-        careless.sh(&all.user, &nix, &format!("nix store verify -r {top} --trusted-public-keys \"$ONE\"")).ok();
+        careless
+            .sh(&user, &nix, &format!("nix copy --from $URL {top}"))
+            .ok();
+        careless
+            .sh(
+                &all.user,
+                &nix,
+                &format!("nix store verify -r {top} --trusted-public-keys \"$ONE\""),
+            )
+            .ok();
     }
 }
 
@@ -135,14 +209,30 @@ fn a_store_takes_only_what_a_trusted_key_signed() {
 fn what_is_content_addressed_counts_as_signed_by_everyone() {
     for nix in Nix::both() {
         let all = signers(&nix);
-        let path = all.sh(&nix, "nix-build --no-out-link $FILES/content-addressed.nix -A flat | head -n1").ok();
+        let path = all
+            .sh(
+                &nix,
+                "nix-build --no-out-link $FILES/content-addressed.nix -A flat | head -n1",
+            )
+            .ok();
         all.sh(&nix, &format!("nix copy --to $PUSH {path}")).ok();
-        all.sh(&nix, &format!("nix store verify --store $URL {path} --sigs-needed 1000")).ok();
-        all.sh(&nix, &format!("nix store sign --store $PUSH --key-file $HOME/ONE.sec {path}")).ok();
-        let verify = "nix store verify --store $URL --sigs-needed 1000 --trusted-public-keys \"$ONE\"";
+        all.sh(
+            &nix,
+            &format!("nix store verify --store $URL {path} --sigs-needed 1000"),
+        )
+        .ok();
+        all.sh(
+            &nix,
+            &format!("nix store sign --store $PUSH --key-file $HOME/ONE.sec {path}"),
+        )
+        .ok();
+        let verify =
+            "nix store verify --store $URL --sigs-needed 1000 --trusted-public-keys \"$ONE\"";
         all.sh(&nix, &format!("{verify} {path}")).ok();
         let mut user = User::of(&all.server);
         user.set("trusted-public-keys", "");
-        Node::empty().sh(&user, &nix, &format!("nix copy --from $URL {path}")).ok();
+        Node::empty()
+            .sh(&user, &nix, &format!("nix copy --from $URL {path}"))
+            .ok();
     }
 }

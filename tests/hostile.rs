@@ -35,7 +35,10 @@ fn bad_nars_are_refused_and_leave_nothing_behind() {
         }
     }
     assert_same_after_a_while(&server, &before);
-    server.http().get(&format!("/{}.narinfo", good.hash_part())).is(200);
+    server
+        .http()
+        .get(&format!("/{}.narinfo", good.hash_part()))
+        .is(200);
 }
 
 #[test]
@@ -45,7 +48,10 @@ fn bombs_in_every_codec_are_refused_in_no_time_and_little_memory() {
     let before = (server.stats(), server.disk_kib());
     for codec in CODECS.iter().filter(|codec| codec.name != "none") {
         let folder = support::folder_on_disk();
-        let (small, endless) = (folder.path().join("small.nar"), folder.path().join("endless.nar"));
+        let (small, endless) = (
+            folder.path().join("small.nar"),
+            folder.path().join("endless.nar"),
+        );
         std::fs::write(&small, Nar::of_file(b"small").0).expect("a file");
         // A file of a petabyte, or so it says.
         let header = Nar::new().words(&["(", "type", "regular", "contents"]);
@@ -54,8 +60,14 @@ fn bombs_in_every_codec_are_refused_in_no_time_and_little_memory() {
         let (small, endless) = (small.display(), endless.display());
         let bombs = [
             ("zeros that are no NAR", "head -c 512M /dev/zero".to_owned()),
-            ("zeros behind a NAR", format!("cat {small}; head -c 512M /dev/zero")),
-            ("a petabyte of zeros", format!("cat {endless}; head -c 512M /dev/zero")),
+            (
+                "zeros behind a NAR",
+                format!("cat {small}; head -c 512M /dev/zero"),
+            ),
+            (
+                "a petabyte of zeros",
+                format!("cat {endless}; head -c 512M /dev/zero"),
+            ),
         ];
         for (what, command) in bombs {
             let body = codec.compress_output_of(&format!("{{ {command}; }}"));
@@ -63,10 +75,19 @@ fn bombs_in_every_codec_are_refused_in_no_time_and_little_memory() {
             let begin = std::time::Instant::now();
             let answer = server.http().put(&path, &token, &body);
             assert_refused(&format!("{what}, {}", codec.name), &answer);
-            assert!(begin.elapsed() < Duration::from_secs(5), "{what}, {}: {:?}", codec.name, begin.elapsed());
+            assert!(
+                begin.elapsed() < Duration::from_secs(5),
+                "{what}, {}: {:?}",
+                codec.name,
+                begin.elapsed()
+            );
         }
     }
-    assert!(server.memory_kib("VmHWM") <= MEMORY_KIB_AT_MOST, "{} KiB", server.memory_kib("VmHWM"));
+    assert!(
+        server.memory_kib("VmHWM") <= MEMORY_KIB_AT_MOST,
+        "{} KiB",
+        server.memory_kib("VmHWM")
+    );
     assert_same_after_a_while(&server, &before);
 }
 
@@ -78,15 +99,37 @@ fn decoders_do_not_hand_out_gigabytes_of_window() {
     let nar = Nar::of_file(&support::random::Random::seeded(7).bytes(3 << 20)).0;
     let greedy: [(&str, &str, &[&str]); 4] = [
         ("xz", ".xz", &["xz", "-c", "--lzma2=preset=0,dict=1536MiB"]),
-        ("zstd", ".zst", &["zstd", "-q", "-c", "--ultra", "--long=31", "--no-content-size"]),
+        (
+            "zstd",
+            ".zst",
+            &[
+                "zstd",
+                "-q",
+                "-c",
+                "--ultra",
+                "--long=31",
+                "--no-content-size",
+            ],
+        ),
         ("lzip", ".lzip", &["lzip", "-c", "-s", "512MiB"]),
-        ("br", ".br", &["brotli", "-c", "-q", "1", "--large_window=30"]),
+        (
+            "br",
+            ".br",
+            &["brotli", "-c", "-q", "1", "--large_window=30"],
+        ),
     ];
     for (codec, suffix, tool) in greedy {
         let body = pipe(tool, &nar);
-        let answer = server.http().put(&format!("/push/nar/greedy.nar{suffix}"), &token, &body);
+        let answer = server
+            .http()
+            .put(&format!("/push/nar/greedy.nar{suffix}"), &token, &body);
         let read_or_refused = answer.status == 200 || (400..500).contains(&answer.status);
-        assert!(read_or_refused, "{codec}: {} {}", answer.status, answer.text());
+        assert!(
+            read_or_refused,
+            "{codec}: {} {}",
+            answer.status,
+            answer.text()
+        );
         let memory = server.memory_kib("VmHWM");
         assert!(memory <= MEMORY_KIB_AT_MOST, "{codec}: {memory} KiB");
     }
@@ -96,20 +139,39 @@ fn decoders_do_not_hand_out_gigabytes_of_window() {
 fn lying_narinfos_are_refused_and_their_nar_stays_invisible() {
     let server = Snowcached::start();
     let token = server.push_token();
-    let honest = Upload::honest(3, "honest", &Nar::of_file(b"what it is"), Codec::named("xz"));
-    server.http().put(&honest.nar_path(), &token, &honest.body).is(200);
+    let honest = Upload::honest(
+        3,
+        "honest",
+        &Nar::of_file(b"what it is"),
+        Codec::named("xz"),
+    );
+    server
+        .http()
+        .put(&honest.nar_path(), &token, &honest.body)
+        .is(200);
     let before = (server.stats(), server.disk_kib());
     for (what, narinfo) in lies(&honest) {
-        let answer = server.http().put(&honest.narinfo_path(), &token, narinfo.as_bytes());
+        let answer = server
+            .http()
+            .put(&honest.narinfo_path(), &token, narinfo.as_bytes());
         assert_refused(what, &answer);
-        server.http().get(&format!("/{}.narinfo", honest.hash_part())).is(404);
+        server
+            .http()
+            .get(&format!("/{}.narinfo", honest.hash_part()))
+            .is(404);
         let raw = honest.nar_hash.trim_start_matches("sha256:");
         server.http().get(&format!("/nar/{raw}.nar")).is(404);
     }
     assert_same_after_a_while(&server, &before);
     // The NAR still lies there under its lease: the truth needs no second upload.
-    server.http().put(&honest.narinfo_path(), &token, honest.narinfo().as_bytes()).is(200);
-    server.http().get(&format!("/{}.narinfo", honest.hash_part())).is(200);
+    server
+        .http()
+        .put(&honest.narinfo_path(), &token, honest.narinfo().as_bytes())
+        .is(200);
+    server
+        .http()
+        .get(&format!("/{}.narinfo", honest.hash_part()))
+        .is(200);
 }
 
 #[test]
@@ -120,11 +182,22 @@ fn a_narinfo_of_a_gigabyte_is_refused_unread() {
     let upload = Upload::honest(4, "wide", &Nar::of_file(b"wide"), Codec::named("none"));
     let (path, size) = (upload.narinfo_path(), 1_u64 << 30);
     for declared in [Some(size), None] {
-        let body = io::Cursor::new(upload.narinfo().into_bytes()).chain(io::repeat(b'x')).take(size);
-        let answer = server.http().request("PUT", &path).bearer(&token).stream(declared, body).send();
+        let body = io::Cursor::new(upload.narinfo().into_bytes())
+            .chain(io::repeat(b'x'))
+            .take(size);
+        let answer = server
+            .http()
+            .request("PUT", &path)
+            .bearer(&token)
+            .stream(declared, body)
+            .send();
         assert_refused("a narinfo of 1 GB", &answer);
     }
-    assert!(server.memory_kib("VmHWM") <= MEMORY_KIB_AT_MOST, "{} KiB", server.memory_kib("VmHWM"));
+    assert!(
+        server.memory_kib("VmHWM") <= MEMORY_KIB_AT_MOST,
+        "{} KiB",
+        server.memory_kib("VmHWM")
+    );
     assert_eq!(before.0, server.stats());
 }
 
@@ -146,7 +219,11 @@ fn without_the_right_token_nothing_is_read() {
         Some(token.clone()),
         Some(format!("Digest {token}")),
     ];
-    let documents = ["log/aaaa.drv", "realisations/sha256:00!out.doi", "nix-cache-info"];
+    let documents = [
+        "log/aaaa.drv",
+        "realisations/sha256:00!out.doi",
+        "nix-cache-info",
+    ];
     let mut targets = vec![upload.nar_path(), upload.narinfo_path()];
     targets.extend(documents.map(|document| format!("/push/{document}")));
     for credential in wrong {
@@ -156,9 +233,17 @@ fn without_the_right_token_nothing_is_read() {
                 request = request.header("Authorization", credential);
             }
             let answer = request.send();
-            assert_eq!(answer.status, 401, "{credential:?} {target}: {}", answer.text());
+            assert_eq!(
+                answer.status,
+                401,
+                "{credential:?} {target}: {}",
+                answer.text()
+            );
             assert_refused("a wrong token", &answer);
-            assert!(answer.header("www-authenticate").is_some(), "no WWW-Authenticate");
+            assert!(
+                answer.header("www-authenticate").is_some(),
+                "no WWW-Authenticate"
+            );
         }
     }
     assert_same_after_a_while(&server, &before);
@@ -168,8 +253,14 @@ fn without_the_right_token_nothing_is_read() {
 fn writing_to_the_reading_url_says_where_to_write() {
     let server = Snowcached::start();
     let upload = Upload::honest(6, "lost", &Nar::of_file(b"lost"), Codec::named("zstd"));
-    for path in [format!("/{}", upload.url), format!("/{}.narinfo", upload.hash_part())] {
-        let answer = server.http().put(&path, &server.push_token(), &upload.body).is(405);
+    for path in [
+        format!("/{}", upload.url),
+        format!("/{}.narinfo", upload.hash_part()),
+    ] {
+        let answer = server
+            .http()
+            .put(&path, &server.push_token(), &upload.body)
+            .is(405);
         assert!(answer.text().contains("/push"), "{}", answer.text());
     }
 }
@@ -186,12 +277,17 @@ fn uploads_that_break_off_leave_nothing_behind() {
         let (whole, half) = (upload.body.len() as u64, upload.body.len() as u64 / 2);
         // The length is a lie: the connection closes halfway. No answer is owed; if one comes it is a refusal.
         let body = upload.body.as_slice().take(half);
-        let request = server.http().request("PUT", &upload.nar_path()).bearer(&token);
+        let request = server
+            .http()
+            .request("PUT", &upload.nar_path())
+            .bearer(&token);
         if let Ok(answer) = request.stream(Some(whole), body).try_send() {
             assert!(answer.status >= 400, "{}: {}", codec.name, answer.status);
         }
         // The length is true, the stream is half of one.
-        let answer = server.http().put(&upload.nar_path(), &token, &upload.body[..half as usize]);
+        let answer = server
+            .http()
+            .put(&upload.nar_path(), &token, &upload.body[..half as usize]);
         assert_refused(&format!("truncated {}", codec.name), &answer);
     }
     assert_same_after_a_while(&server, &before);
@@ -204,7 +300,11 @@ fn bad_nars() -> Vec<(&'static str, Nar)> {
     let file = |content: &'static [u8]| move |nar: Nar| nar.file(content);
     let good = Nar::of_file(b"content");
     let deep = (0..10_000).fold(Nar::new(), |nar, _| {
-        nar.directory().words(&["entry", "("]).text("name").text("d").text("node")
+        nar.directory()
+            .words(&["entry", "("])
+            .text("name")
+            .text("d")
+            .text("node")
     });
     let mut dirty_padding = good.clone();
     let end = dirty_padding.0.len() - 17;
@@ -212,25 +312,60 @@ fn bad_nars() -> Vec<(&'static str, Nar)> {
     vec![
         ("nothing", Nar::default()),
         ("no NAR", Nar(b"<html>404 not found</html>".to_vec())),
-        ("another archive", Nar::default().text("nix-archive-2").file(b"x")),
+        (
+            "another archive",
+            Nar::default().text("nix-archive-2").file(b"x"),
+        ),
         ("truncated", Nar(good.0[..good.0.len() - 8].to_vec())),
         ("truncated in its magic", Nar(good.0[..12].to_vec())),
         ("trailing zeros", Nar([good.0.clone(), vec![0; 8]].concat())),
-        ("trailing NAR", Nar([good.0.clone(), good.0.clone()].concat())),
+        (
+            "trailing NAR",
+            Nar([good.0.clone(), good.0.clone()].concat()),
+        ),
         ("dirty padding", dirty_padding),
-        ("unsorted", Nar::new().directory().entry(b"b", file(b"")).entry(b"a", file(b"")).end()),
-        ("duplicate", Nar::new().directory().entry(b"a", file(b"")).entry(b"a", file(b"")).end()),
+        (
+            "unsorted",
+            Nar::new()
+                .directory()
+                .entry(b"b", file(b""))
+                .entry(b"a", file(b""))
+                .end(),
+        ),
+        (
+            "duplicate",
+            Nar::new()
+                .directory()
+                .entry(b"a", file(b""))
+                .entry(b"a", file(b""))
+                .end(),
+        ),
         ("..", Nar::new().directory().entry(b"..", file(b"")).end()),
         (".", Nar::new().directory().entry(b".", file(b"")).end()),
-        ("an empty name", Nar::new().directory().entry(b"", file(b"")).end()),
-        ("a name with a slash", Nar::new().directory().entry(b"a/b", file(b"")).end()),
-        ("a name with NUL", Nar::new().directory().entry(b"a\0b", file(b"")).end()),
-        ("a long name", Nar::new().directory().entry(&[b'n'; 256], file(b"")).end()),
+        (
+            "an empty name",
+            Nar::new().directory().entry(b"", file(b"")).end(),
+        ),
+        (
+            "a name with a slash",
+            Nar::new().directory().entry(b"a/b", file(b"")).end(),
+        ),
+        (
+            "a name with NUL",
+            Nar::new().directory().entry(b"a\0b", file(b"")).end(),
+        ),
+        (
+            "a long name",
+            Nar::new().directory().entry(&[b'n'; 256], file(b"")).end(),
+        ),
         ("an empty target", Nar::new().symlink(b"")),
         ("a target with NUL", Nar::new().symlink(b"a\0b")),
         ("a long target", Nar::new().symlink(&[b't'; 4096])),
         ("10,000 folders deep", deep),
-        ("a type of its own", Nar::new().words(&["(", "type", "device", ")"])),
+        (
+            "a type of its own",
+            Nar::new().words(&["(", "type", "device", ")"]),
+        ),
         ("a file of 2^64-1 bytes", {
             let mut nar = Nar::new().words(&["(", "type", "regular", "contents"]);
             nar.0.extend_from_slice(&u64::MAX.to_le_bytes());
@@ -249,37 +384,81 @@ fn lies(honest: &Upload) -> Vec<(&'static str, String)> {
     let other = Upload::honest(99, "other", &Nar::of_file(b"other"), Codec::named("xz"));
     let narinfo = honest.narinfo();
     vec![
-        ("a wrong NarHash", lie(&|u| u.nar_hash = other.nar_hash.clone())),
-        ("no hash at all", lie(&|u| u.nar_hash = "sha256:abc".to_owned())),
+        (
+            "a wrong NarHash",
+            lie(&|u| u.nar_hash = other.nar_hash.clone()),
+        ),
+        (
+            "no hash at all",
+            lie(&|u| u.nar_hash = "sha256:abc".to_owned()),
+        ),
         ("a NarSize too small", lie(&|u| u.nar_size = 100)),
         ("a NarSize too big", lie(&|u| u.nar_size += 1)),
         ("a NarSize of 0", lie(&|u| u.nar_size = 0)),
-        ("an absolute URL", lie(&|u| u.url = "http://evil.example/nar/x.nar.xz".to_owned())),
-        ("a file URL", lie(&|u| u.url = "file:///etc/passwd".to_owned())),
-        ("a path from the root", lie(&|u| u.url = "/etc/passwd".to_owned())),
-        ("a path upwards", lie(&|u| u.url = "nar/../../etc/passwd".to_owned())),
+        (
+            "an absolute URL",
+            lie(&|u| u.url = "http://evil.example/nar/x.nar.xz".to_owned()),
+        ),
+        (
+            "a file URL",
+            lie(&|u| u.url = "file:///etc/passwd".to_owned()),
+        ),
+        (
+            "a path from the root",
+            lie(&|u| u.url = "/etc/passwd".to_owned()),
+        ),
+        (
+            "a path upwards",
+            lie(&|u| u.url = "nar/../../etc/passwd".to_owned()),
+        ),
         ("a NAR that never came", lie(&|u| u.url = other.url.clone())),
-        ("a forged StorePath", lie(&|u| u.store_path = other.store_path.clone())),
-        ("another store", lie(&|u| u.store_path = u.store_path.replace("/nix/store", "/gnu/store"))),
-        ("a StorePath upwards", lie(&|u| u.store_path += "/../../etc")),
-        ("missing references", lie(&|u| u.references = vec![other.base_name().to_owned()])),
-        ("a reference that is none", lie(&|u| u.references = vec!["../../etc/passwd".to_owned()])),
-        ("an unknown codec", lie(&|u| u.compression = "rot13".to_owned())),
+        (
+            "a forged StorePath",
+            lie(&|u| u.store_path = other.store_path.clone()),
+        ),
+        (
+            "another store",
+            lie(&|u| u.store_path = u.store_path.replace("/nix/store", "/gnu/store")),
+        ),
+        (
+            "a StorePath upwards",
+            lie(&|u| u.store_path += "/../../etc"),
+        ),
+        (
+            "missing references",
+            lie(&|u| u.references = vec![other.base_name().to_owned()]),
+        ),
+        (
+            "a reference that is none",
+            lie(&|u| u.references = vec!["../../etc/passwd".to_owned()]),
+        ),
+        (
+            "an unknown codec",
+            lie(&|u| u.compression = "rot13".to_owned()),
+        ),
         ("a duplicate key", format!("{narinfo}NarSize: 1\n")),
-        ("a duplicate StorePath", format!("{narinfo}StorePath: {}\n", other.store_path)),
+        (
+            "a duplicate StorePath",
+            format!("{narinfo}StorePath: {}\n", other.store_path),
+        ),
         ("no NarHash", without(&narinfo, "NarHash")),
         ("no StorePath", without(&narinfo, "StorePath")),
         ("no URL", without(&narinfo, "URL")),
-        ("a forged content address", lie(&|u| {
-            u.more = format!("CA: fixed:r:sha256:{}\n", support::nar::base32(&[7; 32]));
-        })),
+        (
+            "a forged content address",
+            lie(&|u| {
+                u.more = format!("CA: fixed:r:sha256:{}\n", support::nar::base32(&[7; 32]));
+            }),
+        ),
         ("no narinfo at all", "<html>".to_owned()),
         ("nothing", String::new()),
     ]
 }
 
 fn without(narinfo: &str, key: &str) -> String {
-    let kept = narinfo.lines().filter(|line| line.split(':').next() != Some(key));
+    let kept = narinfo
+        .lines()
+        .filter(|line| line.split(':').next() != Some(key));
     kept.map(|line| format!("{line}\n")).collect()
 }
 
@@ -289,9 +468,16 @@ fn without(narinfo: &str, key: &str) -> String {
 #[track_caller]
 fn assert_refused(what: &str, answer: &Response) {
     let text = answer.text();
-    assert!((400..500).contains(&answer.status), "{what}: {} {text}", answer.status);
+    assert!(
+        (400..500).contains(&answer.status),
+        "{what}: {} {text}",
+        answer.status
+    );
     let words = text.split_whitespace().count();
-    assert!(words >= 4 && text.len() < 2000, "{what}: not a sentence: {text:?}");
+    assert!(
+        words >= 4 && text.len() < 2000,
+        "{what}: not a sentence: {text:?}"
+    );
     println!("{what}: {} {}", answer.status, text.trim());
 }
 
@@ -301,12 +487,22 @@ fn assert_same_after_a_while(server: &Snowcached, before: &(serde_json::Value, u
     thread::sleep(AFTERWARDS);
     assert_eq!(server.stats(), before.0, "the index's counts");
     let now = server.disk_kib();
-    assert!(now <= before.1, "the data folder grew from {} KiB to {now} KiB", before.1);
+    assert!(
+        now <= before.1,
+        "the data folder grew from {} KiB to {now} KiB",
+        before.1
+    );
 }
 
 /// Uploads a path the honest way.
 fn publish(server: &Snowcached, upload: &Upload) {
     let token = server.push_token();
-    server.http().put(&upload.nar_path(), &token, &upload.body).is(200);
-    server.http().put(&upload.narinfo_path(), &token, upload.narinfo().as_bytes()).is(200);
+    server
+        .http()
+        .put(&upload.nar_path(), &token, &upload.body)
+        .is(200);
+    server
+        .http()
+        .put(&upload.narinfo_path(), &token, upload.narinfo().as_bytes())
+        .is(200);
 }

@@ -18,10 +18,20 @@ fn every_codec_travels_both_ways() {
         for codec in CODECS {
             let server = Snowcached::start();
             let user = User::of(&server);
-            let push = format!("nix copy --to '{}?compression={}' {}", server.push_url(), codec.name, small.top);
+            let push = format!(
+                "nix copy --to '{}?compression={}' {}",
+                server.push_url(),
+                codec.name,
+                small.top
+            );
             Node::this_machine().sh(&user, &nix, &push).ok();
             assert_fetchable(&user, &nix, small);
-            println!("{}: {}: {} paths both ways", nix.version, codec.name, small.closure.len());
+            println!(
+                "{}: {}: {} paths both ways",
+                nix.version,
+                codec.name,
+                small.closure.len()
+            );
         }
     }
 }
@@ -30,7 +40,10 @@ fn every_codec_travels_both_ways() {
 #[test]
 fn both_generations_travel_from_either_nix_to_either_nix() {
     let [first, second] = corpus::generations();
-    for (pusher, compression) in Nix::both().into_iter().zip(["zstd", "xz&compression-level=1"]) {
+    for (pusher, compression) in Nix::both()
+        .into_iter()
+        .zip(["zstd", "xz&compression-level=1"])
+    {
         let server = Snowcached::start();
         let user = User::of(&server);
         for generation in [first, second] {
@@ -45,10 +58,15 @@ fn both_generations_travel_from_either_nix_to_either_nix() {
                 let copy = format!("nix copy --from $URL {}", generation.top);
                 copying.sh(&user, &fetcher, &copy).ok();
                 assert_same_bytes(&copying, &generation.closure);
-                realising.sh(&user, &fetcher, &format!("nix-store -r {}", generation.top)).ok();
+                realising
+                    .sh(&user, &fetcher, &format!("nix-store -r {}", generation.top))
+                    .ok();
                 assert_same_bytes(&realising, &generation.closure);
             }
-            println!("{} -> {}: both generations, both ways", pusher.version, fetcher.version);
+            println!(
+                "{} -> {}: both generations, both ways",
+                pusher.version, fetcher.version
+            );
         }
     }
 }
@@ -59,28 +77,55 @@ fn every_nar_is_served_byte_for_byte_in_both_encodings() {
     let (server, nix) = (Snowcached::start(), Nix::installed());
     let user = User::of(&server);
     let small = corpus::small();
-    let push = format!("nix copy --to '{}?compression=none' {}", server.push_url(), small.top);
+    let push = format!(
+        "nix copy --to '{}?compression=none' {}",
+        server.push_url(),
+        small.top
+    );
     Node::this_machine().sh(&user, &nix, &push).ok();
-    let key_name = server.public_key().split(':').next().expect("name:key").to_owned();
+    let key_name = server
+        .public_key()
+        .split(':')
+        .next()
+        .expect("name:key")
+        .to_owned();
     for path in &small.closure {
         let hash = &path["/nix/store/".len()..][..32];
-        let narinfo = server.http().get(&format!("/{hash}.narinfo")).is(200).text();
+        let narinfo = server
+            .http()
+            .get(&format!("/{hash}.narinfo"))
+            .is(200)
+            .text();
         let field = |name: &str| field(&narinfo, name);
         assert_eq!(field("StorePath"), path.as_str());
-        assert!(narinfo.contains(&format!("\nSig: {key_name}:")), "not signed by us:\n{narinfo}");
+        assert!(
+            narinfo.contains(&format!("\nSig: {key_name}:")),
+            "not signed by us:\n{narinfo}"
+        );
         assert_eq!(field("Compression"), "zstd");
 
         let url = format!("/{}", field("URL"));
         let encoded = server.http().get(&url).is(200);
         assert_eq!(encoded.body.len().to_string(), field("FileSize"), "{path}");
-        assert_eq!(server.http().head(&url).is(200).header("content-length"), Some(field("FileSize")));
+        assert_eq!(
+            server.http().head(&url).is(200).header("content-length"),
+            Some(field("FileSize"))
+        );
         let decoded = support::codec::pipe(&["zstd", "-d", "-q", "-c"], &encoded.body);
-        assert_eq!(corpus::sha256(decoded.as_slice()), corpus::origin_sha256(path), "{path}: .nar.zst");
+        assert_eq!(
+            corpus::sha256(decoded.as_slice()),
+            corpus::origin_sha256(path),
+            "{path}: .nar.zst"
+        );
 
         let nar_hash = field("NarHash").trim_start_matches("sha256:");
         let raw = server.http().get(&format!("/nar/{nar_hash}.nar")).is(200);
         assert_eq!(raw.body.len().to_string(), field("NarSize"), "{path}");
-        assert_eq!(corpus::sha256(raw.body.as_slice()), corpus::origin_sha256(path), "{path}: .nar");
+        assert_eq!(
+            corpus::sha256(raw.body.as_slice()),
+            corpus::origin_sha256(path),
+            "{path}: .nar"
+        );
     }
 }
 
@@ -91,12 +136,19 @@ fn without_the_key_nothing_comes_in() {
     let mut user = User::of(&server);
     let small = corpus::small();
     let push = format!("nix copy --to $PUSH {}", small.top);
-    Node::this_machine().sh(&user, &Nix::installed(), &push).ok();
-    user.set("trusted-public-keys", "stranger-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    Node::this_machine()
+        .sh(&user, &Nix::installed(), &push)
+        .ok();
+    user.set(
+        "trusted-public-keys",
+        "stranger-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    );
     for nix in Nix::both() {
         let node = Node::empty();
-        node.sh(&user, &nix, &format!("nix copy --from $URL {}", small.top)).fails();
-        node.sh(&user, &nix, &format!("nix-store -r {}", small.top)).fails();
+        node.sh(&user, &nix, &format!("nix copy --from $URL {}", small.top))
+            .fails();
+        node.sh(&user, &nix, &format!("nix-store -r {}", small.top))
+            .fails();
     }
 }
 
@@ -109,7 +161,10 @@ fn without_the_token_nothing_goes_out() {
     for nix in Nix::both() {
         let push = format!("nix copy --to $PUSH {}", corpus::small().top);
         let complaint = Node::this_machine().sh(&user, &nix, &push).fails();
-        assert!(complaint.contains("401") || complaint.contains("403"), "{complaint}");
+        assert!(
+            complaint.contains("401") || complaint.contains("403"),
+            "{complaint}"
+        );
     }
     assert_eq!(server.stats()["paths"], 0);
 }
@@ -129,8 +184,14 @@ fn two_pushers_of_one_closure_do_not_mind_each_other() {
     let stats = server.stats();
     assert_eq!(stats["paths"], small.closure.len());
     let user = User::of(&server);
-    Node::this_machine().sh(&user, &Nix::installed(), &push).ok();
-    assert_eq!(server.stats()["segment_bytes"], stats["segment_bytes"], "the third push wrote");
+    Node::this_machine()
+        .sh(&user, &Nix::installed(), &push)
+        .ok();
+    assert_eq!(
+        server.stats()["segment_bytes"],
+        stats["segment_bytes"],
+        "the third push wrote"
+    );
     assert_fetchable(&user, &Nix::newer(), small);
 }
 
@@ -138,13 +199,16 @@ fn two_pushers_of_one_closure_do_not_mind_each_other() {
 fn assert_fetchable(user: &User, nix: &Nix, generation: &Generation) {
     for way in ["nix copy --from $URL", "nix-store -r"] {
         let node = Node::empty();
-        node.sh(user, nix, &format!("{way} {}", generation.top)).ok();
+        node.sh(user, nix, &format!("{way} {}", generation.top))
+            .ok();
         assert_same_bytes(&node, &generation.closure);
     }
 }
 
 fn field<'a>(narinfo: &'a str, name: &str) -> &'a str {
-    let line = narinfo.lines().find(|line| line.split(':').next() == Some(name));
+    let line = narinfo
+        .lines()
+        .find(|line| line.split(':').next() == Some(name));
     let line = line.unwrap_or_else(|| panic!("no {name} in:\n{narinfo}"));
     line[name.len() + 1..].trim()
 }
@@ -153,7 +217,18 @@ fn field<'a>(narinfo: &'a str, name: &str) -> &'a str {
 #[test]
 fn the_tools_are_there() {
     for codec in CODECS {
-        assert_eq!(codec.compress(b"").is_empty(), codec.name == "none", "{}", codec.name);
+        assert_eq!(
+            codec.compress(b"").is_empty(),
+            codec.name == "none",
+            "{}",
+            codec.name
+        );
     }
-    assert!(Command::new("unshare").arg("--version").status().expect("unshare").success());
+    assert!(
+        Command::new("unshare")
+            .arg("--version")
+            .status()
+            .expect("unshare")
+            .success()
+    );
 }

@@ -14,7 +14,10 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
     ("snowcache-nix", &[]),
     ("snowcache-core", &["snowcache-nix"]),
     ("snowcache-depot", &["snowcache-nix", "snowcache-core"]),
-    ("snowcache-server", &["snowcache-nix", "snowcache-core", "snowcache-depot"]),
+    (
+        "snowcache-server",
+        &["snowcache-nix", "snowcache-core", "snowcache-depot"],
+    ),
     ("snowcache", &["snowcache-nix", "snowcache-core"]),
     ("snowcache-harness", &["snowcache-nix", "snowcache-core"]),
 ];
@@ -26,19 +29,27 @@ const MAY_BE_UNSAFE: [&str; 0] = [];
 const FILE_LINES_AT_MOST: usize = 500;
 const FUNCTION_LINES_AT_MOST: usize = 70;
 const COLUMNS_AT_MOST: usize = 100;
-const FORBIDDEN_WORDS: [&str; 4] =
-    [concat!("FIX", "ME"), concat!("TO", "DO"), concat!("to", "do!"), concat!("X", "XX")];
+const FORBIDDEN_WORDS: [&str; 4] = [
+    concat!("FIX", "ME"),
+    concat!("TO", "DO"),
+    concat!("to", "do!"),
+    concat!("X", "XX"),
+];
 
 #[test]
 fn crates_know_only_what_lies_below_them() {
     let metadata = metadata(&["--no-deps"]);
     let allowed: BTreeMap<&str, &[&str]> = MAY_DEPEND_ON.into();
-    let members: BTreeSet<&str> = packages(&metadata).map(|package| text(package, "name")).collect();
+    let members: BTreeSet<&str> = packages(&metadata)
+        .map(|package| text(package, "name"))
+        .collect();
     let mut broken = Vec::new();
     for package in packages(&metadata) {
         let name = text(package, "name");
         let Some(allowed) = allowed.get(name) else {
-            broken.push(format!("{name}: a new crate; say in MAY_DEPEND_ON what it may know"));
+            broken.push(format!(
+                "{name}: a new crate; say in MAY_DEPEND_ON what it may know"
+            ));
             continue;
         };
         for dependency in array(package, "dependencies") {
@@ -57,11 +68,14 @@ fn crates_know_only_what_lies_below_them() {
 #[test]
 fn rocksdb_is_out_of_reach_of_client_core_and_harness() {
     let metadata = metadata(&[]);
-    let names: BTreeMap<&str, &str> =
-        packages(&metadata).map(|package| (text(package, "id"), text(package, "name"))).collect();
+    let names: BTreeMap<&str, &str> = packages(&metadata)
+        .map(|package| (text(package, "id"), text(package, "name")))
+        .collect();
     let below: BTreeMap<&str, Vec<&str>> = array(&metadata["resolve"], "nodes")
         .map(|node| {
-            let ids = array(node, "dependencies").filter_map(Value::as_str).collect();
+            let ids = array(node, "dependencies")
+                .filter_map(Value::as_str)
+                .collect();
             (text(node, "id"), ids)
         })
         .collect();
@@ -105,12 +119,18 @@ fn files_and_functions_stay_short() {
         }
         for (start, length) in functions(&lines) {
             if length > FUNCTION_LINES_AT_MOST {
-                broken.push(format!("{}:{start}: a function of {length} lines", source.name));
+                broken.push(format!(
+                    "{}:{start}: a function of {length} lines",
+                    source.name
+                ));
             }
         }
         for (number, line) in source.lines() {
             if line.chars().count() > COLUMNS_AT_MOST {
-                broken.push(format!("{}:{number}: wider than {COLUMNS_AT_MOST}", source.name));
+                broken.push(format!(
+                    "{}:{number}: wider than {COLUMNS_AT_MOST}",
+                    source.name
+                ));
             }
         }
     }
@@ -173,7 +193,11 @@ fn metadata(arguments: &[&str]) -> Value {
         .current_dir(root())
         .output()
         .expect("cargo metadata runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
 }
 
@@ -182,7 +206,10 @@ fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn array<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value[key].as_array().expect("an array in cargo metadata").iter()
+    value[key]
+        .as_array()
+        .expect("an array in cargo metadata")
+        .iter()
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -199,7 +226,10 @@ struct Source {
 
 impl Source {
     fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
+        self.text
+            .lines()
+            .enumerate()
+            .map(|(index, line)| (index + 1, line))
     }
 
     /// The lines up to the inline test module; none of a file that is all tests.
@@ -207,7 +237,9 @@ impl Source {
         if self.is_beside_a_module() {
             return Vec::new();
         }
-        self.lines().take_while(|(_, line)| line.trim() != "#[cfg(test)]").collect()
+        self.lines()
+            .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
+            .collect()
     }
 
     fn is_beside_a_module(&self) -> bool {
@@ -217,7 +249,9 @@ impl Source {
 
     fn is_test(&self) -> bool {
         self.is_beside_a_module()
-            || ["tests/", "benches/"].iter().any(|folder| self.name.starts_with(folder))
+            || ["tests/", "benches/"]
+                .iter()
+                .any(|folder| self.name.starts_with(folder))
             || self.name.contains("/fuzz/")
     }
 }
@@ -233,7 +267,8 @@ fn functions(lines: &[(usize, &str)]) -> Vec<(usize, usize)> {
         }
         let indent = &line[..line.len() - code.len()];
         let end = lines[index..].iter().position(|(_, line)| {
-            line.strip_prefix(indent).is_some_and(|rest| rest == "}" || rest.ends_with(";"))
+            line.strip_prefix(indent)
+                .is_some_and(|rest| rest == "}" || rest.ends_with(";"))
                 && !line[indent.len()..].starts_with(' ')
         });
         found.push((*number, end.unwrap_or_default() + 1));
@@ -247,18 +282,25 @@ fn sources(extensions: &'static [&'static str]) -> impl Iterator<Item = Source> 
     files
         .into_iter()
         .filter(move |file| {
-            file.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted))
+            file.extension()
+                .is_some_and(|e| extensions.iter().any(|wanted| e == *wanted))
         })
         .map(|file| Source {
             text: fs::read_to_string(&file).unwrap_or_default(),
-            name: file.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned(),
+            name: file
+                .strip_prefix(root())
+                .expect("below the root")
+                .to_string_lossy()
+                .into_owned(),
         })
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a readable folder").flatten() {
         let (path, name) = (entry.path(), entry.file_name());
-        let skip = ["target", "var", "corpus", "artifacts"].iter().any(|folder| name == *folder)
+        let skip = ["target", "var", "corpus", "artifacts"]
+            .iter()
+            .any(|folder| name == *folder)
             || name.to_string_lossy().starts_with('.');
         match entry.file_type() {
             Ok(kind) if kind.is_dir() && !skip => collect(&path, files),

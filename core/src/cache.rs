@@ -72,15 +72,16 @@ pub trait Cache: Send + Sync {
     ///
     /// # Errors
     /// [`Kind::Invalid`] when the bytes are not a NAR or not what was claimed, [`Kind::Missing`]
-    /// (where the cache tells it apart) when a reference is
-    /// not there. After any error nothing of it is visible that was not before.
+    /// (where the cache tells it apart) when a reference is not there. After any error nothing of it
+    /// is visible that was not before.
     fn put(&self, claimed: Claimed, nar: NarStream) -> BoxFuture<'_, Result<(), Error>>;
 }
 
 /// More than [`CacheExt::nar_bytes`] was told to hold in memory.
 #[derive(Debug, Error)]
 #[error(
-    "the NAR has {nar_size_bytes} bytes and at most {limit_bytes} may be held in memory; read it as a stream"
+    "the NAR has {nar_size_bytes} bytes and at most {limit_bytes} may be held in memory; \
+     read it as a stream"
 )]
 struct TooLarge {
     nar_size_bytes: u64,

@@ -86,7 +86,7 @@ impl Closure {
 enum Broken {
     #[error("the closure has more than {0} paths; walk fewer roots at a time, or raise the limit")]
     TooManyPaths(usize),
-    #[error("{by} refers to {path}, but the cache has {found} under that hash", by = .needed.by, path = .needed.path)]
+    #[error("{} refers to {}, but the cache has {found} under that hash", .needed.by, .needed.path)]
     OtherName { needed: Needed, found: StorePath },
 }
 

@@ -7,7 +7,7 @@
 //!                                   a file's start or end, or FastCDC's cut
 //! ```
 //!
-//! *Tokens* ([`crate::token`]) and the gaps below [`Params::span_min_bytes`] between them make
+//! *Tokens* ([`crate::token`]), each with the bytes that make it one, and the gaps below [`Params::span_min_bytes`] between them make
 //! stretches; what lies between stretches is spans, never shorter than that. A stretch up to
 //! [`Params::literal_max_bytes`] is a *literal*, a longer one is *dense*. Spans are cut at the
 //! start and end of large regular files where no span gets too short by it, and between these by
@@ -120,7 +120,7 @@ impl Params {
 pub enum Piece<'a> {
     /// Bytes without tokens.
     Span(&'a [u8]),
-    /// One token or a few close together, or a small NAR without any.
+    /// One token with its evidence, or a few close together, or a small NAR without any.
     Literal(&'a [u8]),
     /// A longer stretch of tokens close together.
     Dense {
@@ -142,6 +142,8 @@ impl<'a> Piece<'a> {
 
 /// Most bytes taken over from a push at a time.
 const STEP: usize = 64 * KIB;
+/// Bytes kept on both sides of the scan.
+const CONTEXT: usize = token::LOOKBEHIND * 2 + token::LOOKAHEAD;
 
 /// Cuts one NAR while it streams by.
 ///
@@ -154,7 +156,7 @@ const STEP: usize = 64 * KIB;
 /// cutter.push(&nar[..3], &mut |piece| pieces.push(piece.raw().to_vec()));
 /// cutter.push(&nar[3..], &mut |piece| pieces.push(piece.raw().to_vec()));
 /// cutter.finish(&mut |piece| pieces.push(piece.raw().to_vec()));
-/// assert_eq!(pieces[1], b"0zzf3lklh2b7m1arz9kw3yq1yq0vv0mm");
+/// assert_eq!(pieces[1], b"0zzf3lklh2b7m1arz9kw3yq1yq0vv0mm-");
 /// assert_eq!(pieces.concat(), nar);
 /// ```
 #[derive(Debug)]
@@ -202,10 +204,10 @@ impl Cutter {
         // What may wait for a decision is a piece, the span that must be left behind it, a gap and
         // the scanner's lookahead; twice that, so that keeping it costs less than one copy of each
         // byte.
-        let waiting = params.largest_bytes() + 2 * params.span_min_bytes + token::LOOKAHEAD;
+        let waiting = params.largest_bytes() + 2 * params.span_min_bytes + CONTEXT;
         Cutter {
             params,
-            window: Window::with_capacity(2 * waiting + token::LOOKBEHIND + STEP),
+            window: Window::with_capacity(2 * waiting + STEP),
             stretches: Stretches::new(params.span_min_bytes),
             files: VecDeque::new(),
             scanned: 0,
@@ -234,7 +236,7 @@ impl Cutter {
             self.window
                 .append(bytes, self.at.saturating_sub(token::LOOKBEHIND as u64));
             self.scan(self.window.end().saturating_sub(token::LOOKAHEAD as u64));
-            self.stretches.scanned(self.scanned);
+            self.stretches.scanned(self.known());
             self.give_out(on);
         }
     }
@@ -257,11 +259,17 @@ impl Cutter {
                 window.index(from),
                 window.index(until),
                 |token| {
-                    stretches.add(window.offset(token.start), window.offset(token.end()));
+                    let evidence = token.evidence();
+                    stretches.add(window.offset(evidence.start), window.offset(evidence.end));
                 },
             );
         }
         self.scanned = self.scanned.max(until);
+    }
+
+    /// All tokens whose evidence starts before this offset are known.
+    fn known(&self) -> u64 {
+        self.scanned.saturating_sub(token::LOOKBEHIND as u64)
     }
 
     fn give_out(&mut self, on: &mut dyn FnMut(Piece<'_>)) {
@@ -293,7 +301,7 @@ impl Cutter {
             Some(stretch) if stretch.start <= self.at => self.next_of_stretch(stretch),
             Some(stretch) => self.next_of_gap(End::At(stretch.start)),
             None if self.finished => self.next_of_gap(End::At(self.scanned)),
-            None => self.next_of_gap(End::NotBefore(self.scanned)),
+            None => self.next_of_gap(End::NotBefore(self.known())),
         }
     }
 

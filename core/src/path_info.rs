@@ -1,10 +1,9 @@
 //! What is known of a store path, and how far it can be trusted, as three types.
 //!
 //! ```text
-//!   PathInfo --new--> Claimed --verify(computed hash, size)--> Verified --sign(keys)--> Signed -->
-//! publish
-//!                        |
-//!                        +-- Mismatch: claimed X, computed Y
+//!   PathInfo -new-> Claimed -verify(computed hash, size)-> Verified -sign(keys)-> Signed -> publish
+//!                      |
+//!                      +-- Mismatch: claimed X, computed Y
 //! ```
 //!
 //! Guarantees: a [`Signed`] carries a NarHash and NarSize that were computed from bytes, because
@@ -32,8 +31,8 @@ pub struct Signed(PathInfo);
 /// The bytes are not what the narinfo says they are. The uploader's mistake, never the cache's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "{store_path}: the narinfo claims {claimed_hash} and NarSize {claimed_size_bytes}, but the bytes \
-     are {computed_hash} and {computed_size_bytes} bytes long; upload the NAR again, or a narinfo \
+    "{store_path}: the narinfo claims {claimed_hash} and NarSize {claimed_size_bytes}, but the \
+     bytes are {computed_hash} and {computed_size_bytes} bytes long; upload the NAR again, or a narinfo \
      that describes it"
 )]
 pub struct Mismatch {

@@ -18,6 +18,8 @@
 //!
 //! This module never allocates but for [`scan`], and never looks at a byte's meaning.
 
+use std::ops::Range;
+
 use memchr::memmem;
 
 #[cfg(test)]
@@ -54,6 +56,15 @@ impl Token {
     /// Offset of the first byte behind it.
     pub fn end(self) -> usize {
         self.start + self.len
+    }
+
+    /// The token with the bytes that make it one: a hash part with its `-`, a build-id with its
+    /// note header.
+    pub fn evidence(self) -> Range<usize> {
+        match self.len {
+            HASH_LEN => self.start..self.end() + 1,
+            _ => self.start - BUILD_ID_HEADER.len()..self.end(),
+        }
     }
 }
 

@@ -29,22 +29,10 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("snowcached: {}", with_causes(&*error));
+            eprintln!("snowcached: {}", observe::with_causes(&*error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with what caused it, each cause once.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
-        let cause = cause.to_string();
-        if !text.ends_with(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {

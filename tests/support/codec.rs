@@ -13,19 +13,54 @@ pub struct Codec {
 
 /// Every codec that an upload may have.
 pub const CODECS: [Codec; 8] = [
-    Codec { name: "none", suffix: "", tool: &["cat"] },
-    Codec { name: "xz", suffix: ".xz", tool: &["xz", "-1", "-c"] },
-    Codec { name: "bzip2", suffix: ".bz2", tool: &["bzip2", "-1", "-c"] },
-    Codec { name: "gzip", suffix: "", tool: &["gzip", "-1", "-c"] },
-    Codec { name: "zstd", suffix: ".zst", tool: &["zstd", "-q", "-c"] },
-    Codec { name: "br", suffix: ".br", tool: &["brotli", "-q", "3", "-w", "22", "-c"] },
-    Codec { name: "lzip", suffix: ".lzip", tool: &["lzip", "-1", "-c"] },
-    Codec { name: "lz4", suffix: ".lz4", tool: &["lz4", "-q", "-c"] },
+    Codec {
+        name: "none",
+        suffix: "",
+        tool: &["cat"],
+    },
+    Codec {
+        name: "xz",
+        suffix: ".xz",
+        tool: &["xz", "-1", "-c"],
+    },
+    Codec {
+        name: "bzip2",
+        suffix: ".bz2",
+        tool: &["bzip2", "-1", "-c"],
+    },
+    Codec {
+        name: "gzip",
+        suffix: "",
+        tool: &["gzip", "-1", "-c"],
+    },
+    Codec {
+        name: "zstd",
+        suffix: ".zst",
+        tool: &["zstd", "-q", "-c"],
+    },
+    Codec {
+        name: "br",
+        suffix: ".br",
+        tool: &["brotli", "-q", "3", "-w", "22", "-c"],
+    },
+    Codec {
+        name: "lzip",
+        suffix: ".lzip",
+        tool: &["lzip", "-1", "-c"],
+    },
+    Codec {
+        name: "lz4",
+        suffix: ".lz4",
+        tool: &["lz4", "-q", "-c"],
+    },
 ];
 
 impl Codec {
     pub fn named(name: &str) -> &'static Codec {
-        CODECS.iter().find(|codec| codec.name == name).expect("one of CODECS")
+        CODECS
+            .iter()
+            .find(|codec| codec.name == name)
+            .expect("one of CODECS")
     }
 
     /// `bytes`, compressed.
@@ -36,8 +71,15 @@ impl Codec {
     /// The output of a shell command, compressed: for bombs that nobody wants in memory.
     pub fn compress_output_of(&self, command: &str) -> Vec<u8> {
         let script = format!("{command} | {}", self.tool.join(" "));
-        let output = Command::new("bash").args(["-c", &script]).output().expect("bash runs");
-        assert!(!output.stdout.is_empty(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("bash")
+            .args(["-c", &script])
+            .output()
+            .expect("bash runs");
+        assert!(
+            !output.stdout.is_empty(),
+            "{script}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         output.stdout
     }
 }

@@ -23,10 +23,14 @@ pub fn generations() -> &'static [Generation; 2] {
     GENERATIONS.get_or_init(|| {
         ["top1", "top2"].map(|name| {
             let link = inputs().join("corpus-120").join(name);
-            let top = fs::canonicalize(&link)
-                .unwrap_or_else(|error| panic!("{}: {error}; run: make test-setup", link.display()));
+            let top = fs::canonicalize(&link).unwrap_or_else(|error| {
+                panic!("{}: {error}; run: make test-setup", link.display())
+            });
             let top = top.to_string_lossy().into_owned();
-            Generation { closure: closure(&top), top }
+            Generation {
+                closure: closure(&top),
+                top,
+            }
         })
     })
 }
@@ -36,17 +40,24 @@ pub fn small() -> &'static Generation {
     static SMALL: OnceLock<Generation> = OnceLock::new();
     SMALL.get_or_init(|| {
         let all = &generations()[0].closure;
-        let wanted = all.iter().find(|path| path.ends_with("-unit-libcurl3-gnutls.service"));
+        let wanted = all
+            .iter()
+            .find(|path| path.ends_with("-unit-libcurl3-gnutls.service"));
         let unit = || all.iter().find(|path| path.ends_with(".service"));
         let top = wanted.or_else(unit).expect("a unit in the corpus").clone();
-        Generation { closure: closure(&top), top }
+        Generation {
+            closure: closure(&top),
+            top,
+        }
     })
 }
 
 /// The closure of a path of this machine's store, sorted.
 pub fn closure(path: &str) -> Vec<String> {
     let (user, script) = (User::new(), format!("nix-store -qR {path}"));
-    let printed = Node::this_machine().sh(&user, &Nix::installed(), &script).ok();
+    let printed = Node::this_machine()
+        .sh(&user, &Nix::installed(), &script)
+        .ok();
     let mut paths: Vec<String> = printed.lines().map(str::to_owned).collect();
     paths.sort();
     paths
@@ -59,7 +70,10 @@ pub fn origin_sha256(path: &str) -> [u8; 32] {
         return *hash;
     }
     let hash = dump_sha256(Path::new(path));
-    KNOWN.lock().expect("no poison").insert(path.to_owned(), hash);
+    KNOWN
+        .lock()
+        .expect("no poison")
+        .insert(path.to_owned(), hash);
     hash
 }
 
@@ -72,7 +86,11 @@ pub fn dump_sha256(path: &Path) -> [u8; 32] {
         .spawn()
         .expect("nix-store runs");
     let hash = sha256(child.stdout.take().expect("a pipe"));
-    assert!(child.wait().expect("nix-store ends").success(), "nix-store --dump {}", path.display());
+    assert!(
+        child.wait().expect("nix-store ends").success(),
+        "nix-store --dump {}",
+        path.display()
+    );
     hash
 }
 
@@ -92,6 +110,10 @@ pub fn assert_same_bytes(node: &Node, paths: &[String]) {
     for path in paths {
         let there = node.outside(path);
         assert!(there.symlink_metadata().is_ok(), "{path} did not arrive");
-        assert_eq!(dump_sha256(&there), origin_sha256(path), "{path} arrived with other bytes");
+        assert_eq!(
+            dump_sha256(&there),
+            origin_sha256(path),
+            "{path} arrived with other bytes"
+        );
     }
 }

@@ -86,7 +86,8 @@ impl<'a> Request<'a> {
     /// The whole answer.
     pub fn send(self) -> Response {
         let asked = format!("{} {}", self.method, self.path);
-        self.try_send().unwrap_or_else(|error| panic!("{asked}: no answer: {error}"))
+        self.try_send()
+            .unwrap_or_else(|error| panic!("{asked}: no answer: {error}"))
     }
 
     /// The whole answer, or how the connection broke.
@@ -138,13 +139,19 @@ impl<'a> Request<'a> {
         match self.body {
             Body::None => wire.write_all(format!("{head}\r\n").as_bytes()),
             Body::Bytes(bytes) => {
-                wire.write_all(format!("{head}Content-Length: {}\r\n\r\n", bytes.len()).as_bytes())?;
+                wire.write_all(
+                    format!("{head}Content-Length: {}\r\n\r\n", bytes.len()).as_bytes(),
+                )?;
                 wire.write_all(bytes)
             }
             Body::Stream(Some(declared), mut source) => {
                 wire.write_all(format!("{head}Content-Length: {declared}\r\n\r\n").as_bytes())?;
                 let sent = io::copy(&mut source, wire)?;
-                if sent < declared { wire.shutdown(Shutdown::Write) } else { Ok(()) }
+                if sent < declared {
+                    wire.shutdown(Shutdown::Write)
+                } else {
+                    Ok(())
+                }
             }
             Body::Stream(None, mut source) => {
                 wire.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes())?;
@@ -165,7 +172,10 @@ impl<'a> Request<'a> {
 
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut found = self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        let mut found = self
+            .headers
+            .iter()
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name));
         found.next().map(|(_, value)| value.as_str())
     }
 
@@ -191,14 +201,19 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Response> {
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed before an answer"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "closed before an answer",
+                ));
             }
             match line.trim_end() {
                 "" => break,
                 line => lines.push(line.to_owned()),
             }
         }
-        let status = lines.first().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        let status = lines
+            .first()
+            .and_then(|line| line.split(' ').nth(1)?.parse().ok());
         let status: u16 = status.ok_or_else(|| bad(&format!("not a status line: {lines:?}")))?;
         if (100..200).contains(&status) {
             continue;
@@ -208,16 +223,33 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Response> {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        return Ok(Response { status, headers, body: Vec::new() });
+        return Ok(Response {
+            status,
+            headers,
+            body: Vec::new(),
+        });
     }
 }
 
 fn body_of<'a>(response: &Response, reader: impl BufRead + 'a) -> Box<dyn Read + 'a> {
-    if response.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
-        return Box::new(Chunks { reader, left: 0, done: false });
+    if response
+        .header("transfer-encoding")
+        .is_some_and(|value| value.contains("chunked"))
+    {
+        return Box::new(Chunks {
+            reader,
+            left: 0,
+            done: false,
+        });
     }
-    match response.header("content-length").and_then(|value| value.parse().ok()) {
-        Some(length) => Box::new(Exactly { reader, left: length }),
+    match response
+        .header("content-length")
+        .and_then(|value| value.parse().ok())
+    {
+        Some(length) => Box::new(Exactly {
+            reader,
+            left: length,
+        }),
         None => Box::new(reader),
     }
 }
@@ -234,10 +266,15 @@ struct Exactly<R> {
 
 impl<R: Read> Read for Exactly<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let most = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let length = self.reader.read(&mut buffer[..most])?;
         if length == 0 && most > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a body cut short"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a body cut short",
+            ));
         }
         self.left -= length as u64;
         Ok(length)
@@ -266,7 +303,10 @@ impl<R: BufRead> Read for Chunks<R> {
         let most = buffer.len().min(self.left);
         let length = self.reader.read(&mut buffer[..most])?;
         if length == 0 && most > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a body cut short"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "a body cut short",
+            ));
         }
         self.left -= length;
         Ok(length)

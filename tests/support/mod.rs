@@ -24,15 +24,25 @@ pub fn root() -> PathBuf {
 /// A temporary folder on a disk (not in memory): for what must meet a real fsync, or is too big for memory.
 pub fn folder_on_disk() -> tempfile::TempDir {
     let base = std::env::temp_dir();
-    tempfile::Builder::new().prefix("snowcache-").tempdir_in(base).expect("a temporary folder")
+    tempfile::Builder::new()
+        .prefix("snowcache-")
+        .tempdir_in(base)
+        .expect("a temporary folder")
 }
 
 /// A temporary folder for stores full of small files: in memory where there is room (8 GiB), which spares ext4 the churn.
 pub fn folder_for_files() -> tempfile::TempDir {
     let shared_memory = PathBuf::from("/dev/shm");
     let roomy = free_kib(&shared_memory).is_some_and(|kib| kib > 8 << 20);
-    let base = if roomy { shared_memory } else { std::env::temp_dir() };
-    tempfile::Builder::new().prefix("snowcache-").tempdir_in(base).expect("a temporary folder")
+    let base = if roomy {
+        shared_memory
+    } else {
+        std::env::temp_dir()
+    };
+    tempfile::Builder::new()
+        .prefix("snowcache-")
+        .tempdir_in(base)
+        .expect("a temporary folder")
 }
 
 fn free_kib(folder: &std::path::Path) -> Option<u64> {
@@ -41,5 +51,11 @@ fn free_kib(folder: &std::path::Path) -> Option<u64> {
         .arg(folder)
         .output()
         .ok()?;
-    String::from_utf8(output.stdout).ok()?.lines().nth(1)?.trim().parse().ok()
+    String::from_utf8(output.stdout)
+        .ok()?
+        .lines()
+        .nth(1)?
+        .trim()
+        .parse()
+        .ok()
 }

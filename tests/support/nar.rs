@@ -16,7 +16,8 @@ impl Nar {
 
     /// A length, the bytes, zeros up to the next multiple of eight.
     pub fn string(mut self, bytes: &[u8]) -> Nar {
-        self.0.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        self.0
+            .extend_from_slice(&(bytes.len() as u64).to_le_bytes());
         self.0.extend_from_slice(bytes);
         self.0.resize(self.0.len().next_multiple_of(8), 0);
         self
@@ -31,11 +32,15 @@ impl Nar {
     }
 
     pub fn file(self, content: &[u8]) -> Nar {
-        self.words(&["(", "type", "regular", "contents"]).string(content).text(")")
+        self.words(&["(", "type", "regular", "contents"])
+            .string(content)
+            .text(")")
     }
 
     pub fn symlink(self, target: &[u8]) -> Nar {
-        self.words(&["(", "type", "symlink", "target"]).string(target).text(")")
+        self.words(&["(", "type", "symlink", "target"])
+            .string(target)
+            .text(")")
     }
 
     pub fn directory(self) -> Nar {
@@ -44,7 +49,12 @@ impl Nar {
 
     /// A directory entry; what it is comes from `node`.
     pub fn entry(self, name: &[u8], node: impl FnOnce(Nar) -> Nar) -> Nar {
-        node(self.words(&["entry", "(", "name"]).string(name).text("node")).text(")")
+        node(
+            self.words(&["entry", "(", "name"])
+                .string(name)
+                .text("node"),
+        )
+        .text(")")
     }
 
     pub fn end(self) -> Nar {
@@ -113,15 +123,22 @@ impl Upload {
         format!("/push/{}", self.url)
     }
 
+    /// FileHash and FileSize may be left out, and are where nobody has kept the body.
     pub fn narinfo(&self) -> String {
-        let file_hash = base32(&Sha256::digest(&self.body));
+        let file = match self.body.as_slice() {
+            [] => String::new(),
+            body => format!(
+                "FileHash: sha256:{}\nFileSize: {}\n",
+                base32(&Sha256::digest(body)),
+                body.len()
+            ),
+        };
         format!(
-            "StorePath: {}\nURL: {}\nCompression: {}\nFileHash: sha256:{file_hash}\nFileSize: {}\n\
-             NarHash: {}\nNarSize: {}\nReferences: {}\n{}",
+            "StorePath: {}\nURL: {}\nCompression: {}\n{file}NarHash: {}\nNarSize: {}\n\
+             References: {}\n{}",
             self.store_path,
             self.url,
             self.compression,
-            self.body.len(),
             self.nar_hash,
             self.nar_size,
             self.references.join(" "),
@@ -143,7 +160,9 @@ pub fn base32(bytes: &[u8]) -> String {
     let digit = |n: usize| {
         let (byte, bit) = (n * 5 / 8, n * 5 % 8);
         let low = u16::from(bytes[byte]) >> bit;
-        let high = bytes.get(byte + 1).map_or(0, |&b| u16::from(b) << (8 - bit));
+        let high = bytes
+            .get(byte + 1)
+            .map_or(0, |&b| u16::from(b) << (8 - bit));
         char::from(ALPHABET[usize::from((low | high) & 31)])
     };
     (0..length).rev().map(digit).collect()

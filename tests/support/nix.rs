@@ -27,14 +27,21 @@ impl Nix {
     pub fn installed() -> Nix {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let found = std::env::split_paths(&path).find(|folder| folder.join("nix").exists());
-        Nix::at(found.expect("nix is not installed; run: make test-setup"), "")
+        Nix::at(
+            found.expect("nix is not installed; run: make test-setup"),
+            "",
+        )
     }
 
     /// 2.26, unpacked beside it by tests/newer-nix.sh.
     pub fn newer() -> Nix {
         let programs = inputs().join("nix-2.26/bin");
         let there = programs.join("nix").exists();
-        assert!(there, "{} is missing; run: make test-setup", programs.display());
+        assert!(
+            there,
+            "{} is missing; run: make test-setup",
+            programs.display()
+        );
         // Started by its wrapper it does not find itself again to be its own build hook.
         Nix::at(programs, "build-hook =\n")
     }
@@ -44,9 +51,16 @@ impl Nix {
     }
 
     fn at(programs: PathBuf, settings: &'static str) -> Nix {
-        let output = Command::new(programs.join("nix")).arg("--version").output().expect("nix runs");
+        let output = Command::new(programs.join("nix"))
+            .arg("--version")
+            .output()
+            .expect("nix runs");
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        Nix { version, programs, settings }
+        Nix {
+            version,
+            programs,
+            settings,
+        }
     }
 }
 
@@ -66,8 +80,11 @@ pub struct User {
 impl User {
     /// Someone who substitutes from nowhere and trusts nobody.
     pub fn new() -> User {
-        let mut user =
-            User { home: super::folder_for_files(), settings: Vec::new(), variables: Vec::new() };
+        let mut user = User {
+            home: super::folder_for_files(),
+            settings: Vec::new(),
+            variables: Vec::new(),
+        };
         user.set("experimental-features", "nix-command");
         user.set("sandbox", "false");
         user.set("build-users-group", "");
@@ -105,7 +122,11 @@ impl User {
     /// The token as the password of a netrc: stock clients know no other way.
     pub fn netrc(&mut self, token: &str) -> &mut User {
         let netrc = self.home.path().join("netrc");
-        fs::write(&netrc, format!("machine 127.0.0.1\nlogin ci\npassword {token}\n")).expect("a netrc");
+        fs::write(
+            &netrc,
+            format!("machine 127.0.0.1\nlogin ci\npassword {token}\n"),
+        )
+        .expect("a netrc");
         self.set("netrc-file", &netrc.to_string_lossy())
     }
 
@@ -120,9 +141,15 @@ impl User {
 
     fn environment(&self, nix: &Nix) -> Vec<(OsString, OsString)> {
         let home = self.home();
-        let lines = self.settings.iter().map(|(name, value)| format!("{name} = {value}\n"));
+        let lines = self
+            .settings
+            .iter()
+            .map(|(name, value)| format!("{name} = {value}\n"));
         let settings = lines.collect::<String>() + nix.settings;
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", nix.programs.display());
+        let path = format!(
+            "{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            nix.programs.display()
+        );
         let mut variables: Vec<(OsString, OsString)> = vec![
             ("PATH".into(), path.into()),
             ("NIX_CONFIG".into(), settings.into()),
@@ -134,10 +161,19 @@ impl User {
             ("USER".into(), "tester".into()),
             ("FILES".into(), super::root().join("tests/nix").into()),
         ];
-        for (name, folder) in [("CACHE", "cache"), ("CONFIG", "config"), ("DATA", "data"), ("STATE", "state")] {
+        for (name, folder) in [
+            ("CACHE", "cache"),
+            ("CONFIG", "config"),
+            ("DATA", "data"),
+            ("STATE", "state"),
+        ] {
             variables.push((format!("XDG_{name}_HOME").into(), home.join(folder).into()));
         }
-        variables.extend(self.variables.iter().map(|(name, value)| (name.into(), value.into())));
+        variables.extend(
+            self.variables
+                .iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        );
         variables
     }
 }
@@ -150,7 +186,9 @@ pub struct Node {
 impl Node {
     /// A machine whose store is empty.
     pub fn empty() -> Node {
-        Node { nix: Some(super::folder_for_files()) }
+        Node {
+            nix: Some(super::folder_for_files()),
+        }
     }
 
     /// This machine, whose store holds the corpus. Only read from.
@@ -172,7 +210,9 @@ impl Node {
         if !is_root() {
             command.arg("--map-root-user");
         }
-        command.arg("--mount").args(["bash", "-euo", "pipefail", "-c"]);
+        command
+            .arg("--mount")
+            .args(["bash", "-euo", "pipefail", "-c"]);
         match &self.nix {
             Some(folder) => {
                 fs::create_dir_all("/nix").expect("/nix, for a node's to lie over");
@@ -202,7 +242,11 @@ impl Drop for Node {
     fn drop(&mut self) {
         if let Some(folder) = &self.nix {
             // Store paths are read-only, also for whoever wants to remove them without being root.
-            Command::new("chmod").args(["-R", "u+w"]).arg(folder.path()).status().ok();
+            Command::new("chmod")
+                .args(["-R", "u+w"])
+                .arg(folder.path())
+                .status()
+                .ok();
         }
     }
 }
@@ -219,14 +263,22 @@ impl Ran {
     /// It went well: what it printed.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.code, 0, "{}\n{}{}", self.what, self.stdout, self.stderr);
+        assert_eq!(
+            self.code, 0,
+            "{}\n{}{}",
+            self.what, self.stdout, self.stderr
+        );
         self.stdout.trim_end().to_owned()
     }
 
     /// It went wrong: what it complained of.
     #[track_caller]
     pub fn fails(self) -> String {
-        assert_ne!(self.code, 0, "should have failed: {}\n{}{}", self.what, self.stdout, self.stderr);
+        assert_ne!(
+            self.code, 0,
+            "should have failed: {}\n{}{}",
+            self.what, self.stdout, self.stderr
+        );
         self.stderr
     }
 

@@ -23,7 +23,8 @@ impl Proxy {
     ) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let (asked, spoil): (Arc<Mutex<Vec<String>>>, Arc<Spoil>) = (Arc::default(), Arc::new(spoil));
+        let (asked, spoil): (Arc<Mutex<Vec<String>>>, Arc<Spoil>) =
+            (Arc::default(), Arc::new(spoil));
         let log = Arc::clone(&asked);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -46,11 +47,20 @@ impl Proxy {
 
 /// Answers for `404 Not Found`, whatever came.
 pub fn missing() -> Response {
-    Response { status: 404, headers: Vec::new(), body: b"not here\n".to_vec() }
+    Response {
+        status: 404,
+        headers: Vec::new(),
+        body: b"not here\n".to_vec(),
+    }
 }
 
 /// Serves one connection, request by request, until the client hangs up.
-fn serve(stream: &TcpStream, server: SocketAddr, spoil: &Spoil, log: &Mutex<Vec<String>>) -> Option<()> {
+fn serve(
+    stream: &TcpStream,
+    server: SocketAddr,
+    spoil: &Spoil,
+    log: &Mutex<Vec<String>>,
+) -> Option<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut lines = Vec::new();
@@ -66,13 +76,18 @@ fn serve(stream: &TcpStream, server: SocketAddr, spoil: &Spoil, log: &Mutex<Vec<
         }
         let mut words = lines.first()?.split(' ');
         let (method, path) = (words.next()?, words.next()?);
-        log.lock().expect("no poison").push(format!("{method} {path}"));
+        log.lock()
+            .expect("no poison")
+            .push(format!("{method} {path}"));
         let answer = spoil(path, Http(server).request(method, path).send());
         let length = match answer.header("content-length") {
             Some(length) if method == "HEAD" => length.to_owned(),
             _ => answer.body.len().to_string(),
         };
-        let head = format!("HTTP/1.1 {} Said\r\nContent-Length: {length}\r\n\r\n", answer.status);
+        let head = format!(
+            "HTTP/1.1 {} Said\r\nContent-Length: {length}\r\n\r\n",
+            answer.status
+        );
         (&*stream).write_all(head.as_bytes()).ok()?;
         if method != "HEAD" {
             (&*stream).write_all(&answer.body).ok()?;

@@ -8,9 +8,13 @@ pub struct Random(u64);
 impl Random {
     /// From the environment's `SNOWCACHE_SEED`, else from the clock; says which seed it is.
     pub fn announced(story: &str) -> Random {
-        let seed = std::env::var("SNOWCACHE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = std::env::var("SNOWCACHE_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or_else(|| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .expect("a clock after 1970");
             now.as_nanos() as u64
         });
         println!("{story}: SNOWCACHE_SEED={seed}");

@@ -46,7 +46,10 @@ impl Snowcached {
             process: None,
             folder,
             port: free_port(),
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            arguments: arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
             log_level,
             log: Arc::default(),
             said: Arc::default(),
@@ -69,6 +72,7 @@ impl Snowcached {
             .args(["--listen", &self.address().to_string()])
             .args(&self.arguments)
             .env("RUST_LOG", self.log_level)
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -79,7 +83,10 @@ impl Snowcached {
         let ready = follow_stdout(child.stdout.take().expect("a pipe"), Arc::clone(&self.said));
         self.process = Some(child);
         if ready.recv_timeout(START_PATIENCE).is_err() {
-            panic!("snowcached did not become ready; its log ends:\n{}", self.log.tail(30));
+            panic!(
+                "snowcached did not become ready; its log ends:\n{}",
+                self.log.tail(30)
+            );
         }
         self.ready_in = begin.elapsed();
     }
@@ -96,7 +103,10 @@ impl Snowcached {
     pub fn stop(&mut self) {
         let mut child = self.process.take().expect("it runs");
         let pid = child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill runs");
         let begin = Instant::now();
         let status = loop {
             if let Some(status) = child.try_wait().expect("our own child") {
@@ -104,11 +114,18 @@ impl Snowcached {
             }
             if begin.elapsed() > Duration::from_secs(10) {
                 child.kill().expect("our own child");
-                panic!("SIGTERM and 10 s later it still runs:\n{}", self.log.tail(30));
+                panic!(
+                    "SIGTERM and 10 s later it still runs:\n{}",
+                    self.log.tail(30)
+                );
             }
             thread::sleep(Duration::from_millis(10));
         };
-        assert!(status.success(), "stopped with {status}:\n{}", self.log.tail(30));
+        assert!(
+            status.success(),
+            "stopped with {status}:\n{}",
+            self.log.tail(30)
+        );
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -156,15 +173,28 @@ impl Snowcached {
     /// A figure of /proc/PID/status, in KiB: VmHWM is the most memory that it ever held.
     pub fn memory_kib(&self, what: &str) -> u64 {
         let status = read(Path::new(&format!("/proc/{}/status", self.pid())));
-        let line = status.lines().find(|line| line.starts_with(what)).expect("a known figure");
-        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of KiB")
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(what))
+            .expect("a known figure");
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .expect("a number of KiB")
     }
 
     /// What the data folder takes on disk.
     pub fn disk_kib(&self) -> u64 {
-        let output = Command::new("du").args(["-sk"]).arg(self.data()).output().expect("du runs");
+        let output = Command::new("du")
+            .args(["-sk"])
+            .arg(self.data())
+            .output()
+            .expect("du runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.split_whitespace().next().and_then(|n| n.parse().ok()).expect("du prints a number")
+        text.split_whitespace()
+            .next()
+            .and_then(|n| n.parse().ok())
+            .expect("du prints a number")
     }
 
     pub fn stats(&self) -> serde_json::Value {
@@ -183,15 +213,22 @@ impl Drop for Snowcached {
 
 /// A release binary of ours.
 pub fn binary(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(super::root().join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or(super::root().join("target"), PathBuf::from);
     let binary = target.join("release").join(name);
-    assert!(binary.exists(), "{} is missing; run: cargo build --release", binary.display());
+    assert!(
+        binary.exists(),
+        "{} is missing; run: cargo build --release",
+        binary.display()
+    );
     binary
 }
 
 fn read(path: &Path) -> String {
     let text = fs::read_to_string(path);
-    text.unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+    text.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .trim()
+        .to_owned()
 }
 
 fn free_port() -> u16 {
@@ -199,7 +236,10 @@ fn free_port() -> u16 {
     listener.local_addr().expect("an address").port()
 }
 
-fn follow_stdout(stdout: impl Read + Send + 'static, said: Arc<Mutex<Vec<String>>>) -> mpsc::Receiver<()> {
+fn follow_stdout(
+    stdout: impl Read + Send + 'static,
+    said: Arc<Mutex<Vec<String>>>,
+) -> mpsc::Receiver<()> {
     let (ready, readiness) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -242,7 +282,12 @@ impl Log {
     }
 
     /// Waits for a line that is `wanted`, from line number `from` on.
-    pub fn wait_for(&self, from: usize, patience: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
+    pub fn wait_for(
+        &self,
+        from: usize,
+        patience: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Option<String> {
         let deadline = Instant::now() + patience;
         let mut lines = self.lines.lock().expect("no poison");
         let mut next = from;

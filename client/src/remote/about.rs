@@ -4,7 +4,7 @@ use super::Remote;
 use super::error::RemoteError;
 use bytes::Bytes;
 use serde::Deserialize;
-use snowcache_nix::{StoreHash, StorePath};
+use snowcache_nix::{Base32Error, KeyError, PublicKey, StoreHash, StorePath, StorePathError};
 use std::collections::BTreeMap;
 
 /// nix-cache-info has a handful of lines.
@@ -81,6 +81,26 @@ impl Remote {
         self.json("api/v1/stats", &body).map(Some)
     }
 
+    /// The keys that a snowcache signs with, as its front page shows them; none of other caches.
+    ///
+    /// # Errors
+    /// When the cache cannot be asked, or shows something that is no key.
+    pub async fn public_keys(&self) -> Result<Vec<PublicKey>, RemoteError> {
+        let Some(page) = self.http.fetch("", MAX_CACHE_INFO_BYTES).await? else {
+            return Ok(Vec::new());
+        };
+        let page = String::from_utf8_lossy(&page);
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix("trusted-public-keys = "));
+        let keys = line.unwrap_or_default().split_whitespace().map(str::parse);
+        keys.collect::<Result<_, KeyError>>()
+            .map_err(|error| RemoteError::Answer {
+                url: self.http.endpoint.join(""),
+                source: error.into(),
+            })
+    }
+
     /// The listing of a path's files, as JSON; `None` when the cache has none.
     ///
     /// # Errors
@@ -115,9 +135,8 @@ impl Remote {
             .collect::<Result<_, _>>();
         let next = text.next.map(|hash| hash.parse()).transpose();
         Ok(Some(Page {
-            paths: paths
-                .map_err(|error: snowcache_nix::StorePathError| not_a_path(error.into()))?,
-            next: next.map_err(|error: snowcache_nix::Base32Error| not_a_path(error.into()))?,
+            paths: paths.map_err(|error: StorePathError| not_a_path(error.into()))?,
+            next: next.map_err(|error: Base32Error| not_a_path(error.into()))?,
         }))
     }
 

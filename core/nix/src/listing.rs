@@ -149,3 +149,58 @@ impl Listing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_grows_with_the_events_and_is_there_at_the_end() {
+        let mut listing = Listing::new();
+        listing.event(Event::Directory);
+        listing.event(Event::Entry { name: b"a\"\n\x01" });
+        listing.event(Event::File {
+            executable: true,
+            size: 3,
+            offset: 200,
+        });
+        listing.event(Event::Data(b"123"));
+        listing.event(Event::EndFile);
+        assert_eq!(listing.to_json(), Err(ListingError::Incomplete));
+        listing.event(Event::Entry {
+            name: "é".as_bytes(),
+        });
+        listing.event(Event::Symlink { target: b"../b\\" });
+        listing.event(Event::EndDirectory);
+        let json = concat!(
+            r#"{"root":{"entries":{"a\"\n\u0001":{"executable":true,"narOffset":200,"size":3,"#,
+            r#""type":"regular"},"é":{"target":"../b\\","type":"symlink"}},"type":"directory"},"#,
+            r#""version":1}"#
+        );
+        assert_eq!(listing.to_json().as_deref(), Ok(json));
+    }
+
+    #[test]
+    fn a_name_beyond_utf8_leaves_no_listing() {
+        let mut listing = Listing::new();
+        listing.event(Event::Directory);
+        listing.event(Event::Entry { name: b"a\xff" });
+        listing.event(Event::Symlink { target: b"b" });
+        listing.event(Event::EndDirectory);
+        let refusal = listing.to_json().expect_err("not UTF-8").to_string();
+        assert_eq!(refusal, r"'a\xff' is not UTF-8, so the NAR has no listing");
+    }
+
+    #[test]
+    fn a_listing_stays_within_its_limit() {
+        let mut listing = Listing::new();
+        listing.event(Event::Directory);
+        let name = [b'n'; 255];
+        for _ in 0..MAX_LISTING_BYTES / 255 {
+            listing.event(Event::Entry { name: &name });
+            listing.event(Event::Symlink { target: b"x" });
+        }
+        listing.event(Event::EndDirectory);
+        assert_eq!(listing.to_json(), Err(ListingError::TooLarge));
+    }
+}

@@ -8,26 +8,34 @@ const MAX_QUOTED_CHARS: usize = 80;
 
 /// `text` in single quotes, control characters escaped, cut after [`MAX_QUOTED_CHARS`].
 pub(crate) fn quote(text: &str) -> String {
-    let mut quoted = String::from("'");
-    for c in text.chars().take(MAX_QUOTED_CHARS) {
-        if c == '\'' {
-            quoted.push(c)
-        } else {
-            quoted.extend(c.escape_debug())
-        }
-    }
-    if text.chars().nth(MAX_QUOTED_CHARS).is_some() {
-        quoted.push('…');
-    }
-    quoted.push('\'');
-    quoted
+    let escaped = text.chars().take(MAX_QUOTED_CHARS + 1).flat_map(|c| {
+        // Only what would break the line: a quote or a backslash stays as it is.
+        let keep = !c.is_control();
+        let escape = (!keep).then(|| c.escape_default());
+        keep.then_some(c)
+            .into_iter()
+            .chain(escape.into_iter().flatten())
+    });
+    within_quotes(escaped)
 }
 
 /// The same for bytes that need not be UTF-8.
 pub(crate) fn quote_bytes(bytes: &[u8]) -> String {
-    // Four bytes a character at most, and one more character to see that there is a rest.
-    let shown = &bytes[..bytes.len().min((MAX_QUOTED_CHARS + 1) * 4)];
-    quote(&shown.escape_ascii().to_string())
+    let shown = &bytes[..bytes.len().min(MAX_QUOTED_CHARS + 1)];
+    within_quotes(shown.escape_ascii().map(char::from))
+}
+
+fn within_quotes(escaped: impl Iterator<Item = char>) -> String {
+    let mut quoted = String::from("'");
+    for (n, c) in escaped.enumerate() {
+        if n == MAX_QUOTED_CHARS {
+            quoted.push('…');
+            break;
+        }
+        quoted.push(c);
+    }
+    quoted.push('\'');
+    quoted
 }
 
 /// Bytes of a name or a target in an error, kept as they were and quoted when shown.

@@ -9,12 +9,14 @@ use snowcache_nix::listing::ListingError;
 use snowcache_nix::nar::{Parser, Writer};
 use snowcache_nix::realisation::DrvOutput;
 use snowcache_nix::{
-    ContentAddress, Listing, NarHash, NarInfo, PathInfo, PublicKey, Realisation, SecretKey, StorePath,
-    base32, fingerprint,
+    ContentAddress, Listing, NarHash, NarInfo, PathInfo, PublicKey, Realisation, SecretKey,
+    StorePath, base32, fingerprint,
 };
 
 fn golden(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(folder)
 }
 
 /// Files of a folder with that ending, and there must be some.
@@ -81,7 +83,10 @@ fn base32_is_as_nix_writes_it() {
 
 #[test]
 fn nars_of_every_shape_are_read_and_written_again_byte_for_byte() {
-    for file in files("nar", ".nar").into_iter().chain(files("cache/nar", ".nar")) {
+    for file in files("nar", ".nar")
+        .into_iter()
+        .chain(files("cache/nar", ".nar"))
+    {
         let nar = fs::read(&file).unwrap();
         for piece in [1, 3, 8, 40, 4096, nar.len()] {
             let (_, again) = read_and_rewrite(&nar, piece);
@@ -116,7 +121,8 @@ fn listings_are_the_bytes_that_nix_writes() {
 fn the_listings_in_caches_are_ours_too() {
     for folder in ["cache", "newer"] {
         for file in files(folder, ".ls") {
-            let info = text(&golden("cache").join(file.with_extension("narinfo").file_name().unwrap()));
+            let info =
+                text(&golden("cache").join(file.with_extension("narinfo").file_name().unwrap()));
             let info = NarInfo::parse(&info).unwrap();
             let (listing, _) = read_and_rewrite(&nar_of(&info), 4096);
             let Ok(ours) = listing.to_json() else {
@@ -159,21 +165,33 @@ fn narinfos_are_written_again_byte_for_byte() {
     for codec in ["none", "xz", "zstd"] {
         assert!(codecs.contains(&codec), "no vector with {codec}");
     }
-    assert!(with.iter().all(|&n| n > 0), "derivers, CAs, two signatures, self references: {with:?}");
+    assert!(
+        with.iter().all(|&n| n > 0),
+        "derivers, CAs, two signatures, self references: {with:?}"
+    );
 }
 
 #[test]
 fn what_nix_signed_our_fingerprint_and_keys_verify() {
-    let keys: Vec<PublicKey> =
-        ["golden-1.pub", "golden-2.pub"].iter().map(|file| key(file).parse().unwrap()).collect();
+    let keys: Vec<PublicKey> = ["golden-1.pub", "golden-2.pub"]
+        .iter()
+        .map(|file| key(file).parse().unwrap())
+        .collect();
     let mut verified = 0;
     for file in files("cache", ".narinfo") {
         let text = text(&file);
         let path = PathInfo::from(&NarInfo::parse(&text).unwrap());
         let message = fingerprint(&path);
         for signature in &path.signatures {
-            let key = keys.iter().find(|key| key.name() == signature.key_name()).unwrap();
-            assert!(key.verify(&message, signature), "{}: {message}", file.display());
+            let key = keys
+                .iter()
+                .find(|key| key.name() == signature.key_name())
+                .unwrap();
+            assert!(
+                key.verify(&message, signature),
+                "{}: {message}",
+                file.display()
+            );
             assert!(!key.verify(&message.replacen("1;", "2;", 1), signature));
             verified += 1;
         }
@@ -191,8 +209,14 @@ fn secret_keys_of_nix_give_the_public_keys_and_signatures_of_nix() {
         let mut path = PathInfo::from(&NarInfo::parse(&text).unwrap());
         // Ed25519 is deterministic: signing again gives the same line.
         let before = path.signatures.clone();
-        path.signatures.retain(|signature| signature.key_name() != "golden-1");
-        assert_eq!(path.signatures.len() + 1, before.len(), "{}", file.display());
+        path.signatures
+            .retain(|signature| signature.key_name() != "golden-1");
+        assert_eq!(
+            path.signatures.len() + 1,
+            before.len(),
+            "{}",
+            file.display()
+        );
         path.add_signature(secret.sign(&fingerprint(&path)));
         assert_eq!(path.signatures, before, "{}", file.display());
     }
@@ -242,7 +266,8 @@ fn verify(
     piece: usize,
 ) -> Result<(), snowcache_nix::CaError> {
     let mut verifier = Verifier::new(address, &info.store_path, &info.references)?;
-    nar.chunks(piece).try_for_each(|bytes| verifier.feed(bytes))?;
+    nar.chunks(piece)
+        .try_for_each(|bytes| verifier.feed(bytes))?;
     verifier.finish()
 }
 
@@ -252,9 +277,15 @@ fn nar_hashes_and_sizes_are_those_of_the_nars() {
         let text = text(&file);
         let info = NarInfo::parse(&text).unwrap();
         let nar = nar_of(&info);
-        assert_eq!(NarHash::from_bytes(Sha256::digest(&nar).into()), info.nar_hash);
+        assert_eq!(
+            NarHash::from_bytes(Sha256::digest(&nar).into()),
+            info.nar_hash
+        );
         assert_eq!(nar.len() as u64, info.nar_size);
-        assert_eq!(info.file_hash.map(|hash| hash.to_string()), Some(info.nar_hash.to_string()));
+        assert_eq!(
+            info.file_hash.map(|hash| hash.to_string()),
+            Some(info.nar_hash.to_string())
+        );
     }
 }
 
@@ -284,8 +315,15 @@ fn the_newer_spelling_of_realisations_keeps_its_form() {
     assert_eq!(realisation.out_path.name(), "foo");
     assert_eq!(realisation.to_json(), text);
 
-    let as_text = text.replace(&format!("{{\"keyName\":\"asdf\",\"sig\":\"{signature}\"}}"), &format!("\"asdf:{signature}\""));
-    assert_eq!(Realisation::parse(&as_text), Ok(realisation), "the texts of earlier versions too");
+    let as_text = text.replace(
+        &format!("{{\"keyName\":\"asdf\",\"sig\":\"{signature}\"}}"),
+        &format!("\"asdf:{signature}\""),
+    );
+    assert_eq!(
+        Realisation::parse(&as_text),
+        Ok(realisation),
+        "the texts of earlier versions too"
+    );
 }
 
 #[test]
@@ -293,8 +331,16 @@ fn store_paths_in_the_vectors_are_what_they_are_called() {
     for file in files("cache", ".narinfo") {
         let text = text(&file);
         let info = NarInfo::parse(&text).unwrap();
-        for path in info.references.iter().chain([&info.store_path]).chain(&info.deriver) {
-            assert_eq!(StorePath::from_absolute(&path.absolute()).as_ref(), Ok(path));
+        for path in info
+            .references
+            .iter()
+            .chain([&info.store_path])
+            .chain(&info.deriver)
+        {
+            assert_eq!(
+                StorePath::from_absolute(&path.absolute()).as_ref(),
+                Ok(path)
+            );
         }
     }
 }

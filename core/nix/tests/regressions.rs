@@ -8,13 +8,22 @@ mod checks;
 
 /// Runs `check` over the files of `fuzz/<kind>/<target>`; gives how many there were.
 fn replay(kind: &str, target: &str, check: fn(&[u8])) -> usize {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target);
-    let Ok(entries) = fs::read_dir(&folder) else { return 0 };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz")
+        .join(kind)
+        .join(target);
+    let Ok(entries) = fs::read_dir(&folder) else {
+        return 0;
+    };
     let files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     for file in &files {
         let input = fs::read(file).unwrap();
         let result = std::panic::catch_unwind(|| check(&input));
-        assert!(result.is_ok(), "{} breaks the law of the target {target}", file.display());
+        assert!(
+            result.is_ok(),
+            "{} breaks the law of the target {target}",
+            file.display()
+        );
     }
     files.len()
 }
@@ -30,7 +39,10 @@ fn seeds_and_regressions_obey_the_law_of_their_target() {
         ("ca", checks::ca),
     ];
     for (target, check) in targets {
-        assert!(replay("seeds", target, check) >= 5, "{target} has lost its seeds");
+        assert!(
+            replay("seeds", target, check) >= 5,
+            "{target} has lost its seeds"
+        );
         replay("regressions", target, check);
     }
 }

@@ -14,7 +14,10 @@ async fn refused(cache: &dyn Cache, claimed: Claimed, nar: NarStream, kinds: &[K
         Ok(()) => panic!("{path} was taken, but should have been refused"),
         Err(error) => {
             let kind = error.kind();
-            assert!(kinds.contains(&kind), "{path} was refused as {kind:?}: {error}");
+            assert!(
+                kinds.contains(&kind),
+                "{path} was refused as {kind:?}: {error}"
+            );
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Cutting as it is told in `docs/decisions` and in the module above: the whole NAR at once, slowly and plainly.
 
+use std::ops::Range;
+
 use super::{Params, Sizes, gear};
 use crate::token::{self, Token};
 
@@ -19,8 +21,11 @@ pub(super) fn cut(nar: &[u8], files: &[(u64, u64)], params: Params) -> Vec<(Kind
     if tokens.is_empty() && nar.len() <= params.literal_max_bytes {
         return vec![(Kind::Literal, nar.len())];
     }
+    let tokens = evidence(&tokens);
     let mut blanked = nar.to_vec();
-    token::blank(&mut blanked, &tokens);
+    for token in &tokens {
+        blanked[token.clone()].fill(0);
+    }
     let mut pieces = Vec::new();
     let mut at = 0;
     for (start, end) in stretches(&tokens, nar.len(), params.span_min_bytes) {
@@ -44,12 +49,26 @@ pub(super) fn cut(nar: &[u8], files: &[(u64, u64)], params: Params) -> Vec<(Kind
     pieces
 }
 
-fn stretches(tokens: &[Token], nar_len: usize, span_min: usize) -> Vec<(usize, usize)> {
+/// Where each token and what makes it one lie; what overlaps counts for the first.
+fn evidence(tokens: &[Token]) -> Vec<Range<usize>> {
+    let mut last = 0;
+    let ranges = tokens.iter().map(|token| token.evidence());
+    ranges
+        .map(|range| {
+            range.start.max(last)..{
+                last = range.end;
+                last
+            }
+        })
+        .collect()
+}
+
+fn stretches(tokens: &[Range<usize>], nar_len: usize, span_min: usize) -> Vec<(usize, usize)> {
     let mut stretches: Vec<(usize, usize)> = Vec::new();
     for token in tokens {
         match stretches.last_mut() {
-            Some((_, end)) if token.start - *end < span_min => *end = token.end(),
-            _ => stretches.push((token.start, token.end())),
+            Some((_, end)) if token.start - *end < span_min => *end = token.end,
+            _ => stretches.push((token.start, token.end)),
         }
     }
     if let Some((start, _)) = stretches.first_mut().filter(|(start, _)| *start < span_min) {
@@ -98,14 +117,14 @@ fn by_content(
     bytes: &[u8],
     mut at: usize,
     end: usize,
-    tokens: &[Token],
+    tokens: &[Range<usize>],
     sizes: Sizes,
     span_min: usize,
 ) -> Vec<usize> {
     let in_token = |cut: usize| {
         tokens
             .iter()
-            .find(|token| token.start < cut && cut <= token.end())
+            .find(|token| token.start < cut && cut <= token.end)
     };
     let mut cuts = Vec::new();
     while at < end {

@@ -1,4 +1,4 @@
-//! Groups tokens that lie close together.
+//! Groups tokens that lie close together. Here a token is all of its evidence.
 
 use std::collections::VecDeque;
 
@@ -33,8 +33,10 @@ impl Stretches {
         }
     }
 
-    /// The next token in the NAR.
+    /// The next token in the NAR. A note header may lie in the build-id before it: what overlaps
+    /// counts for the first.
     pub(super) fn add(&mut self, start: u64, end: u64) {
+        let start = start.max(self.last_end());
         self.tokens.push_back((start, end));
         match self.stretches.back_mut() {
             Some(last) if start - last.end < self.span_min => last.end = end,
@@ -59,7 +61,7 @@ impl Stretches {
         }
     }
 
-    /// All tokens that start before `offset` have been added.
+    /// All tokens whose evidence starts before `offset` have been added.
     pub(super) fn scanned(&mut self, offset: u64) {
         if let Some(last) = self.stretches.back_mut() {
             last.closed |= offset >= last.end + self.span_min;

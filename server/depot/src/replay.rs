@@ -88,7 +88,7 @@ pub fn replay(segments: &dyn Segments, index: &dyn Index) -> Result<Replayed> {
         let mark = Mark::read(index, id)?;
         found.next_seq = found.next_seq.max(mark.next_seq);
         let mut end = len;
-        if mark.len != len {
+        if mark.len != len || len == 0 {
             let scanned = read_tail(segments, index, id, mark.len, len)?;
             end = scanned.end;
             states.extend(

@@ -24,7 +24,12 @@ pub fn nar(input: &[u8]) {
         assert_eq!(size, input.len() as u64);
         assert_eq!(rewrite(input), input);
         let skipped = parse_skipping(input);
-        assert_eq!(skipped.len(), log.iter().filter(|said| !matches!(said, Said::Data(_))).count());
+        assert_eq!(
+            skipped.len(),
+            log.iter()
+                .filter(|said| !matches!(said, Said::Data(_)))
+                .count()
+        );
     }
 }
 
@@ -45,7 +50,11 @@ fn note(log: &mut Vec<Said>, event: Event<'_>) {
         Event::Directory => Said::Directory,
         Event::Entry { name } => Said::Entry(name.to_vec()),
         Event::EndDirectory => Said::EndDirectory,
-        Event::File { executable, size, offset } => Said::File(executable, size, offset),
+        Event::File {
+            executable,
+            size,
+            offset,
+        } => Said::File(executable, size, offset),
         Event::EndFile => Said::EndFile,
         Event::Symlink { target } => Said::Symlink(target.to_vec()),
         Event::Data(bytes) => {
@@ -60,7 +69,9 @@ fn note(log: &mut Vec<Said>, event: Event<'_>) {
 }
 
 fn parse(input: &[u8], piece: usize) -> (Vec<Said>, Result<u64, NarError>) {
-    let mut parser = Parser::with_limits(Limits { max_nar_size_bytes: 1 << 20 });
+    let mut parser = Parser::with_limits(Limits {
+        max_nar_size_bytes: 1 << 20,
+    });
     let (mut log, mut listing) = (Vec::new(), Listing::new());
     for bytes in input.chunks(piece) {
         let fed = parser.feed(bytes, &mut |event| {
@@ -86,10 +97,14 @@ fn parse_skipping(input: &[u8]) -> Vec<Said> {
     let (mut log, mut at) = (Vec::new(), 0);
     while at < input.len() {
         let skip = parser.file_remaining();
-        parser.skip_file_data(skip).expect("it said that so much remains");
+        parser
+            .skip_file_data(skip)
+            .expect("it said that so much remains");
         at += skip as usize;
         let next = input.len().min(at + 1);
-        parser.feed(&input[at..next], &mut |event| note(&mut log, event)).expect("accepted before");
+        parser
+            .feed(&input[at..next], &mut |event| note(&mut log, event))
+            .expect("accepted before");
         at = next;
     }
     assert_eq!(parser.finish(), Ok(input.len() as u64));
@@ -113,7 +128,9 @@ fn rewrite(input: &[u8]) -> Vec<u8> {
 
 /// A narinfo or a record: one round makes it canonical, and then it stays as it is.
 pub fn narinfo(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
     if let Ok(info) = NarInfo::parse(text) {
         let canonical = info.to_string();
         let again = NarInfo::parse(&canonical).expect("we wrote it");
@@ -122,7 +139,10 @@ pub fn narinfo(input: &[u8]) {
         let path = PathInfo::from(&info);
         assert!(fingerprint(&path).starts_with("1;/nix/store/"));
         let moved = path.to_narinfo("nar/x.nar.zst", "zstd", Some(1));
-        assert_eq!(PathInfo::from(&NarInfo::parse(&moved).expect("we wrote it")), path);
+        assert_eq!(
+            PathInfo::from(&NarInfo::parse(&moved).expect("we wrote it")),
+            path
+        );
         record(&path.to_record());
     }
     record(text);
@@ -132,16 +152,24 @@ fn record(text: &str) {
     if let Ok(path) = PathInfo::from_record(text) {
         let canonical = path.to_record();
         assert_eq!(PathInfo::from_record(&canonical).as_ref(), Ok(&path));
-        assert!(NarInfo::parse(&canonical).is_err(), "a record is no narinfo: it has no URL");
+        assert!(
+            NarInfo::parse(&canonical).is_err(),
+            "a record is no narinfo: it has no URL"
+        );
     }
 }
 
 /// Store paths and hashes: one text for each.
 pub fn store_path(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
     if let Ok(path) = text.parse::<StorePath>() {
         assert_eq!(path.to_string(), text);
-        assert_eq!(StorePath::from_absolute(&path.absolute()).as_ref(), Ok(&path));
+        assert_eq!(
+            StorePath::from_absolute(&path.absolute()).as_ref(),
+            Ok(&path)
+        );
         assert_eq!(StorePath::new(path.hash(), path.name()).as_ref(), Ok(&path));
     }
     if let Ok(path) = StorePath::from_absolute(text) {
@@ -161,7 +189,9 @@ pub fn store_path(input: &[u8]) {
 
 /// Keys and signatures: one text for each, and a parsed secret key signs what its public half accepts.
 pub fn key(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
     if let Ok(key) = text.parse::<PublicKey>() {
         assert_eq!(key.to_string(), text);
     }
@@ -176,7 +206,9 @@ pub fn key(input: &[u8]) {
 
 /// Realisations of either spelling, and their ids.
 pub fn realisation(input: &[u8]) {
-    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
     if let Ok(realisation) = Realisation::parse(text) {
         let canonical = realisation.to_json();
         let again = Realisation::parse(&canonical).expect("we wrote it");
@@ -191,32 +223,51 @@ pub fn realisation(input: &[u8]) {
 /// A content address in the first line, a NAR after it: the verifier and the hash modulo say the same
 /// however the NAR is split.
 pub fn ca(input: &[u8]) {
-    let end = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
+    let end = input
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .unwrap_or(input.len());
     let nar = input.get(end + 1..).unwrap_or_default();
     let piece = input.last().map_or(1, |&byte| usize::from(byte % 67) + 1);
     modulo(nar, piece);
-    let Ok(text) = std::str::from_utf8(&input[..end]) else { return };
-    let Ok(address) = text.parse::<ContentAddress>() else { return };
+    let Ok(text) = std::str::from_utf8(&input[..end]) else {
+        return;
+    };
+    let Ok(address) = text.parse::<ContentAddress>() else {
+        return;
+    };
     assert_eq!(address.to_string().parse().as_ref(), Ok(&address));
     for self_reference in [false, true] {
-        let Ok(path) = address.store_path_for("x", &[], self_reference) else { continue };
+        let Ok(path) = address.store_path_for("x", &[], self_reference) else {
+            continue;
+        };
         let references: Vec<StorePath> = self_reference.then(|| path.clone()).into_iter().collect();
         let verify = |piece: usize| {
             let mut verifier = Verifier::new(&address, &path, &references)?;
-            nar.chunks(piece).try_for_each(|bytes| verifier.feed(bytes))?;
+            nar.chunks(piece)
+                .try_for_each(|bytes| verifier.feed(bytes))?;
             verifier.finish()
         };
-        assert_eq!(verify(nar.len().max(1)), verify(piece), "split into pieces of {piece}");
+        assert_eq!(
+            verify(nar.len().max(1)),
+            verify(piece),
+            "split into pieces of {piece}"
+        );
     }
 }
 
 /// The path's hash is the NAR's first 32 bytes where these are one, so that the fuzzer can place more.
 fn modulo(nar: &[u8], piece: usize) {
-    let own = nar.get(..32).and_then(|head| std::str::from_utf8(head).ok());
-    let Some(own) = own.and_then(|head| head.parse::<StoreHash>().ok()) else { return };
+    let own = nar
+        .get(..32)
+        .and_then(|head| std::str::from_utf8(head).ok());
+    let Some(own) = own.and_then(|head| head.parse::<StoreHash>().ok()) else {
+        return;
+    };
     let hash = |piece: usize| {
         let mut hash = HashModulo::new(own);
-        nar.chunks(piece).for_each(|bytes| hash.feed(bytes).expect("far under the limit"));
+        nar.chunks(piece)
+            .for_each(|bytes| hash.feed(bytes).expect("far under the limit"));
         hash.finish()
     };
     let simple = modulo_in_memory(nar, own.to_string().as_bytes());

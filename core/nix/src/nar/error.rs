@@ -146,6 +146,16 @@ pub enum WriteError {
     /// What was to be written is not canonical.
     #[error(transparent)]
     Nar(#[from] NarError),
+    /// More data than the open file has room for.
+    #[error("NAR offset {offset}: a file with {remaining} bytes left was given {given}")]
+    LongFile {
+        /// Bytes written so far.
+        offset: u64,
+        /// Bytes that the file still needs.
+        remaining: u64,
+        /// Bytes that were given.
+        given: u64,
+    },
     /// The calls came in an order that makes no NAR.
     #[error("NAR offset {offset}: {call} does not fit here: expected {expected}")]
     Order {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::names::{self, OpenDirectories};
-use super::{Event, MAGIC, NarError, WriteError, padded, padding};
+use super::{Event, MAGIC, WriteError, padded, padding};
 
 /// What may be called next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +105,12 @@ impl<W: Write> Writer<W> {
             _ if bytes.is_empty() => return Ok(()),
             _ => return Err(self.out_of_order("data()")),
         };
-        let left = remaining
-            .checked_sub(bytes.len() as u64)
-            .ok_or(NarError::Skip {
-                offset: self.offset,
-                asked: bytes.len() as u64,
-                remaining,
-            })?;
+        let (offset, given) = (self.offset, bytes.len() as u64);
+        let left = remaining.checked_sub(given).ok_or(WriteError::LongFile {
+            offset,
+            remaining,
+            given,
+        })?;
         self.bytes(bytes)?;
         if left != 0 {
             self.expect = Expect::Data {

@@ -1,0 +1,178 @@
+//! The command line: what can be said, and what `--help` tells about it.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Look into a Nix binary cache, and prove that it holds what it says.
+#[derive(Debug, Parser)]
+#[command(
+    name = "snowcache",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(after_help = "\
+Examples:
+  snowcache info
+  snowcache --cache http://cache.example.org:8420 verify --all
+  snowcache ls /nix/store/...-hello-2.12/bin
+
+Exit codes: 0 well, 1 not there or not verified, 2 wrong usage, 3 cache unreachable.")]
+pub struct Cli {
+    /// Which cache.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which cache, and who asks.
+#[derive(Args, Debug)]
+pub struct CacheArgs {
+    /// The cache: http://HOST:PORT[/NAME] or unix:SOCKET
+    #[arg(long, global = true, value_name = "URL", env = "SNOWCACHE_URL")]
+    #[arg(default_value = "http://127.0.0.1:8420")]
+    pub cache: String,
+    /// A file with the token for caches that are not open; $SNOWCACHE_TOKEN is the token itself
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// What the client can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make signing keys and look at them
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Show what a cache says of itself and how to use it
+    #[command(after_help = "\
+Examples:
+  snowcache info
+  snowcache info https://cache.nixos.org
+  snowcache info --json | jq .latency_ms")]
+    Info(InfoArgs),
+    /// List the files of a store path without downloading it
+    #[command(after_help = "\
+Examples:
+  snowcache ls /nix/store/HASH-hello-2.12
+  snowcache ls HASH/share/doc -R
+  snowcache ls HASH --json")]
+    Ls(LsArgs),
+    /// Show a closure: its paths, their sizes, and what the cache does not have of it
+    #[command(after_help = "\
+Examples:
+  snowcache closure /nix/store/HASH-nixos-system
+  snowcache closure HASH --json | jq -r '.missing[].path'
+
+References come before what refers to them. The exit code is 1 when something is missing.")]
+    Closure(ClosureArgs),
+    /// Read paths back as a nix client would, and check every byte and signature
+    #[command(after_help = "\
+For each path: the narinfo is read and must be canonical and about this path; the NAR is read from
+the URL that it names, unpacked, parsed, and hashed; NarHash, NarSize, FileSize, content address,
+signatures and references are checked.
+
+Examples:
+  snowcache verify --all
+  snowcache verify /nix/store/HASH-nixos-system --recursive
+  snowcache verify --all --json | jq -c 'select(.ok == false)'
+  snowcache verify HASH --trusted-public-keys 'cache.example.org-1:AbC...='
+
+Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable.")]
+    Verify(VerifyArgs),
+}
+
+/// Signing keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a secret key, write it to a file that only you can read, print its public key
+    #[command(after_help = "\
+Examples:
+  snowcache key generate --name cache.example.org-1
+  snowcache key generate --name ci-1 --out /etc/nix/ci-1.sec > /etc/nix/ci-1.pub")]
+    Generate {
+        /// The key's name, usually the cache's host name and a number: cache.example.org-1
+        #[arg(long)]
+        name: String,
+        /// Where to write the secret key [default: NAME.sec]; an existing file is never replaced
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Print the public key that belongs to a secret key file, never the secret
+    #[command(after_help = "\
+Example:
+  snowcache key show var/keys/cache.example.org-1.sec")]
+    Show {
+        /// The secret key file
+        file: PathBuf,
+    },
+}
+
+/// `snowcache info`
+#[derive(Args, Debug)]
+pub struct InfoArgs {
+    /// The cache, instead of --cache
+    pub url: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `snowcache ls`
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// A store path or its hash part, and perhaps a file or folder in it
+    #[arg(value_name = "STORE-PATH|HASH[/SUB/PATH]")]
+    pub path: String,
+    /// Go into folders
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Show a folder itself, not what is in it
+    #[arg(short, long)]
+    pub directory: bool,
+    /// Print the listing as JSON, as `nix store ls --json` does
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `snowcache closure`
+#[derive(Args, Debug)]
+pub struct ClosureArgs {
+    /// Store paths or their hash parts
+    #[arg(required = true, value_name = "STORE-PATH|HASH")]
+    pub paths: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `snowcache verify`
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// Store paths or their hash parts
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "STORE-PATH|HASH"
+    )]
+    pub paths: Vec<String>,
+    /// Every path that the cache has (snowcache only)
+    #[arg(long)]
+    pub all: bool,
+    /// Also everything in their closures
+    #[arg(short, long, conflicts_with = "all")]
+    pub recursive: bool,
+    /// Keys of which one must have signed each path [default: those that the cache shows]
+    #[arg(long, value_name = "KEYS", value_delimiter = ' ')]
+    pub trusted_public_keys: Vec<String>,
+    /// How many paths are read at a time
+    #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+    /// Print one JSON object a path, and at the end {"summary": ...}
+    #[arg(long)]
+    pub json: bool,
+    /// Print only what is wrong, and the summary
+    #[arg(short, long)]
+    pub quiet: bool,
+}

@@ -1,0 +1,91 @@
+//! The commands: each parses its arguments, asks the cache, and prints.
+//!
+//! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes away
+//! ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
+
+mod closure;
+mod info;
+mod key;
+mod ls;
+mod subject;
+mod verify;
+
+use crate::cli::{CacheArgs, Cli, Command};
+use crate::failure::Failure;
+use crate::remote::Remote;
+use std::fs;
+use std::future::Future;
+use std::io::{self, Write};
+
+/// Carries a command out.
+///
+/// # Errors
+/// With what to tell the caller.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    let cache = &cli.cache;
+    match cli.command {
+        Command::Key(command) => key::run(command),
+        Command::Info(args) => {
+            let url = args.url.clone().unwrap_or_else(|| cache.cache.clone());
+            let remote = connect(&url, cache)?;
+            block_on(info::run(&remote, &args))
+        }
+        Command::Ls(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(ls::run(&remote, &args))
+        }
+        Command::Closure(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(closure::run(&remote, &args))
+        }
+        Command::Verify(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(verify::run(&remote, &args))
+        }
+    }
+}
+
+fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
+    let endpoint = url.parse().map_err(Failure::usage)?;
+    let token = match &args.token_file {
+        Some(file) => {
+            let cannot =
+                |error| format!("the token file {} cannot be read: {error}", file.display());
+            Some(fs::read_to_string(file).map_err(|error| Failure::usage(cannot(error)))?)
+        }
+        None => std::env::var("SNOWCACHE_TOKEN").ok(),
+    };
+    let token = token
+        .as_deref()
+        .map(str::trim)
+        .filter(|token| !token.is_empty());
+    Remote::new(endpoint, token).map_err(Failure::usage)
+}
+
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime
+        .map_err(|error| Failure::failed(format!("the threads cannot be started: {error}")))?;
+    runtime.block_on(command)
+}
+
+/// Writes to stdout. Whoever closed the other end has seen enough.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map_err(|error| Failure::failed(format!("cannot write: {error}"))),
+    }
+}
+
+/// Writes a line of JSON to stdout.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Failure::failed(format!("cannot be written as JSON: {error}")))?;
+    print(&(text + "\n"))
+}
