@@ -62,6 +62,11 @@ impl Error {
         self.kind
     }
 
+    /// The error that was met, for whoever knows its type.
+    pub fn met(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self.source.as_ref()
+    }
+
     /// Who has to mend it.
     pub fn blame(&self) -> Blame {
         self.blame

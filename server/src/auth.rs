@@ -1,7 +1,8 @@
-//! Who may write: bearers of the push or the admin token, over a way that does not show it to others.
+//! Who may write: bearers of the push or the admin token, over a way that does not show it to
+//! others.
 //!
-//! Guarantees: tokens are compared in constant time; a token that came readable from another machine is refused before it
-//! is looked at. Never: a token in a log line or an answer.
+//! Guarantees: tokens are compared in constant time; a token that came readable from another
+//! machine is refused before it is looked at. Never: a token in a log line or an answer.
 
 use crate::first_start::Identity;
 use crate::http::errors::Refusal;
@@ -55,8 +56,9 @@ impl Gate {
         if !self.allow_plaintext_writes && !peer.is_local() {
             return Err(Refusal::new(
                 StatusCode::FORBIDDEN,
-                "writes over plain TCP from another machine are refused, the token would travel readable: \
-                 push through a TLS proxy on this machine, or set auth.allow_plaintext_writes = true",
+                "writes over plain TCP from another machine are refused, the token would travel \
+                 readable: push through a TLS proxy on this machine, or set \
+                 auth.allow_plaintext_writes = true",
             ));
         }
         self.subject(headers).ok_or_else(|| unauthorized(headers))
@@ -80,7 +82,8 @@ impl Gate {
     }
 }
 
-/// The token of `Authorization: Bearer TOKEN`, or the password of `Basic` (netrc), whoever the user.
+/// The token of `Authorization: Bearer TOKEN`, or the password of `Basic` (netrc), whoever the
+/// user.
 fn presented_token(headers: &HeaderMap) -> Option<Vec<u8>> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, credentials) = value.split_once(' ')?;
@@ -99,15 +102,18 @@ fn presented_token(headers: &HeaderMap) -> Option<Vec<u8>> {
 fn unauthorized(headers: &HeaderMap) -> Refusal {
     let sentence = match headers.contains_key(header::AUTHORIZATION) {
         true => {
-            "the token is not this cache's: take the one in push.token of the server's data folder, as the password in \
-             a netrc file (nix --option netrc-file FILE) or as a Bearer token"
+            "the token is not this cache's: take the one in push.token of the server's data \
+             folder, as the password in a netrc file (nix --option netrc-file FILE) or as a \
+             Bearer token"
         }
         false => {
-            "writing needs a token: put `machine HOST login push password TOKEN` with the token of push.token into a \
-             netrc file and name it with nix --option netrc-file FILE, or send it as a Bearer token"
+            "writing needs a token: put `machine HOST login push password TOKEN` with the token \
+             of push.token into a netrc file and name it with nix --option netrc-file FILE, or \
+             send it as a Bearer token"
         }
     };
-    let challenge = HeaderValue::from_static("Basic realm=\"snowcache\", Bearer realm=\"snowcache\"");
+    let challenge =
+        HeaderValue::from_static("Basic realm=\"snowcache\", Bearer realm=\"snowcache\"");
     Refusal::new(StatusCode::UNAUTHORIZED, sentence).with(header::WWW_AUTHENTICATE, challenge)
 }
 
@@ -141,21 +147,48 @@ mod tests {
     fn either_token_opens_as_bearer_or_as_password() {
         let (gate, peer) = (gate(false), from("127.0.0.1:5000"));
         let admitted = |headers| gate.admit_write(&peer, &headers).ok();
-        assert_eq!(admitted(with("Bearer push-token-of-this-test")), Some(Subject::Push));
-        assert_eq!(admitted(with("bearer admin-token-of-this-test")), Some(Subject::Admin));
-        assert_eq!(admitted(basic("anybody:push-token-of-this-test")), Some(Subject::Push));
-        assert_eq!(admitted(basic(":push-token-of-this-test")), Some(Subject::Push));
-        for wrong in ["Bearer ", "Bearer push-token-of-this-tesT", "Basic !!!", "push-token-of-this-test"] {
+        assert_eq!(
+            admitted(with("Bearer push-token-of-this-test")),
+            Some(Subject::Push)
+        );
+        assert_eq!(
+            admitted(with("bearer admin-token-of-this-test")),
+            Some(Subject::Admin)
+        );
+        assert_eq!(
+            admitted(basic("anybody:push-token-of-this-test")),
+            Some(Subject::Push)
+        );
+        assert_eq!(
+            admitted(basic(":push-token-of-this-test")),
+            Some(Subject::Push)
+        );
+        for wrong in [
+            "Bearer ",
+            "Bearer push-token-of-this-tesT",
+            "Basic !!!",
+            "push-token-of-this-test",
+        ] {
             assert_eq!(admitted(with(wrong)), None, "{wrong}");
         }
-        assert_eq!(admitted(basic("push-token-of-this-test")), None, "no colon, no password");
+        assert_eq!(
+            admitted(basic("push-token-of-this-test")),
+            None,
+            "no colon, no password"
+        );
     }
 
     #[test]
     fn a_refusal_says_where_the_token_is() {
-        let refusal = gate(false).admit_write(&from("[::1]:1"), &HeaderMap::new()).expect_err("no token");
+        let refusal = gate(false)
+            .admit_write(&from("[::1]:1"), &HeaderMap::new())
+            .expect_err("no token");
         assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED);
-        assert!(refusal.sentence().contains("push.token"), "{}", refusal.sentence());
+        assert!(
+            refusal.sentence().contains("push.token"),
+            "{}",
+            refusal.sentence()
+        );
     }
 
     #[test]
@@ -174,7 +207,10 @@ mod tests {
             if let Err(refusal) = admitted {
                 assert_eq!(refusal.status(), StatusCode::FORBIDDEN);
             }
-            assert!(gate(true).admit_write(&from(address), &headers).is_ok(), "{address}");
+            assert!(
+                gate(true).admit_write(&from(address), &headers).is_ok(),
+                "{address}"
+            );
         }
         assert!(gate(false).admit_write(&Peer::Unix, &headers).is_ok());
     }

@@ -31,13 +31,18 @@ pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
     if url.starts_with("unix:") {
         write!(
             text,
-            "\nNix itself speaks TCP only: put a proxy in front of {url}, or listen on an address.\n\
+            "\nNix itself speaks TCP only: put a proxy in front of {url}, or listen on an \
+            address.\n\
              The push token is in {data}/push.token.\n"
         )
         .expect("invariant: writing to a String cannot fail");
         return text;
     }
-    let keys: Vec<String> = identity.keys.iter().map(|key| key.public().to_string()).collect();
+    let keys: Vec<String> = identity
+        .keys
+        .iter()
+        .map(|key| key.public().to_string())
+        .collect();
     let keys = keys.join(" ");
     let host = host_of(&url);
     let token = &identity.push_token;
@@ -47,8 +52,9 @@ pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
         "\n# nix.conf, on every machine that reads from this cache:\n\
          substituters = {url} https://cache.nixos.org\n\
          trusted-public-keys = {keys} {NIXOS_KEY}\n\
-         # This cache has Priority {priority}, cache.nixos.org has 40: the lower one is asked first, the other when a path is missing.\n\
-         # To change that for one machine: {url}?priority=50\n\
+         # Priority: this cache has {priority}, cache.nixos.org has 40. The lower one is asked first,\n\
+         # the other one when a path is missing; to turn that round on one machine:\n\
+         # substituters = {url}?priority=50 https://cache.nixos.org\n\
          \n# To push, with the token of {data}/push.token in a netrc file:\n\
          machine {host} login push password {token}\n\
          # nix copy --to '{url}/push?compression=zstd' --option netrc-file NETRC PATH...\n",
@@ -61,7 +67,10 @@ pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
 fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
-    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    match authority
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
         Some((ipv6, _)) => ipv6,
         None => authority.split(':').next().unwrap_or(authority),
     }
@@ -86,21 +95,42 @@ mod tests {
     fn the_first_line_is_for_scripts_and_the_rest_for_nix_conf() {
         let bound = Bound::Tcp("127.0.0.1:8420".parse().expect("an address"));
         let text = banner(&Config::default(), &bound, &identity());
-        assert_eq!(text.lines().next(), Some("snowcached ready on http://127.0.0.1:8420"));
-        assert!(text.contains("\nsubstituters = http://127.0.0.1:8420 https://cache.nixos.org\n"), "{text}");
-        assert!(text.contains(&identity().keys[1].public().to_string()), "{text}");
-        assert!(text.contains("\nmachine 127.0.0.1 login push password the-push-token\n"), "{text}");
+        assert_eq!(
+            text.lines().next(),
+            Some("snowcached ready on http://127.0.0.1:8420")
+        );
+        assert!(
+            text.contains("\nsubstituters = http://127.0.0.1:8420 https://cache.nixos.org\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(&identity().keys[1].public().to_string()),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nmachine 127.0.0.1 login push password the-push-token\n"),
+            "{text}"
+        );
         assert!(text.contains("http://127.0.0.1:8420/push?"), "{text}");
         assert!(!text.contains("the-admin-token"), "{text}");
     }
 
     #[test]
     fn behind_a_proxy_its_own_url_is_printed() {
-        let config = Config { public_url: "https://cache.example.org:444/".to_owned(), ..Config::default() };
+        let config = Config {
+            public_url: "https://cache.example.org:444/".to_owned(),
+            ..Config::default()
+        };
         let bound = Bound::Tcp("0.0.0.0:8420".parse().expect("an address"));
         let text = banner(&config, &bound, &identity());
-        assert!(text.starts_with("snowcached ready on http://0.0.0.0:8420\n"), "{text}");
-        assert!(text.contains("substituters = https://cache.example.org:444 "), "{text}");
+        assert!(
+            text.starts_with("snowcached ready on http://0.0.0.0:8420\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("substituters = https://cache.example.org:444 "),
+            "{text}"
+        );
         assert!(text.contains("machine cache.example.org login"), "{text}");
     }
 

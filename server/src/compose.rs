@@ -1,7 +1,7 @@
 //! The whole server, put together top-down.
 //!
 //! ```text
-//!   data folder --lock--> keys and tokens --> depot --> socket --> router --> serve until told to stop
+//!   data folder --lock--> keys and tokens --> depot --> socket --> router --> serve until stopped
 //! ```
 
 use crate::auth::Gate;
@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 
-/// Narinfos and documents that wait for a group commit at once: each holds a thread and at most its body's 1 MiB (logs up to
-/// max_log_bytes), and one fsync serves all of them.
+/// Narinfos and documents that wait for a group commit at once: each holds a thread and at most its
+/// body's 1 MiB (logs up to max_log_bytes), and one fsync serves all of them.
 const COMMITS_AT_ONCE: usize = 64;
 
 /// Threads for name lookups and the like, beside the pools'.
@@ -95,7 +95,12 @@ impl Server {
             conflicts: AtomicU64::new(0),
             config,
         };
-        Ok(Server { app: Arc::new(app), listener, banner, lock })
+        Ok(Server {
+            app: Arc::new(app),
+            listener,
+            banner,
+            lock,
+        })
     }
 
     /// Where it listens.
@@ -126,5 +131,8 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;
     let opened = opened.expect("invariant: opening a depot returns its errors");
-    opened.map_err(|source| StartError::Depot { dir: dir.display().to_string(), source })
+    opened.map_err(|source| StartError::Depot {
+        dir: dir.display().to_string(),
+        source,
+    })
 }

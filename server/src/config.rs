@@ -1,7 +1,8 @@
-//! What can be configured, with its defaults: `config/snowcached.toml` is the same in prose, and a test keeps them equal.
+//! What can be configured, with its defaults: `config/snowcached.toml` is the same in prose, and a
+//! test keeps them equal.
 //!
-//! Guarantees: a key that is misspelt is an error that names the nearest right one; a flag wins over the file, the file
-//! over the default. Never: read anywhere but here.
+//! Guarantees: a key that is misspelt is an error that names the nearest right one; a flag wins
+//! over the file, the file over the default. Never: read anywhere but here.
 
 mod names;
 
@@ -60,7 +61,8 @@ pub struct Config {
     pub listen: String,
     /// The folder of everything that is kept: keys, tokens, depot.
     pub data: PathBuf,
-    /// The URL under which clients reach this server, when it is not `http://` + `listen` (a proxy in front, say).
+    /// The URL under which clients reach this server, when it is not `http://` + `listen` (a proxy
+    /// in front, say).
     pub public_url: String,
     /// What the cache says of itself.
     pub cache: Cache,
@@ -160,7 +162,8 @@ pub struct Depot {
 pub struct Log {
     /// `text` or `json`, one event a line on stderr.
     pub format: String,
-    /// Which events: `error`, `warn`, `info`, `debug`, `trace`, or per module as in `info,snowcache_server=debug`.
+    /// Which events: `error`, `warn`, `info`, `debug`, `trace`, or per module as in
+    /// `info,snowcache_server=debug`.
     pub filter: String,
 }
 
@@ -183,21 +186,32 @@ impl Default for Config {
 
 impl Default for Cache {
     fn default() -> Cache {
-        Cache { priority: 30, want_mass_query: true, key_name: String::new() }
+        Cache {
+            priority: 30,
+            want_mass_query: true,
+            key_name: String::new(),
+        }
     }
 }
 
 impl Default for Http {
-    /// A nix opens 25 connections, so 1024 are 40 machines at full tilt; a connection idles at about 20 KB.
+    /// A nix opens 25 connections, so 1024 are 40 machines at full tilt; a connection idles at
+    /// about 20 KB.
     fn default() -> Http {
-        Http { max_connections: 1024, header_timeout_s: 30, write_timeout_s: 60, shutdown_grace_s: 30 }
+        Http {
+            max_connections: 1024,
+            header_timeout_s: 30,
+            write_timeout_s: 60,
+            shutdown_grace_s: 30,
+        }
     }
 }
 
 impl Default for Uploads {
-    /// 64 uploads x (1 MiB of queued body + 0.25 MiB of decoded bytes + the codec's 1..8 MiB) are at most 600 MiB with
-    /// the codecs' usual settings. 256 GiB is ten times the largest NAR we know of. gzip packs at most 1032:1, xz about
-    /// 7000:1, so 10,000:1 is what only bzip2, br and zstd bombs reach. A narinfo with 10,000 references has 0.6 MB.
+    /// 64 uploads x (1 MiB of queued body + 0.25 MiB of decoded bytes + the codec's 1..8 MiB) are
+    /// at most 600 MiB with the codecs' usual settings. 256 GiB is ten times the largest NAR we
+    /// know of. gzip packs at most 1032:1, xz about 7000:1, so 10,000:1 is what only bzip2, br and
+    /// zstd bombs reach. A narinfo with 10,000 references has 0.6 MB.
     fn default() -> Uploads {
         Uploads {
             max_at_once: 64,
@@ -229,7 +243,10 @@ impl Default for Depot {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { format: "text".to_owned(), filter: "info".to_owned() }
+        Log {
+            format: "text".to_owned(),
+            filter: "info".to_owned(),
+        }
     }
 }
 
@@ -256,16 +273,25 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming the file and the key.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
         Config::parse(&text, path)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-        let invalid = |problem| ConfigError::Invalid { path: path.to_owned(), problem };
+        let invalid = |problem| ConfigError::Invalid {
+            path: path.to_owned(),
+            problem,
+        };
         let table: toml::Table = toml::from_str(text).map_err(invalid)?;
         if let Some((key, nearest)) = names::unknown(&table, &names::known()) {
-            return Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest });
+            return Err(ConfigError::UnknownKey {
+                path: path.to_owned(),
+                key,
+                nearest,
+            });
         }
         toml::from_str(text).map_err(invalid)
     }
@@ -282,7 +308,10 @@ impl Config {
             ("uploads.max_at_once", self.uploads.max_at_once as u64),
             ("uploads.stall_timeout_s", self.uploads.stall_timeout_s),
             ("uploads.lease_s", self.uploads.lease_s),
-            ("uploads.max_nar_size_bytes", self.uploads.max_nar_size_bytes),
+            (
+                "uploads.max_nar_size_bytes",
+                self.uploads.max_nar_size_bytes,
+            ),
             ("uploads.max_expansion", self.uploads.max_expansion),
             ("reads.max_at_once", self.reads.max_at_once as u64),
         ];
@@ -295,14 +324,26 @@ impl Config {
             return Err(value(key, zero, "it must be at least 1"));
         }
         if !(1..=19).contains(&self.depot.zstd_level) {
-            return Err(value("depot.zstd_level", &self.depot.zstd_level, "it must be 1 to 19"));
+            return Err(value(
+                "depot.zstd_level",
+                &self.depot.zstd_level,
+                "it must be 1 to 19",
+            ));
         }
         if !["text", "json"].contains(&self.log.format.as_str()) {
-            return Err(value("log.format", &self.log.format, "it must be text or json"));
+            return Err(value(
+                "log.format",
+                &self.log.format,
+                "it must be text or json",
+            ));
         }
         let url = &self.public_url;
         if !(url.is_empty() || url.starts_with("http://") || url.starts_with("https://")) {
-            return Err(value("public_url", url, "it must be empty, or begin with http:// or https://"));
+            return Err(value(
+                "public_url",
+                url,
+                "it must be empty, or begin with http:// or https://",
+            ));
         }
         Ok(self)
     }

@@ -10,7 +10,8 @@ pub const SECRET: u32 = 0o600;
 /// For everybody.
 pub const PUBLIC: u32 = 0o644;
 
-/// Writes `content` to `path` with permission bits `mode`; when it returns, a power cut can no longer undo it.
+/// Writes `content` to `path` with permission bits `mode`; when it returns, a power cut can no
+/// longer undo it.
 ///
 /// # Errors
 /// Whatever the filesystem says; `path` is then as it was before.
@@ -18,7 +19,8 @@ pub fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");
     let aside = PathBuf::from(aside);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::open(&aside, flags, Mode::from_raw_mode(mode))?);
     // An older attempt's leftover keeps its own bits otherwise.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
@@ -30,7 +32,10 @@ pub fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 
 /// Makes the name `path` itself durable.
 fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    match path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         Some(parent) => File::open(parent)?.sync_all(),
         None => File::open(".")?.sync_all(),
     }
@@ -59,7 +64,10 @@ mod tests {
         let path = dir.path().join("push.token");
         fs::write(dir.path().join("push.token.new"), "half").expect("a leftover");
         write_durably(&path, b"whole\n", SECRET).expect("written");
-        assert_eq!(read_if_there(&path).expect("readable").as_deref(), Some("whole"));
+        assert_eq!(
+            read_if_there(&path).expect("readable").as_deref(),
+            Some("whole")
+        );
         let mode = fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, SECRET);
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1);

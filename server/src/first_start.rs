@@ -1,14 +1,15 @@
 //! What the first start leaves in the data folder, and every later start finds there.
 //!
 //! ```text
-//!   DATA/keys/<name>.sec   a signing key, Nix's format      0600   every *.sec signs: add a second one to rotate
+//!   DATA/keys/<name>.sec   a signing key, Nix's format      0600   every *.sec signs
 //!   DATA/keys/<name>.pub   its public half, for nix.conf    0644
 //!   DATA/push.token        lets its bearer write            0600   shown at every start
 //!   DATA/admin.token       lets its bearer do anything      0600   never shown
 //! ```
 //!
-//! Guarantees: nothing that is there is ever changed; a start cut short anywhere is finished by the next one; each file is
-//! whole or absent, even after a power cut. Never: a secret in a log line or an error.
+//! Guarantees: nothing that is there is ever changed; a start cut short anywhere is finished by the
+//! next one; each file is whole or absent, even after a power cut. Never: a secret in a log line or
+//! an error.
 
 use crate::files::{PUBLIC, SECRET, read_if_there, write_durably};
 use base64::Engine;
@@ -37,19 +38,28 @@ pub enum FirstStartError {
     #[error("the system gave no random numbers for keys and tokens")]
     Random(#[source] getrandom::Error),
     /// A file that is no key.
-    #[error("{}: this is no secret key in Nix's format (NAME:BASE64); move it out of keys/", path.display())]
+    #[error(
+        "{}: this is no secret key in Nix's format (NAME:BASE64); move it out of keys/",
+        path.display()
+    )]
     NoKey {
         /// Which file.
         path: PathBuf,
     },
     /// A name that Nix could not tell from the key behind it.
-    #[error("{name:?} cannot be a key's name (no colons, spaces, slashes); set cache.key_name to another one")]
+    #[error(
+        "{name:?} cannot be a key's name (no colons, spaces, slashes); set cache.key_name to \
+         another one"
+    )]
     KeyName {
         /// As configured.
         name: String,
     },
     /// An empty token would let everybody in.
-    #[error("{}: the token is shorter than 16 characters; delete the file to get a new one", path.display())]
+    #[error(
+        "{}: the token is shorter than 16 characters; delete the file to get a new one",
+        path.display()
+    )]
     WeakToken {
         /// Which file.
         path: PathBuf,
@@ -73,8 +83,10 @@ impl Identity {
     /// [`FirstStartError`], naming the file.
     pub fn in_folder(data: &Path, key_name: &str) -> Result<Identity, FirstStartError> {
         let keys = data.join("keys");
-        fs::create_dir_all(&keys)
-            .map_err(|source| FirstStartError::File { path: keys.clone(), source })?;
+        fs::create_dir_all(&keys).map_err(|source| FirstStartError::File {
+            path: keys.clone(),
+            source,
+        })?;
         let mut found = secret_keys(&keys)?;
         if found.is_empty() {
             found.push(new_key(&keys, &name_or_default(key_name)?)?);
@@ -106,12 +118,22 @@ fn name_or_default(key_name: &str) -> Result<String, FirstStartError> {
 pub fn hostname() -> String {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy();
-    let clean: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
-    if clean.is_empty() { "localhost".to_owned() } else { clean }
+    let clean: String = name
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c))
+        .collect();
+    if clean.is_empty() {
+        "localhost".to_owned()
+    } else {
+        clean
+    }
 }
 
 fn secret_keys(keys: &Path) -> Result<Vec<SecretKey>, FirstStartError> {
-    let unreadable = |source| FirstStartError::File { path: keys.to_owned(), source };
+    let unreadable = |source| FirstStartError::File {
+        path: keys.to_owned(),
+        source,
+    };
     let mut files = Vec::new();
     for entry in fs::read_dir(keys).map_err(unreadable)? {
         files.push(entry.map_err(unreadable)?.path());
@@ -122,16 +144,21 @@ fn secret_keys(keys: &Path) -> Result<Vec<SecretKey>, FirstStartError> {
 }
 
 fn secret_key(path: &Path) -> Result<SecretKey, FirstStartError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| FirstStartError::File { path: path.to_owned(), source })?;
-    text.trim().parse().map_err(|_| FirstStartError::NoKey { path: path.to_owned() })
+    let text = fs::read_to_string(path).map_err(|source| FirstStartError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    text.trim().parse().map_err(|_| FirstStartError::NoKey {
+        path: path.to_owned(),
+    })
 }
 
 fn new_key(keys: &Path, name: &str) -> Result<SecretKey, FirstStartError> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(FirstStartError::Random)?;
-    let key = SecretKey::generate(name, seed)
-        .map_err(|_| FirstStartError::KeyName { name: name.to_owned() })?;
+    let key = SecretKey::generate(name, seed).map_err(|_| FirstStartError::KeyName {
+        name: name.to_owned(),
+    })?;
     let path = keys.join(format!("{name}.sec"));
     write_durably(&path, format!("{key}\n").as_bytes(), SECRET)
         .map_err(|source| FirstStartError::File { path, source })?;
@@ -145,11 +172,17 @@ fn ensure_public_half(keys: &Path, key: &SecretKey) -> Result<(), FirstStartErro
         Some(_) => Ok(()),
         None => write_durably(&path, format!("{public}\n").as_bytes(), PUBLIC),
     };
-    write().map_err(|source| FirstStartError::File { path: path.clone(), source })
+    write().map_err(|source| FirstStartError::File {
+        path: path.clone(),
+        source,
+    })
 }
 
 fn token(path: &Path) -> Result<String, FirstStartError> {
-    let file = |source| FirstStartError::File { path: path.to_owned(), source };
+    let file = |source| FirstStartError::File {
+        path: path.to_owned(),
+        source,
+    };
     let token = match read_if_there(path).map_err(file)? {
         Some(token) => token,
         None => {
@@ -161,7 +194,9 @@ fn token(path: &Path) -> Result<String, FirstStartError> {
         }
     };
     if token.len() < 16 {
-        return Err(FirstStartError::WeakToken { path: path.to_owned() });
+        return Err(FirstStartError::WeakToken {
+            path: path.to_owned(),
+        });
     }
     Ok(token)
 }
@@ -180,14 +215,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let first = Identity::in_folder(dir.path(), "").expect("made");
         let name = format!("{}-snowcache-1", hostname());
-        for secret in [format!("keys/{name}.sec"), "push.token".to_owned(), "admin.token".to_owned()] {
+        for secret in [
+            format!("keys/{name}.sec"),
+            "push.token".to_owned(),
+            "admin.token".to_owned(),
+        ] {
             assert_eq!(mode(&dir.path().join(secret)), SECRET);
         }
-        let public = fs::read_to_string(dir.path().join(format!("keys/{name}.pub"))).expect("there");
+        let public =
+            fs::read_to_string(dir.path().join(format!("keys/{name}.pub"))).expect("there");
         assert_eq!(public.trim(), first.keys[0].public().to_string());
         let second = Identity::in_folder(dir.path(), "another-name").expect("found");
         assert_eq!(second.keys[0].to_string(), first.keys[0].to_string());
-        assert_eq!((second.push_token, second.admin_token), (first.push_token, first.admin_token));
+        assert_eq!(
+            (second.push_token, second.admin_token),
+            (first.push_token, first.admin_token)
+        );
     }
 
     #[test]
@@ -210,7 +253,11 @@ mod tests {
         let new = SecretKey::generate("new-1", [7; 32]).expect("a name");
         fs::write(dir.path().join("keys/new-1.sec"), new.to_string()).expect("added");
         let identity = Identity::in_folder(dir.path(), "").expect("found");
-        let names: Vec<_> = identity.keys.iter().map(|key| key.public().name().to_owned()).collect();
+        let names: Vec<_> = identity
+            .keys
+            .iter()
+            .map(|key| key.public().name().to_owned())
+            .collect();
         assert_eq!(names, ["new-1", "old-1"]);
     }
 
@@ -219,11 +266,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         Identity::in_folder(dir.path(), "a-1").expect("made");
         fs::write(dir.path().join("push.token"), "\n").expect("emptied");
-        let error = Identity::in_folder(dir.path(), "").err().expect("refused").to_string();
+        let error = Identity::in_folder(dir.path(), "")
+            .err()
+            .expect("refused")
+            .to_string();
         assert!(error.contains("push.token"), "{error}");
         fs::write(dir.path().join("keys/bad.sec"), "hello").expect("added");
-        let error = Identity::in_folder(dir.path(), "").err().expect("refused").to_string();
-        assert!(error.contains("bad.sec") && !error.contains("hello"), "{error}");
+        let error = Identity::in_folder(dir.path(), "")
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(
+            error.contains("bad.sec") && !error.contains("hello"),
+            "{error}"
+        );
         assert!(Identity::in_folder(&dir.path().join("other"), "a:b").is_err());
     }
 }

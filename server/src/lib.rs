@@ -1,12 +1,13 @@
 //! snowcached: a Nix binary cache that stock Nix reads from and writes to.
 //!
 //! ```text
-//!   main --> compose --+-- config, first_start, lock, observe, banner     what a start needs
-//!                      +-- auth, workers                                  who may, and how much at once
-//!                      '-- listen --> http --> snowcache_depot            what is asked and answered
+//!   main --> compose --+-- config, first_start, lock, observe, banner   what a start needs
+//!                      +-- auth, workers                                who may, how much at once
+//!                      '-- listen --> http --> snowcache_depot          what is asked and answered
 //! ```
-//! What it guarantees: an upload is acknowledged only when it is durable, and signed only over what was computed. What it
-//! never does: hold a client's data unbounded in memory, or trust what a client says of its own bytes.
+//! What it guarantees: an upload is acknowledged only when it is durable, and signed only over what
+//! was computed. What it never does: hold a client's data unbounded in memory, or trust what a
+//! client says of its own bytes.
 
 pub mod auth;
 pub mod banner;

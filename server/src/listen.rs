@@ -25,10 +25,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes that hyper buffers of one connection: what it reads at a time, so what an upload queues is a small multiple.
+/// Bytes that hyper buffers of one connection: what it reads at a time, so what an upload queues is
+/// a small multiple.
 const CONNECTION_BUFFER_BYTES: usize = 256 << 10;
 
-/// After a failed accept (no descriptors left, say) the next one waits this long, so that the loop does not spin.
+/// After a failed accept (no descriptors left, say) the next one waits this long, so that the loop
+/// does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Where the server listens.
@@ -89,11 +91,17 @@ impl Listener {
             let path = PathBuf::from(path);
             remove_stale_socket(&path)?;
             let socket = Socket::Unix(UnixListener::bind(&path)?);
-            return Ok(Listener { socket, bound: Bound::Unix(path) });
+            return Ok(Listener {
+                socket,
+                bound: Bound::Unix(path),
+            });
         }
         let listener = TcpListener::bind(listen).await?;
         let bound = Bound::Tcp(listener.local_addr()?);
-        Ok(Listener { socket: Socket::Tcp(listener), bound })
+        Ok(Listener {
+            socket: Socket::Tcp(listener),
+            bound,
+        })
     }
 
     /// Where it is bound.
@@ -130,7 +138,12 @@ fn remove_stale_socket(path: &std::path::Path) -> std::io::Result<()> {
 }
 
 /// Serves `router` on `listener` until `stop` is ready, then lets what is under way end.
-pub async fn serve(listener: Listener, router: Router, http: &Http, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: Listener,
+    router: Router,
+    http: &Http,
+    stop: impl Future<Output = ()>,
+) {
     let places = Arc::new(Semaphore::new(http.max_connections));
     let graceful = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -157,7 +170,10 @@ pub async fn serve(listener: Listener, router: Router, http: &Http, stop: impl F
         }
     }
     drop(listener);
-    if tokio::time::timeout(http.shutdown_grace(), graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(http.shutdown_grace(), graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("requests still under way after shutdown_grace_s were cut off");
     }
 }

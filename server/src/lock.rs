@@ -11,7 +11,8 @@ use thiserror::Error;
 pub enum LockError {
     /// Somebody else holds it.
     #[error(
-        "{} is in use by another snowcached (process {holder}); stop that one, or give this one another --data folder",
+        "{} is in use by another snowcached (process {holder}); stop that one, or give this one \
+         another --data folder",
         dir.display()
     )]
     Held {
@@ -21,7 +22,10 @@ pub enum LockError {
         holder: String,
     },
     /// It cannot be created or written.
-    #[error("{}: the data folder cannot be used; give --data a folder that this user may write", dir.display())]
+    #[error(
+        "{}: the data folder cannot be used; give --data a folder that this user may write",
+        dir.display()
+    )]
     Unusable {
         /// The folder.
         dir: PathBuf,
@@ -43,16 +47,30 @@ impl DataLock {
     /// # Errors
     /// [`LockError`], without waiting.
     pub fn take(dir: &Path) -> Result<DataLock, LockError> {
-        let unusable = |source| LockError::Unusable { dir: dir.to_owned(), source };
+        let unusable = |source| LockError::Unusable {
+            dir: dir.to_owned(),
+            source,
+        };
         fs::create_dir_all(dir).map_err(unusable)?;
         let path = dir.join("lock");
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let options = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
         let mut file = options.map_err(unusable)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let holder = io::read_to_string(&mut file).unwrap_or_default().trim().to_owned();
-                return Err(LockError::Held { dir: dir.to_owned(), holder });
+                let holder = io::read_to_string(&mut file)
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned();
+                return Err(LockError::Held {
+                    dir: dir.to_owned(),
+                    holder,
+                });
             }
             Err(error) => return Err(unusable(error.into())),
         }
@@ -76,7 +94,10 @@ mod tests {
         let data = dir.path().join("new/var");
         let first = DataLock::take(&data).expect("free");
         let refused = DataLock::take(&data).expect_err("held").to_string();
-        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
         drop(first);
         DataLock::take(&data).expect("free again");
     }

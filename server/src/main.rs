@@ -36,17 +36,28 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let mut config = arguments.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
+    let mut config = arguments
+        .config
+        .as_deref()
+        .map_or_else(|| Ok(Config::default()), Config::load)?;
     config.data = arguments.data.unwrap_or(config.data);
     config.listen = arguments.listen.unwrap_or(config.listen);
     observe::start(&config.log)?;
     let threads = blocking_threads(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(threads).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(threads)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
         let server = Server::open(config).await?;
         std::io::stdout().write_all(server.banner().as_bytes())?;
-        let stop = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } };
+        let stop = async {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        };
         server.serve(stop).await;
         Ok(())
     })

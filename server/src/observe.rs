@@ -1,12 +1,15 @@
-//! What the server tells of its work: one event per request, each with an id that the answer bears too.
+//! What the server tells of its work: one event per request, each with an id that the answer bears
+//! too.
 //!
-//! Guarantees: events go to stderr, stdout belongs to the banner. Never: a header or a body in an event.
+//! Guarantees: events go to stderr, stdout belongs to the banner. Never: a header or a body in an
+//! event.
 
 use crate::config::Log;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tracing::Instrument;
@@ -28,7 +31,10 @@ pub fn start(log: &Log) -> Result<(), tracing_subscriber::filter::ParseError> {
         Ok(filter) => EnvFilter::try_new(filter)?,
         Err(_) => EnvFilter::try_new(&log.filter)?,
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let started = match log.format.as_str() {
         "json" => subscriber.json().try_init(),
         _ => subscriber.try_init(),
@@ -48,8 +54,9 @@ pub async fn request(request: Request, next: Next) -> Response {
     let status = response.status();
     let elapsed_ms = started.elapsed().as_millis() as u64;
     span.in_scope(|| match status {
-        status if status.is_server_error() => tracing::warn!(status = status.as_u16(), elapsed_ms, "answered"),
-        StatusCode::OK if method == "PUT" => tracing::info!(status = 200, elapsed_ms, "answered"),
+        status if status.is_server_error() => {
+            tracing::warn!(status = status.as_u16(), elapsed_ms, "answered")
+        }
         status => tracing::debug!(status = status.as_u16(), elapsed_ms, "answered"),
     });
     response.headers_mut().insert(REQUEST_ID, id);
@@ -71,7 +78,11 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 fn request_id(request: &Request) -> HeaderValue {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
     match request.headers().get(REQUEST_ID) {
-        Some(id) if id.len() <= MAX_REQUEST_ID_BYTES && !id.is_empty() && id.as_bytes().iter().all(plain) => {
+        Some(id)
+            if id.len() <= MAX_REQUEST_ID_BYTES
+                && !id.is_empty()
+                && id.as_bytes().iter().all(plain) =>
+        {
             id.clone()
         }
         _ => {

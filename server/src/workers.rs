@@ -1,7 +1,8 @@
-//! The depot blocks; the server does not. Blocking calls run on threads of their own, a bounded number at a time.
+//! The depot blocks; the server does not. Blocking calls run on threads of their own, a bounded
+//! number at a time.
 //!
-//! Guarantees: at most `max_at_once` calls of one pool run at once; further ones wait in order. Never: a thread held
-//! while a client is slow to take what was read.
+//! Guarantees: at most `max_at_once` calls of one pool run at once; further ones wait in order.
+//! Never: a thread held while a client is slow to take what was read.
 
 use crate::http::errors::Refusal;
 use axum::http::StatusCode;
@@ -18,7 +19,9 @@ pub struct Workers {
 impl Workers {
     /// A pool of `max_at_once` places.
     pub fn new(max_at_once: usize) -> Workers {
-        Workers { places: Arc::new(Semaphore::new(max_at_once)) }
+        Workers {
+            places: Arc::new(Semaphore::new(max_at_once)),
+        }
     }
 
     /// Waits for a place, however long: the wait is bounded by the calls before it.
@@ -33,7 +36,11 @@ impl Workers {
     /// 503 with `Retry-After`, upon which a nix waits and comes again.
     pub async fn place_within(&self, wait: Duration) -> Result<OwnedSemaphorePermit, Refusal> {
         tokio::time::timeout(wait, self.place()).await.map_err(|_| {
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many uploads at once; try again in a while").retry()
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many uploads at once; try again in a while",
+            )
+            .retry()
         })
     }
 
@@ -41,7 +48,10 @@ impl Workers {
     ///
     /// # Errors
     /// What `work` says, or 500 if it panicked.
-    pub async fn run<T, E>(&self, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Refusal>
+    pub async fn run<T, E>(
+        &self,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Refusal>
     where
         T: Send + 'static,
         E: Into<Refusal> + Send + 'static,
@@ -51,7 +61,8 @@ impl Workers {
     }
 }
 
-/// Runs `work` on a thread for blocking calls, giving up `place` when it ends - not when the caller stops waiting.
+/// Runs `work` on a thread for blocking calls, giving up `place` when it ends - not when the caller
+/// stops waiting.
 pub async fn in_place<T, E>(
     place: OwnedSemaphorePermit,
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
@@ -104,15 +115,26 @@ mod tests {
     async fn a_full_pool_answers_503_after_the_wait() {
         let workers = Workers::new(1);
         let _held = workers.place().await;
-        let refused = workers.place_within(Duration::from_millis(10)).await.expect_err("full");
+        let refused = workers
+            .place_within(Duration::from_millis(10))
+            .await
+            .expect_err("full");
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[tokio::test]
     async fn a_panic_is_an_answer_and_frees_its_place() {
         let workers = Workers::new(1);
-        let refused = workers.run(|| -> Result<(), Refusal> { panic!("in a test") }).await;
-        assert_eq!(refused.expect_err("panicked").status(), StatusCode::INTERNAL_SERVER_ERROR);
-        workers.run(|| Ok::<_, Refusal>(())).await.expect("the place is free");
+        let refused = workers
+            .run(|| -> Result<(), Refusal> { panic!("in a test") })
+            .await;
+        assert_eq!(
+            refused.expect_err("panicked").status(),
+            StatusCode::INTERNAL_SERVER_ERROR
+        );
+        workers
+            .run(|| Ok::<_, Refusal>(()))
+            .await
+            .expect("the place is free");
     }
 }

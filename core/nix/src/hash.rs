@@ -1,6 +1,6 @@
 //! Hashes as Nix writes them: `sha256:<base32>`, `sha256:<hex>`, `sha256-<base64>`.
 //!
-//! [`NarHash`] is the one that matters: SHA-256 over the bytes of a NAR. [`Hash`] is any algorithm that a
+//! [`NarHash`] is the one that matters: SHA-256 over the bytes of a NAR. [`struct@Hash`] is any algorithm that a
 //! content address or a `FileHash` may name.
 //!
 //! Guarantees: reading takes every spelling that Nix takes, writing gives base32 and nothing else.

@@ -1,5 +1,14 @@
 //! Golden vectors: what a real Nix wrote (see `make-golden.sh`), read and written again byte for byte.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read golden files and lay out trees"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is the test's own failure"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,11 @@
 //! NARs that must be refused: each with a sentence that says what is wrong and at which offset, the same
 //! sentence however the input is split, and before anything absurd is believed.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is the test's own failure"
+)]
+
 use snowcache_nix::nar::{Event, Limits, MAX_DEPTH, NarError, Parser, WriteError, Writer};
 
 /// A string: length, bytes, zeros.

@@ -1,5 +1,10 @@
 //! Narinfos that must be refused, each with its line and field; and the liberties that are taken.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is the test's own failure"
+)]
+
 use snowcache_nix::{NarInfo, PathInfo, fingerprint};
 
 const BASE: &str = "696cdqmw84p0ad37nlqqamimsb715h0m-self";

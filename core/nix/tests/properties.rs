@@ -1,5 +1,10 @@
 //! Trees, splits and damage by the thousand: what holds for every NAR and every way of cutting it up.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is the test's own failure"
+)]
+
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 use snowcache_nix::ca::HashModulo;

@@ -1,5 +1,10 @@
 //! Realisations that must be refused, and what is kept of those that are not.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is the test's own failure"
+)]
+
 use snowcache_nix::Realisation;
 use snowcache_nix::realisation::{DrvOutput, RealisationError};
 
@@ -66,10 +71,7 @@ fn each_refusal_names_the_field() {
     ];
     for (json, says) in cases {
         let refusal = refusal(&json);
-        assert!(
-            refusal.starts_with(says.trim_end_matches("/../x…' names no")),
-            "{refusal}\n{says}"
-        );
+        assert!(refusal.starts_with(says), "{refusal}\n{says}");
     }
 }
 

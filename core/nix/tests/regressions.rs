@@ -1,5 +1,14 @@
 //! Everything that the fuzzers start from, and everything that they ever broke, replayed.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read golden files and lay out trees"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is the test's own failure"
+)]
+
 use std::fs;
 use std::path::Path;
 

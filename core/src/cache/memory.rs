@@ -64,6 +64,11 @@ impl Memory {
         }
     }
 
+    /// What it holds.
+    pub fn hashes(&self) -> Vec<StoreHash> {
+        self.paths().keys().copied().collect()
+    }
+
     fn paths(&self) -> MutexGuard<'_, BTreeMap<StoreHash, (PathInfo, Bytes)>> {
         // A map whose holder panicked is whole: every change below is one insert or one push.
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)

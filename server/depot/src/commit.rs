@@ -6,8 +6,9 @@
 //!   document()--+              up to MAX_GROUP at a time: one fsync for all of them
 //! ```
 //!
-//! Guarantees: nothing is answered before it is durable; of two offers for one path the first stays; a path becomes visible
-//! only when its NAR and all its references are; after a failed write the segment is given up and the whole group is told.
+//! Guarantees: nothing is answered before it is durable; of two offers for one path the first
+//! stays; a path becomes visible only when its NAR and all its references are; after a failed write
+//! the segment is given up and the whole group is told.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -346,7 +347,7 @@ impl Draft {
         if fingerprint(&have) != fingerprint(offer) {
             let (winner, loser) = (have.nar_hash, offer.nar_hash);
             let (time, store_path) = ((self.shared.clock)(), have.store_path.to_string());
-            tracing::warn!(path = store_path, %winner, %loser, subject, "another content was offered");
+            tracing::warn!(path = store_path, %winner, %loser, subject, "other content offered");
             let conflict = ConflictState {
                 cache,
                 store_path,

@@ -1,7 +1,8 @@
 //! Compression on all cores, for every upload of the depot.
 //!
-//! Guarantees: at most [`MAX_WAITING_BYTES`] of raw bytes wait or are being compressed, whoever sent them; results come back
-//! to each upload in the order in which it asked. Never touches a segment.
+//! Guarantees: at most [`MAX_WAITING_BYTES`] of raw bytes wait or are being compressed, whoever
+//! sent them; results come back to each upload in the order in which it asked. Never touches a
+//! segment.
 
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -13,7 +14,8 @@ use zstd::bulk::Compressor;
 use crate::record::{Checksum, FrameHeader};
 use crate::{Error, Result};
 
-/// Raw bytes handed in and not yet compressed, over all uploads: 32 of the largest pieces keep many cores busy.
+/// Raw bytes handed in and not yet compressed, over all uploads: 32 of the largest pieces keep many
+/// cores busy.
 pub const MAX_WAITING_BYTES: usize = 32 << 20;
 
 /// A frame ready to be appended.

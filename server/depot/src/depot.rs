@@ -27,7 +27,8 @@ use crate::state::{Document, UploadState, document_of, from_json};
 use crate::varint::Reader;
 use crate::{Error, ErrorKind, Result};
 
-/// Segment bytes committed between checkpoints of the index: what a start after a crash reads again, under half a second.
+/// Segment bytes committed between checkpoints of the index: what a start after a crash reads
+/// again, under half a second.
 pub const CHECKPOINT_BYTES: u64 = 512 << 20;
 
 /// The most rows that one page of a listing holds.
@@ -172,8 +173,9 @@ pub struct Stats {
 }
 
 impl Depot {
-    /// Opens the depot in a folder, creating it when it is not there. What the index lacks is replayed from the segments;
-    /// an index that does not open is set aside as `index.damaged` and rebuilt.
+    /// Opens the depot in a folder, creating it when it is not there. What the index lacks is
+    /// replayed from the segments; an index that does not open is set aside as `index.damaged` and
+    /// rebuilt.
     pub fn open(options: Options) -> Result<Depot> {
         let dir = options.dir.clone();
         fs::create_dir_all(&dir)
@@ -396,7 +398,7 @@ fn open_index(folder: &Path) -> Result<RocksIndex> {
     match RocksIndex::open(folder) {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             let aside = folder.with_extension("damaged");
-            tracing::error!(%error, aside = %aside.display(), "the index is damaged: rebuilding it");
+            tracing::error!(%error, aside = %aside.display(), "rebuilding a damaged index");
             if aside.exists() {
                 fs::remove_dir_all(&aside).map_err(|e| Error::io("removing an old index", e))?;
             }

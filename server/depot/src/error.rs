@@ -8,11 +8,13 @@ use std::io;
 pub enum ErrorKind {
     /// The client sent bytes that are no canonical NAR: refuse them (4xx), a retry will not help.
     BadNar,
-    /// The client's request is well-formed but must not be carried out (4xx): the sentence says why.
+    /// The client's request is well-formed but must not be carried out (4xx): the sentence says
+    /// why.
     Refused,
     /// The disk is full: answer 507, reads go on.
     Full,
-    /// The disk failed: nothing was acknowledged, the failed segment is out of use, a retry may work.
+    /// The disk failed: nothing was acknowledged, the failed segment is out of use, a retry may
+    /// work.
     Storage,
     /// Stored bytes are not what was written: do not serve them.
     Corrupt,
@@ -52,7 +54,8 @@ impl Error {
         }
     }
 
-    /// An I/O failure while `doing` something; a full disk or quota is told apart from a broken one.
+    /// An I/O failure while `doing` something; a full disk or quota is told apart from a broken
+    /// one.
     pub(crate) fn io(doing: impl fmt::Display, source: io::Error) -> Error {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull

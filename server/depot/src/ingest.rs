@@ -5,9 +5,10 @@
 //!   finish()     --> recipe, upload record --> fsync --> index --> the caller may acknowledge
 //! ```
 //!
-//! Guarantees: what `finish` returned is durable, and its hash and size were computed from the bytes; a NAR that is not
-//! canonical is refused at its first wrong byte; dropped before `finish`, an upload leaves nothing behind. Memory is bounded:
-//! the cutter's window, [`MAX_QUEUED`] pieces, and about 100 bytes for each frame of the NAR.
+//! Guarantees: what `finish` returned is durable, and its hash and size were computed from the
+//! bytes; a NAR that is not canonical is refused at its first wrong byte; dropped before `finish`,
+//! an upload leaves nothing behind. Memory is bounded: the cutter's window, [`MAX_QUEUED`] pieces,
+//! and about 100 bytes for each frame of the NAR.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -94,9 +95,8 @@ impl Ingest {
 
     /// Takes the next bytes of the NAR.
     ///
-    /// # Errors
-    /// `BadNar` where they cannot be part of a canonical NAR, `Full` and `Storage` where they could not be kept. After an
-    /// error the upload is over: drop it.
+    /// # Errors `BadNar` where they cannot be part of a canonical NAR, `Full` and `Storage` where
+    /// they could not be kept. After an error the upload is over: drop it.
     pub fn write(&mut self, nar_bytes: &[u8]) -> Result<()> {
         for bytes in nar_bytes.chunks(STEP_BYTES) {
             let files = &mut self.files;

@@ -1,11 +1,13 @@
 //! Layouts: where the bytes of one encoded NAR lie, so that serving it needs no search.
 //!
-//! A layout is a recipe resolved against the segments: runs of neighbouring frame records (*extents*) and literals, in order.
-//! It lives in the index only and is made anew from the recipe whenever frames move. Blocks of [`BLOCK_PARTS`] parts carry the
-//! offsets at which they begin, raw and encoded, so that `HEAD` reads one row and a range reads the rows that it needs:
+//! A layout is a recipe resolved against the segments: runs of neighbouring frame records
+//! (*extents*) and literals, in order. It lives in the index only and is made anew from the recipe
+//! whenever frames move. Blocks of [`BLOCK_PARTS`] parts carry the offsets at which they begin, raw
+//! and encoded, so that `HEAD` reads one row and a range reads the rows that it needs:
 //!
 //! ```text
-//!   NarHash        -> nar size, encoded size, encoding name, where the recipe lies, [raw start, encoded start] a block
+//!   NarHash        -> nar size, encoded size, encoding name, where the recipe lies,
+//!                     [raw start, encoded start] a block
 //!   NarHash, 0000  -> extent(segment, offset, stored, raw), literal(bytes), extent ...
 //!   NarHash, 0001  -> ...
 //! ```
@@ -300,7 +302,8 @@ fn block_key(nar: &NarHash, number: usize) -> Vec<u8> {
     [nar.as_bytes().as_slice(), &(number as u32).to_be_bytes()].concat()
 }
 
-/// A literal as it is sent: one zstd frame (RFC 8878) of one raw block, single segment, its content size declared.
+/// A literal as it is sent: one zstd frame (RFC 8878) of one raw block, single segment, its content
+/// size declared.
 pub fn literal_frame(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + 10);
     out.extend(0xFD2F_B528u32.to_le_bytes());
@@ -318,7 +321,7 @@ pub fn literal_frame(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Length of [`literal_frame`] for `len` bytes.
-fn literal_frame_len(len: usize) -> u64 {
+pub fn literal_frame_len(len: usize) -> u64 {
     (len + if len < 256 { 9 } else { 10 }) as u64
 }
 

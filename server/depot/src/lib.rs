@@ -2,15 +2,17 @@
 //!
 //! ```text
 //!   NAR --> cut at references --> frames (deduplicated, zstd) --+
-//!                             \-> recipe ------------------------+--> segments: append-only, checksummed, the truth
-//!   narinfo --> committer: first commit wins, closures complete -+         |
-//!                                                                          v  replayable
+//!                             \-> recipe -----------------------+--> segments: append-only,
+//!   narinfo --> committer: first wins, closures complete -------+    checksummed, the truth
+//!                                                                        |
+//!                                                                        v  replayable
 //!   GET --> path --> layout --> runs of frames as they lie  <-----  index (RocksDB)
 //! ```
 //!
-//! What it guarantees: what was acknowledged is durable and stays readable under kill -9 and power cuts; hash and size of a NAR
-//! are computed, never believed; a visible path has its NAR and all its references; damaged bytes are not given out. What it
-//! never does: sign, speak HTTP, or write a segment again that failed once.
+//! What it guarantees: what was acknowledged is durable and stays readable under kill -9 and power
+//! cuts; hash and size of a NAR are computed, never believed; a visible path has its NAR and all
+//! its references; damaged bytes are not given out. What it never does: sign, speak HTTP, or write
+//! a segment again that failed once.
 //!
 //! All calls block on the disk: call them off an async runtime's workers.
 
@@ -39,7 +41,7 @@ pub use ingest::{Ingest, MAX_QUEUED, Nar, Upload};
 pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
 pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
 pub use pool::SEGMENT_BYTES;
-pub use read::{Chunks, NarReader};
+pub use read::{Chunks, Cost, NarReader};
 pub use state::Document;
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! The open segments, and who writes to which.
 //!
 //! ```text
-//!   borrow() --> Stream --append.. sync.. committed()--> dropped --> idle, or full: never written again
-//!                   |                                        |
-//!                   +-- an error: poisoned, never reused      +-- not committed: cut back to where it was
+//!   borrow() --> Stream --append.. sync.. committed()--> dropped --> idle, or full: never
+//!                   |                                        |              written again
+//!                   +-- an error: poisoned, never reused     +-- not committed: cut back
 //! ```
 //!
-//! Guarantees: a segment has one writer at a time, so the records of one upload lie together; what was not committed leaves
-//! nothing behind; a segment that failed once is never written again.
+//! Guarantees: a segment has one writer at a time, so the records of one upload lie together; what
+//! was not committed leaves nothing behind; a segment that failed once is never written again.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,8 @@ use crate::record::{FrameHeader, Kind, StateHeader};
 use crate::segments::{SegmentId, SegmentWriter, Segments};
 use crate::{Error, Result};
 
-/// A segment this long gets no further uploads: long enough that a terabyte is 4,096 files, short enough to rewrite in seconds.
+/// A segment this long gets no further uploads: long enough that a terabyte is 4,096 files, short
+/// enough to rewrite in seconds.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
 
 /// Hands out streams and depot-wide numbers.
@@ -55,7 +56,8 @@ impl Pool {
         })
     }
 
-    /// A segment for the caller alone: the one used last, so that as few as possible grow; a new one when none is idle.
+    /// A segment for the caller alone: the one used last, so that as few as possible grow; a new
+    /// one when none is idle.
     pub fn borrow(self: &Arc<Pool>) -> Result<Stream> {
         let idle = self
             .idle
@@ -162,7 +164,8 @@ impl Stream {
         self.with_writer("syncing", |writer| writer.sync())
     }
 
-    /// From here on everything appended stays, also when the stream is dropped. Call it once it is durable.
+    /// From here on everything appended stays, also when the stream is dropped. Call it once it is
+    /// durable.
     pub fn committed(&mut self) {
         self.grown = self.len - self.committed;
         self.committed = self.len;
@@ -204,8 +207,9 @@ impl Stream {
         }
     }
 
-    /// Gives the segment up at its last committed length. Shortening it is tried once, so that a full disk gets its space back;
-    /// should that fail too, the next start finds the torn tail and drops it.
+    /// Gives the segment up at its last committed length. Shortening it is tried once, so that a
+    /// full disk gets its space back; should that fail too, the next start finds the torn tail and
+    /// drops it.
     fn poison(&mut self) {
         let Some(mut writer) = self.writer.take() else {
             return;
@@ -230,7 +234,7 @@ impl Drop for Stream {
         if self.committed == 0 {
             drop(writer);
             if let Err(error) = self.pool.segments.remove(self.id) {
-                tracing::warn!(segment = %self.id, %error, "an unused segment could not be removed");
+                tracing::warn!(segment = %self.id, %error, "an unused segment stays");
             }
             return;
         }

@@ -1,19 +1,23 @@
 //! Reading NARs back: as they are sent, and as they were.
 //!
-//! Guarantees: stored bytes are checked against their checksums before any of them is given out; a range costs what it
-//! returns, plus one extent at each end. Never holds more than one extent, at most 2 MiB stored.
+//! Guarantees: stored bytes are checked against their checksums before any of them is given out; a
+//! range costs what it returns, plus one extent at each end. Never holds more than one extent, at
+//! most 2 MiB stored.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use snowcache_core::recipe::Op;
 use snowcache_nix::NarHash;
 
 use crate::depot::Shared;
 use crate::ingest::Nar;
-use crate::layout::{Encoding, Extent, Layout, Part, literal_frame};
+use crate::layout::{Encoding, Extent, Layout, Part, literal_frame, literal_frame_len};
 use crate::record::{Checksum, Header, STATE_HEADER_BYTES, StateHeader};
 use crate::segments::{SegmentId, Segments};
+use crate::state::recipe_of;
 use crate::{Error, Result};
 
 /// A NAR that can be read.
@@ -22,6 +26,27 @@ pub struct NarReader {
     shared: Arc<Shared>,
     nar: Nar,
     layout: Arc<Layout>,
+}
+
+/// What one NAR is made of, and what that takes on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// Spans, and their raw bytes.
+    pub spans: u64,
+    /// Raw bytes of spans.
+    pub span_bytes: u64,
+    /// Stretches of tokens that are frames of their own.
+    pub dense: u64,
+    /// Raw bytes of these.
+    pub dense_bytes: u64,
+    /// Tokens and short stretches of them.
+    pub literals: u64,
+    /// Bytes of these.
+    pub literal_bytes: u64,
+    /// Stored bytes of all frame records that the NAR uses, headers included.
+    pub frame_bytes: u64,
+    /// Stored bytes of the recipe record, which holds the literals.
+    pub recipe_bytes: u64,
 }
 
 /// Which bytes of a NAR are meant by an offset.
@@ -57,6 +82,37 @@ impl NarReader {
     /// What [`NarReader::encoded`] gives.
     pub fn encoding(&self) -> &Encoding {
         &self.layout.encoding
+    }
+
+    /// What the NAR takes on disk, shared frames counted in full.
+    pub fn cost(&self) -> Result<Cost> {
+        let (segment, offset) = self.layout.recipe;
+        let (header, payload) = read_state(&*self.shared.segments, segment, offset)?;
+        let (_, _, recipe) = recipe_of(&payload)?;
+        let recipe_bytes = STATE_HEADER_BYTES as u64 + u64::from(header.payload_len);
+        let mut cost = Cost {
+            recipe_bytes,
+            ..Cost::default()
+        };
+        for op in recipe.ops() {
+            let raw = u64::from(op.raw_len());
+            let (count, bytes) = match op {
+                Op::Frame { .. } => (&mut cost.spans, &mut cost.span_bytes),
+                Op::Dense { .. } => (&mut cost.dense, &mut cost.dense_bytes),
+                Op::Literal(_) => (&mut cost.literals, &mut cost.literal_bytes),
+            };
+            *count += 1;
+            *bytes += raw;
+        }
+        let literals = recipe
+            .ops()
+            .iter()
+            .filter(|op| matches!(op, Op::Literal(_)));
+        let sent: u64 = literals
+            .map(|op| literal_frame_len(op.raw_len() as usize))
+            .sum();
+        cost.frame_bytes = self.layout.encoding.size_bytes - sent;
+        Ok(cost)
     }
 
     /// The bytes `range` of the `.nar.zst`. A range past the end ends at the end.

@@ -1,26 +1,38 @@
 //! Records: what a segment is made of, byte by byte.
 //!
-//! A segment is a sequence of records, and at the same time one valid zstd stream: every header is a zstd *skippable
-//! frame* (RFC 8878, 3.1.2), and what a frame record stores is an ordinary zstd frame. All integers are little-endian.
+//! A segment is a sequence of records, and at the same time one valid zstd stream: every header is
+//! a zstd *skippable frame* (RFC 8878, 3.1.2), and what a frame record stores is an ordinary zstd
+//! frame. All integers are little-endian.
 //!
 //! ```text
-//! frame record    0        4      8     9     10    11    12        44        48           52         60      64
-//!                 +--------+------+-----+-----+-----+-----+---------+---------+------------+----------+-------+--~~--+
-//!                 | magic  | 56   |  1  | ver |  0  |  0  | FrameId | raw_len | stored_len | checksum | crc   | zstd |
-//!                 | ..57   |      |     |     |     |     | 32      | u32     | u32        | 8        | 0..60 | frame|
-//!                 +--------+------+-----+-----+-----+-----+---------+---------+------------+----------+-------+--~~--+
-//! state record    0        4      8     9     10    11    12    20         28    32
-//!                 +--------+------+-----+-----+-----+-----+-----+----------+-----+--~~-----+
-//!                 | magic  | 24+n | kind| ver |flags|  0  | seq | checksum | crc | payload |
-//!                 | ..58   |      |     |     |     |     | u64 | 8        |0..28| n bytes |
-//!                 +--------+------+-----+-----+-----+-----+-----+----------+-----+--~~-----+
+//! frame record: 64 bytes, then one zstd frame
+//!    0  u32      0x184D2A57, a skippable frame
+//!    4  u32      56, its length
+//!    8  u8 u8    1, format version
+//!   10  u8 u8    0, 0
+//!   12  [32]     FrameId: BLAKE3-256 of the raw bytes
+//!   44  u32 u32  raw length, stored length
+//!   52  [8]      checksum of the zstd frame
+//!   60  u32      CRC-32C of bytes 0..60
+//!   64           the zstd frame
+//!
+//! state record: 32 bytes, then n bytes of payload, all of it skippable
+//!    0  u32      0x184D2A58, a skippable frame
+//!    4  u32      24 + n, its length
+//!    8  u8 u8    kind, format version
+//!   10  u8 u8    flags, 0
+//!   12  u64      sequence number
+//!   20  [8]      checksum of the payload
+//!   28  u32      CRC-32C of bytes 0..28
+//!   32           the payload
 //! ```
 //!
-//! `checksum` is the first 8 bytes of BLAKE3 over what is *stored* (the zstd frame, or the payload), `crc` is CRC-32C of the
-//! header before it. A frame's header is a pure function of its id, lengths and checksum: it is served to clients as it lies.
+//! `checksum` is the first 8 bytes of BLAKE3 over what is *stored* (the zstd frame, or the
+//! payload), `crc` is CRC-32C of the header before it. A frame's header is a pure function of its
+//! id, lengths and checksum: it is served to clients as it lies.
 //!
-//! What ends a commit carries the flag [`COMMIT`]: bytes behind the last such record of a segment were never acknowledged and
-//! are dropped when the depot opens.
+//! What ends a commit carries the flag [`COMMIT`]: bytes behind the last such record of a segment
+//! were never acknowledged and are dropped when the depot opens.
 
 use snowcache_core::recipe::FrameId;
 
@@ -33,7 +45,8 @@ pub const FRAME_HEADER_BYTES: usize = 64;
 /// The length of a state record's header, in bytes.
 pub const STATE_HEADER_BYTES: usize = 32;
 
-/// The largest payload of a state record: a recipe of 16 million ops (1 TB of NAR) at 40 bytes each has 640 MB.
+/// The largest payload of a state record: a recipe of 16 million ops (1 TB of NAR) at 40 bytes each
+/// has 640 MB.
 pub const MAX_PAYLOAD_BYTES: u32 = 768 << 20;
 
 /// The flag of a record that ends a commit.

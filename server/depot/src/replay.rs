@@ -1,11 +1,12 @@
 //! Replay: bringing the index up to what the segments say.
 //!
-//! At start every segment that is longer than its replay mark is read from there on; without an index all of them are. Frames
-//! go first, since a recipe may use frames of any segment; then the records that carry state, in the order in which they were
-//! made. What lies behind a segment's last commit was never acknowledged and is cut off.
+//! At start every segment that is longer than its replay mark is read from there on; without an
+//! index all of them are. Frames go first, since a recipe may use frames of any segment; then the
+//! records that carry state, in the order in which they were made. What lies behind a segment's
+//! last commit was never acknowledged and is cut off.
 //!
-//! Guarantees: what was acknowledged is in the index afterwards, and durable; a second replay changes nothing; a damaged record
-//! costs what depends on it and nothing else, and is logged.
+//! Guarantees: what was acknowledged is in the index afterwards, and durable; a second replay
+//! changes nothing; a damaged record costs what depends on it and nothing else, and is logged.
 
 use std::collections::BTreeSet;
 
@@ -132,8 +133,8 @@ fn read_tail(
 ) -> Result<Scanned> {
     if mark > len {
         return Err(Error::corrupt(format!(
-            "segment {id} has {len} bytes, but {mark} were acknowledged: the file was cut; restore it from a backup, or \
-             remove the index folder to go on with what is left"
+            "segment {id} has {len} bytes, but {mark} were acknowledged: the file was cut; \
+             restore it from a backup, or remove the index folder to go on with what is left"
         )));
     }
     let mut scanned = scan(segments, id, mark, len)?;
@@ -150,7 +151,8 @@ fn read_tail(
     Ok(scanned)
 }
 
-/// Cuts a segment back to its last commit and makes that durable; one without any is removed. Whether it is still there.
+/// Cuts a segment back to its last commit and makes that durable; one without any is removed.
+/// Whether it is still there.
 fn settle(segments: &dyn Segments, id: SegmentId, end: u64, len: u64) -> Result<bool> {
     let failed = |e| Error::io(format!("settling segment {id}"), e);
     if end == 0 {

@@ -1,7 +1,7 @@
 //! Scanning a segment: which records it holds, where the last commit ends, what is damaged.
 //!
-//! Every byte is checked. A damaged header loses the way to the next record; the scan then looks for the next header that is
-//! whole, so that one bad sector does not cost what lies behind it.
+//! Every byte is checked. A damaged header loses the way to the next record; the scan then looks
+//! for the next header that is whole, so that one bad sector does not cost what lies behind it.
 
 use snowcache_core::recipe::FrameId;
 
@@ -28,8 +28,8 @@ pub struct Scanned {
 
 /// Scans `segment` from a record boundary to its end.
 ///
-/// # Errors
-/// `Corrupt` where a record was written by a newer version, `Storage` where the segment cannot be read.
+/// # Errors `Corrupt` where a record was written by a newer version, `Storage` where the segment
+/// cannot be read.
 pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) -> Result<Scanned> {
     let mut window = Window {
         segments,
@@ -99,8 +99,8 @@ fn header_at(window: &mut Window<'_>, at: u64) -> Result<Option<Header>> {
             Ok((end <= len).then_some(header))
         }
         Err(BadHeader::Newer(version)) => Err(Error::corrupt(format!(
-            "segment {} was written by format version {version}, which this snowcached does not know: start the \
-             version that wrote it",
+            "segment {} was written by format version {version}, which this snowcached does \
+             not know: start the version that wrote it",
             window.segment
         ))),
         Err(BadHeader::Short | BadHeader::Damaged) => Ok(None),

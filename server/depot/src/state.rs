@@ -1,4 +1,5 @@
-//! What the payloads of state records say: JSON where it is small, so that a segment can be read without this program.
+//! What the payloads of state records say: JSON where it is small, so that a segment can be read
+//! without this program.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;

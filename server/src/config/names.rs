@@ -1,27 +1,34 @@
 //! Which keys exist, and which of them a misspelt one was meant to be.
 //!
-//! The keys are those of the default configuration written as TOML, so that no list of them can go stale.
+//! The keys are those of the default configuration written as TOML, so that no list of them can go
+//! stale.
 
 use super::Config;
 use toml::{Table, Value};
 
 /// All keys, as tables in tables.
 pub fn known() -> Table {
-    Table::try_from(Config::default()).expect("invariant: the default configuration can be written as TOML")
+    Table::try_from(Config::default())
+        .expect("invariant: the default configuration can be written as TOML")
 }
 
-/// The first key of `given` that `known` does not have, and the nearest one that it has, both with their tables' names.
+/// The first key of `given` that `known` does not have, and the nearest one that it has, both with
+/// their tables' names.
 pub fn unknown(given: &Table, known: &Table) -> Option<(String, String)> {
-    given.iter().find_map(|(key, value)| match (known.get(key), value) {
-        (Some(Value::Table(inner)), Value::Table(given)) => unknown(given, inner)
-            .map(|(wrong, right)| (format!("{key}.{wrong}"), format!("{key}.{right}"))),
-        (Some(_), _) => None,
-        (None, _) => Some((key.clone(), nearest(key, known))),
-    })
+    given
+        .iter()
+        .find_map(|(key, value)| match (known.get(key), value) {
+            (Some(Value::Table(inner)), Value::Table(given)) => unknown(given, inner)
+                .map(|(wrong, right)| (format!("{key}.{wrong}"), format!("{key}.{right}"))),
+            (Some(_), _) => None,
+            (None, _) => Some((key.clone(), nearest(key, known))),
+        })
 }
 
 fn nearest(key: &str, known: &Table) -> String {
-    let nearest = known.keys().min_by_key(|candidate| distance(key, candidate));
+    let nearest = known
+        .keys()
+        .min_by_key(|candidate| distance(key, candidate));
     nearest.cloned().unwrap_or_default()
 }
 
@@ -37,7 +44,8 @@ fn distance(from: &str, to: &str) -> usize {
             row[column + 1] = changed.min(row[column] + 1).min(diagonal + 1);
         }
     }
-    *row.last().expect("invariant: the row has one more element than `to` has letters")
+    *row.last()
+        .expect("invariant: the row has one more element than `to` has letters")
 }
 
 #[cfg(test)]

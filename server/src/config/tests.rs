@@ -18,24 +18,37 @@ fn the_shipped_file_names_every_key_and_explains_it() {
     let lines: Vec<&str> = SHIPPED.lines().collect();
     for (number, line) in lines.iter().enumerate() {
         if line.contains(" = ") && !line.starts_with('#') {
-            assert!(number > 0 && lines[number - 1].starts_with('#'), "line {}: {line}", number + 1);
+            assert!(
+                number > 0 && lines[number - 1].starts_with('#'),
+                "line {}: {line}",
+                number + 1
+            );
         }
     }
 }
 
 #[test]
 fn a_misspelt_key_names_the_nearest_right_one() {
-    let text = parse("[uploads]\nmax_nar_size = 5\n").expect_err("unknown").to_string();
-    assert!(text.contains("`uploads.max_nar_size`") && text.contains("`uploads.max_nar_size_bytes`"), "{text}");
+    let text = parse("[uploads]\nmax_nar_size = 5\n")
+        .expect_err("unknown")
+        .to_string();
+    assert!(
+        text.contains("`uploads.max_nar_size`") && text.contains("`uploads.max_nar_size_bytes`"),
+        "{text}"
+    );
     let text = parse("listne = \"\"\n").expect_err("unknown").to_string();
     assert!(text.contains("did you mean `listen`?"), "{text}");
-    let text = parse("[upload]\nlease_s = 1\n").expect_err("unknown").to_string();
+    let text = parse("[upload]\nlease_s = 1\n")
+        .expect_err("unknown")
+        .to_string();
     assert!(text.contains("did you mean `uploads`?"), "{text}");
 }
 
 #[test]
 fn a_value_of_the_wrong_type_names_its_line() {
-    let text = parse("data = \"x\"\nlisten = 5\n").expect_err("type").to_string();
+    let text = parse("data = \"x\"\nlisten = 5\n")
+        .expect_err("type")
+        .to_string();
     assert!(text.contains("line 2"), "{text}");
 }
 
@@ -47,7 +60,11 @@ fn what_the_server_cannot_work_with_is_refused() {
         ("[log]\nformat = \"xml\"\n", "log.format"),
         ("public_url = \"cache.example.org\"\n", "public_url"),
     ] {
-        let error = parse(text).expect("parses").checked().expect_err("refused").to_string();
+        let error = parse(text)
+            .expect("parses")
+            .checked()
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains(key), "{error}");
     }
     Config::default().checked().expect("the defaults work");

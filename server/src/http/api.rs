@@ -3,7 +3,7 @@
 use super::errors::Refusal;
 use super::{Shared, answer, body};
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -59,12 +59,19 @@ pub async fn paths(
     Query(page): Query<Page>,
 ) -> Result<Response, Refusal> {
     let after: Option<StoreHash> = match page.after {
-        Some(after) => Some(after.parse().map_err(|error| Refusal::malformed(format!("after: {error}")))?),
+        Some(after) => Some(
+            after
+                .parse()
+                .map_err(|error| Refusal::malformed(format!("after: {error}")))?,
+        ),
         None => None,
     };
     let limit = page.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     let (depot, cache) = (app.depot.clone(), app.cache.clone());
-    let found = app.reads.run(move || depot.paths(&cache, after, limit)).await?;
+    let found = app
+        .reads
+        .run(move || depot.paths(&cache, after, limit))
+        .await?;
     let next = match found.last() {
         Some(last) if found.len() == limit => Some(last.hash().to_string()),
         _ => None,
@@ -77,7 +84,13 @@ pub async fn paths(
 pub async fn stats(State(app): State<Shared>, method: Method) -> Result<Response, Refusal> {
     let depot = app.depot.clone();
     let depot = app.reads.run(move || depot.stats()).await?;
-    Ok(json(&method, &Counted { depot, conflicts: app.conflicts.load(Ordering::Relaxed) }))
+    Ok(json(
+        &method,
+        &Counted {
+            depot,
+            conflicts: app.conflicts.load(Ordering::Relaxed),
+        },
+    ))
 }
 
 /// `POST /api/v1/missing`
@@ -88,21 +101,63 @@ pub async fn missing(
     body: Body,
 ) -> Result<Response, Refusal> {
     let stall_s = app.config.uploads.stall_timeout_s;
-    let text = body::whole(&headers, body, MAX_MISSING_BYTES, stall_s, &app.reads, "the question").await?;
-    let asked: Asked = serde_json::from_slice(&text)
-        .map_err(|error| Refusal::malformed(format!("expected {{\"hashes\": [\"<hash>\", …]}}: {error}")))?;
+    let text = body::whole(
+        &headers,
+        body,
+        MAX_MISSING_BYTES,
+        stall_s,
+        &app.reads,
+        "the question",
+    )
+    .await?;
+    let asked: Asked = serde_json::from_slice(&text).map_err(|error| {
+        Refusal::malformed(format!("expected {{\"hashes\": [\"<hash>\", …]}}: {error}"))
+    })?;
     if asked.hashes.len() > MAX_HASHES {
-        return Err(Refusal::too_large(format!("ask for at most {MAX_HASHES} hashes at once")));
+        return Err(Refusal::too_large(format!(
+            "ask for at most {MAX_HASHES} hashes at once"
+        )));
     }
     let hashes: Result<Vec<StoreHash>, _> = asked.hashes.iter().map(|hash| hash.parse()).collect();
     let hashes = hashes.map_err(Refusal::malformed)?;
     let (depot, cache) = (app.depot.clone(), app.cache.clone());
     let has = app.reads.run(move || depot.has(&cache, &hashes)).await?;
-    let missing = asked.hashes.into_iter().zip(has).filter(|(_, has)| !has).map(|(hash, _)| hash);
-    Ok(json(&method, &Missing { missing: missing.collect() }))
+    let missing = asked
+        .hashes
+        .into_iter()
+        .zip(has)
+        .filter(|(_, has)| !has)
+        .map(|(hash, _)| hash);
+    Ok(json(
+        &method,
+        &Missing {
+            missing: missing.collect(),
+        },
+    ))
+}
+
+/// `GET /api/v1/cost/<hash>`: what a visible path's NAR is made of and takes on disk.
+pub async fn cost(
+    State(app): State<Shared>,
+    method: Method,
+    Path(hash): Path<String>,
+) -> Result<Response, Refusal> {
+    let hash: StoreHash = hash.parse().map_err(Refusal::malformed)?;
+    let (depot, cache) = (app.depot.clone(), app.cache.clone());
+    let found = app.reads.run(move || match depot.path(&cache, &hash)? {
+        Some(entry) => match depot.nar(&cache, &entry.info.nar_hash)? {
+            Some(reader) => reader.cost().map(Some),
+            None => Ok(None),
+        },
+        None => Ok(None),
+    });
+    let cost = found.await?;
+    let cost = cost.ok_or_else(|| Refusal::missing(format!("no path {hash} in this cache")))?;
+    Ok(json(&method, &cost))
 }
 
 fn json(method: &Method, value: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(value).expect("invariant: strings and numbers can be written as JSON");
+    let text =
+        serde_json::to_vec(value).expect("invariant: strings and numbers can be written as JSON");
     answer(method, "application/json", text)
 }

@@ -1,4 +1,5 @@
-//! Bodies, both ways: small ones whole and bounded, large ones as streams that hold no thread while they wait.
+//! Bodies, both ways: small ones whole and bounded, large ones as streams that hold no thread while
+//! they wait.
 
 use super::codec::Codec;
 use super::codec::decode::{DecodeError, decode};
@@ -18,14 +19,19 @@ use tokio::time::timeout;
 /// 408 when nothing comes for `stall_timeout_s`, 400 when the connection breaks.
 pub async fn next_bytes(body: &mut Body, stall_timeout_s: u64) -> Result<Option<Bytes>, Refusal> {
     loop {
-        let frame = timeout(Duration::from_secs(stall_timeout_s), body.frame()).await.map_err(|_| {
-            let sentence = format!("no byte of the body came for {stall_timeout_s} s; send it again");
-            Refusal::new(StatusCode::REQUEST_TIMEOUT, sentence)
-        })?;
+        let frame = timeout(Duration::from_secs(stall_timeout_s), body.frame())
+            .await
+            .map_err(|_| {
+                let sentence =
+                    format!("no byte of the body came for {stall_timeout_s} s; send it again");
+                Refusal::new(StatusCode::REQUEST_TIMEOUT, sentence)
+            })?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {
-                return Err(Refusal::malformed(format!("the body was cut short ({error}); send it again")));
+                return Err(Refusal::malformed(format!(
+                    "the body was cut short ({error}); send it again"
+                )));
             }
             // Trailers are not ours.
             Some(Ok(frame)) => match frame.into_data() {
@@ -41,7 +47,9 @@ pub async fn next_bytes(body: &mut Body, stall_timeout_s: u64) -> Result<Option<
 /// # Errors
 /// 413
 pub fn announced_within(headers: &HeaderMap, limit_bytes: u64, what: &str) -> Result<(), Refusal> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
     let announced: Option<u64> = announced.and_then(|length| length.parse().ok());
     match announced {
         Some(length) if length > limit_bytes => Err(over(limit_bytes, what)),
@@ -51,13 +59,16 @@ pub fn announced_within(headers: &HeaderMap, limit_bytes: u64, what: &str) -> Re
 
 /// The sentence of every 413.
 pub fn over(limit_bytes: u64, what: &str) -> Refusal {
-    Refusal::too_large(format!("{what} is larger than the {limit_bytes} bytes that this cache takes"))
+    Refusal::too_large(format!(
+        "{what} is larger than the {limit_bytes} bytes that this cache takes"
+    ))
 }
 
 /// A whole body of at most `limit_bytes`, as sent and as its `Content-Encoding` unpacks.
 ///
 /// # Errors
-/// 413 beyond the limit, 400 for a broken body or encoding, 415 for an encoding of no codec of ours, 408.
+/// 413 beyond the limit, 400 for a broken body or encoding, 415 for an encoding of no codec of
+/// ours, 408.
 pub async fn whole(
     headers: &HeaderMap,
     mut body: Body,
@@ -77,7 +88,11 @@ pub async fn whole(
     }
     match codec {
         Codec::None => Ok(packed),
-        codec => workers.run(move || unpack(codec, &packed, limit_bytes, what)).await,
+        codec => {
+            workers
+                .run(move || unpack(codec, &packed, limit_bytes, what))
+                .await
+        }
     }
 }
 
@@ -106,13 +121,20 @@ pub async fn discard(
 fn content_encoding(headers: &HeaderMap) -> Result<Codec, Refusal> {
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
     let (first, more) = (values.next(), values.next());
-    let Some(value) = first else { return Ok(Codec::None) };
-    let name = value.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+    let Some(value) = first else {
+        return Ok(Codec::None);
+    };
+    let name = value
+        .to_str()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     match Codec::from_name(&name) {
         Some(codec) if more.is_none() => Ok(codec),
         _ => Err(Refusal::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "Content-Encoding must be one of identity, xz, bzip2, gzip, deflate, zstd, br, lzip or lz4",
+            "Content-Encoding must be one of identity, xz, bzip2, gzip, deflate, zstd, br, lzip \
+             or lz4",
         )),
     }
 }
@@ -123,13 +145,18 @@ const SMALL_DECODER_BYTES: u64 = 72 << 20;
 fn unpack(codec: Codec, packed: &[u8], limit_bytes: u64, what: &str) -> Result<Vec<u8>, Refusal> {
     let mut unpacked = Vec::new();
     let mut input = packed;
-    let result = decode(codec, &mut input, SMALL_DECODER_BYTES, &mut |bytes: &[u8]| {
-        if (unpacked.len() + bytes.len()) as u64 > limit_bytes {
-            return Err(over(limit_bytes, what));
-        }
-        unpacked.extend_from_slice(bytes);
-        Ok(())
-    });
+    let result = decode(
+        codec,
+        &mut input,
+        SMALL_DECODER_BYTES,
+        &mut |bytes: &[u8]| {
+            if (unpacked.len() + bytes.len()) as u64 > limit_bytes {
+                return Err(over(limit_bytes, what));
+            }
+            unpacked.extend_from_slice(bytes);
+            Ok(())
+        },
+    );
     match result {
         Ok(()) => Ok(unpacked),
         Err(DecodeError::Sink(refusal)) => Err(refusal),
@@ -137,15 +164,18 @@ fn unpack(codec: Codec, packed: &[u8], limit_bytes: u64, what: &str) -> Result<V
     }
 }
 
-/// Bytes fetched in one step: enough that the hop to a thread costs nothing, little enough for a thousand downloads.
+/// Bytes fetched in one step: enough that the hop to a thread costs nothing, little enough for a
+/// thousand downloads.
 const STEP_BYTES: usize = 512 << 10;
 
 /// Chunks below this are joined: a literal of a recipe has some 40 bytes.
 const SMALL_BYTES: usize = 16 << 10;
 
-/// An answer's body out of a blocking iterator: each step takes a place of `workers`, and none is held in between.
+/// An answer's body out of a blocking iterator: each step takes a place of `workers`, and none is
+/// held in between.
 ///
-/// The first chunks are fetched before this returns, so that what cannot be read is still answered with a status.
+/// The first chunks are fetched before this returns, so that what cannot be read is still answered
+/// with a status.
 ///
 /// # Errors
 /// What the first step says.
@@ -156,21 +186,27 @@ where
 {
     let (ready, rest) = step(workers, chunks).await?;
     let start = (workers.clone(), ready, rest);
-    Ok(Body::from_stream(futures::stream::unfold(start, |(workers, mut ready, mut rest)| async move {
-        while ready.is_empty() {
-            match step(&workers, rest?).await {
-                Ok(more) => (ready, rest) = more,
-                Err(refusal) => {
-                    // The status line is gone: what is left is to end short of Content-Length, which clients notice.
-                    tracing::error!(why = refusal.sentence(), "a body was cut off");
-                    let cut_off = std::io::Error::other("cut off");
-                    return Some((Err(cut_off), (workers, VecDeque::new(), None)));
+    Ok(Body::from_stream(futures::stream::unfold(
+        start,
+        |(workers, mut ready, mut rest)| async move {
+            while ready.is_empty() {
+                match step(&workers, rest?).await {
+                    Ok(more) => (ready, rest) = more,
+                    Err(refusal) => {
+                        // The status line is gone: what is left is to end short of Content-Length,
+                        // which clients notice.
+                        tracing::error!(why = refusal.sentence(), "a body was cut off");
+                        let cut_off = std::io::Error::other("cut off");
+                        return Some((Err(cut_off), (workers, VecDeque::new(), None)));
+                    }
                 }
             }
-        }
-        let next = ready.pop_front().expect("invariant: the loop ends with something ready");
-        Some((Ok(next), (workers, ready, rest)))
-    })))
+            let next = ready
+                .pop_front()
+                .expect("invariant: the loop ends with something ready");
+            Some((Ok(next), (workers, ready, rest)))
+        },
+    )))
 }
 
 /// What is ready to be sent, and where the rest comes from, if there is a rest.

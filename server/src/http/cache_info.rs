@@ -15,7 +15,8 @@ const MAX_BYTES: u64 = 64 << 10;
 pub async fn get(State(app): State<Shared>, method: Method) -> Response {
     let mass_query = u8::from(app.config.cache.want_mass_query);
     let priority = app.config.cache.priority;
-    let text = format!("StoreDir: {STORE_DIR}\nWantMassQuery: {mass_query}\nPriority: {priority}\n");
+    let text =
+        format!("StoreDir: {STORE_DIR}\nWantMassQuery: {mass_query}\nPriority: {priority}\n");
     answer(&method, "text/x-nix-cache-info", text)
 }
 
@@ -26,16 +27,29 @@ pub async fn put(
     body: Body,
 ) -> Result<Response, Refusal> {
     let stall_s = app.config.uploads.stall_timeout_s;
-    let text = body::whole(&headers, body, MAX_BYTES, stall_s, &app.commits, "nix-cache-info").await?;
+    let text = body::whole(
+        &headers,
+        body,
+        MAX_BYTES,
+        stall_s,
+        &app.commits,
+        "nix-cache-info",
+    )
+    .await?;
     match store_dir(&String::from_utf8_lossy(&text)) {
         Some(dir) if dir == STORE_DIR => Ok(StatusCode::OK.into_response()),
         Some(dir) => Err(Refusal::malformed(format!(
-            "StoreDir is {dir}, but this cache holds paths of {STORE_DIR}; push to it from a store of that directory"
+            "StoreDir is {dir}, but this cache holds paths of {STORE_DIR}; push to it from a \
+             store of that directory"
         ))),
-        None => Err(Refusal::malformed(format!("nix-cache-info has no StoreDir line; send StoreDir: {STORE_DIR}"))),
+        None => Err(Refusal::malformed(format!(
+            "nix-cache-info has no StoreDir line; send StoreDir: {STORE_DIR}"
+        ))),
     }
 }
 
 fn store_dir(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("StoreDir:")).map(str::trim)
+    text.lines()
+        .find_map(|line| line.strip_prefix("StoreDir:"))
+        .map(str::trim)
 }

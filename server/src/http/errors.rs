@@ -1,11 +1,13 @@
-//! What a request that cannot be answered is told: a status that makes Nix do the right thing, and one sentence.
+//! What a request that cannot be answered is told: a status that makes Nix do the right thing, and
+//! one sentence.
 //!
 //! ```text
-//!   400 malformed   401 no token   403 not this way   404 missing   405 wrong URL to write to   412 an encoding gone
-//!   413 too large   422 understood, but refused       503 later (nix comes again)               500, 507 our fault
+//!   400 malformed    403 not this way   405 wrong URL to write to   413 too large
+//!   401 no token     404 missing        412 an encoding gone        422 understood, but refused
+//!   503 later (nix comes again)         500, 507 our fault
 //! ```
-//! Guarantees: what is merely missing is 404, never 5xx; our own faults are logged in full and told in brief. Never: 409
-//! to a stock client, whose build it would fail.
+//! Guarantees: what is merely missing is 404, never 5xx; our own faults are logged in full and told
+//! in brief. Never: 409 to a stock client, whose build it would fail.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -26,7 +28,11 @@ pub struct Refusal {
 impl Refusal {
     /// `sentence` says what is wrong, where, and what to do.
     pub fn new(status: StatusCode, sentence: impl Into<String>) -> Refusal {
-        Refusal { status, sentence: sentence.into(), headers: Vec::new() }
+        Refusal {
+            status,
+            sentence: sentence.into(),
+            headers: Vec::new(),
+        }
     }
 
     /// 400
@@ -51,7 +57,10 @@ impl Refusal {
 
     /// 500, of which the log says more.
     pub fn internal() -> Refusal {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed; its log says how")
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the server failed; its log says how",
+        )
     }
 
     /// With one more header.
@@ -128,9 +137,14 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_sentence_with_its_headers() {
-        let response = Refusal::missing("no such path here").retry().into_response();
+        let response = Refusal::missing("no such path here")
+            .retry()
+            .into_response();
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         assert_eq!(response.headers()[header::RETRY_AFTER], "5");
-        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            "text/plain; charset=utf-8"
+        );
     }
 }

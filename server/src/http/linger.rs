@@ -1,7 +1,9 @@
-//! A refused upload must still hear why: a socket closed with unread bytes resets, and the answer is lost with it.
+//! A refused upload must still hear why: a socket closed with unread bytes resets, and the answer
+//! is lost with it.
 //!
-//! Guarantees: a request body that its handler gave up is read on and thrown away, within bounds, so that the client
-//! reads its answer; a client that waits for `100 Continue` is not told to go on. Never: more than [`LINGER_BYTES`].
+//! Guarantees: a request body that its handler gave up is read on and thrown away, within bounds,
+//! so that the client reads its answer; a client that waits for `100 Continue` is not told to go
+//! on. Never: more than [`LINGER_BYTES`].
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -15,8 +17,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// Read on at most so far: a client that reads while it writes stops long before, one that does not would send its
-/// whole NAR.
+/// Read on at most so far: a client that reads while it writes stops long before, one that does not
+/// would send its whole NAR.
 const LINGER_BYTES: u64 = 64 << 20;
 
 /// And for at most so long.
@@ -26,7 +28,12 @@ const LINGER: Duration = Duration::from_secs(5);
 pub async fn linger(request: Request, next: Next) -> Response {
     // Who waits for `100 Continue` has sent nothing yet, and reading would invite it to.
     let invited = !request.headers().contains_key(header::EXPECT);
-    let request = request.map(|body| Body::new(Lingering { body: Some(body), invited }));
+    let request = request.map(|body| {
+        Body::new(Lingering {
+            body: Some(body),
+            invited,
+        })
+    });
     next.run(request).await
 }
 
@@ -46,7 +53,9 @@ impl HttpBody for Lingering {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         self.invited = true;
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
             self.body = None;
@@ -59,14 +68,24 @@ impl HttpBody for Lingering {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), HttpBody::size_hint)
+        self.body
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        let Some(body) = self.body.take().filter(|body| self.invited && !body.is_end_stream()) else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Some(body) = self
+            .body
+            .take()
+            .filter(|body| self.invited && !body.is_end_stream())
+        else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         runtime.spawn(async move {
             if tokio::time::timeout(LINGER, drain(body)).await.is_err() {
                 tracing::debug!("a refused upload went on for too long");

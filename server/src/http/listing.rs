@@ -1,4 +1,5 @@
-//! `<hash>.ls`: what is in a path, made from the verified NAR, never from what an uploader says of it.
+//! `<hash>.ls`: what is in a path, made from the verified NAR, never from what an uploader says of
+//! it.
 
 use super::errors::Refusal;
 use super::{App, answer, narinfo};
@@ -19,7 +20,9 @@ pub async fn get(app: &App, method: &Method, hash: &str) -> Result<Response, Ref
         .reads
         .run(move || match depot.nar(&cache, &info.nar_hash)? {
             Some(reader) => list(&reader),
-            None => Err(Refusal::missing("the NAR of this path is not in this cache")),
+            None => Err(Refusal::missing(
+                "the NAR of this path is not in this cache",
+            )),
         })
         .await?;
     Ok(answer(method, "application/json", json))
@@ -31,7 +34,9 @@ fn list(reader: &NarReader) -> Result<String, Refusal> {
     let mut listing = Listing::new();
     'seek: loop {
         for chunk in reader.raw(parser.offset()..size_bytes) {
-            parser.feed(&chunk?, &mut |event| listing.event(event)).map_err(damaged)?;
+            parser
+                .feed(&chunk?, &mut |event| listing.event(event))
+                .map_err(damaged)?;
             let left_bytes = parser.file_remaining();
             if left_bytes >= WORTH_SKIPPING_BYTES {
                 parser.skip_file_data(left_bytes).map_err(damaged)?;

@@ -1,9 +1,11 @@
-//! HTTP: the stock binary-cache protocol for reading at `/` and for writing at `/push`, and the native API.
+//! HTTP: the stock binary-cache protocol for reading at `/` and for writing at `/push`, and the
+//! native API.
 //!
 //! ```text
-//!   listen --> observe::request --> linger --> router --+-- reading: cache_info narinfo nar listing documents api
-//!                                                       '-- /push: the same for the uploader's own names, and
-//!                                                           admit --> push_nar push_narinfo documents
+//!   listen --> observe::request --> linger --> router
+//!     +-- reading: cache_info narinfo nar listing documents api
+//!     '-- /push: the same for the uploader's own names, and
+//!           admit --> push_nar push_narinfo documents
 //! ```
 
 pub mod api;
@@ -64,7 +66,11 @@ pub type Shared = Arc<App>;
 pub fn answer(method: &Method, content_type: &'static str, bytes: impl Into<Bytes>) -> Response {
     let bytes = bytes.into();
     let length = HeaderValue::from(bytes.len());
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from(bytes) };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        Body::from(bytes)
+    };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

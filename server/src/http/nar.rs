@@ -1,14 +1,14 @@
 //! NARs on their way out.
 //!
 //! ```text
-//!   /nar/<narhash>-<enc>.nar.zst   the stored frames as they lie; <enc> names this very sequence of bytes
+//!   /nar/<narhash>-<enc>.nar.zst   the stored frames as they lie; <enc> names these very bytes
 //!   /nar/<narhash>.nar             the NAR itself
-//!   /push/nar/<uploaded name>      the NAR in the codec it was uploaded in, packed anew on the fly, always whole
+//!   /push/nar/<uploaded name>      the NAR in the codec it was uploaded in, packed anew, whole
 //! ```
 //!
-//! Guarantees: exact Content-Length, Range, ETag for the first two, whose bytes never change under their URL; an encoding
-//! that is no more gets the current one whole, but a Range of it 412, so that no client ever mixes the two. Never:
-//! Content-Encoding (nix does not resume what has one).
+//! Guarantees: exact Content-Length, Range, ETag for the first two, whose bytes never change under
+//! their URL; an encoding that is no more gets the current one whole, but a Range of it 412, so
+//! that no client ever mixes the two. Never: Content-Encoding (nix does not resume what has one).
 
 use super::codec::Codec;
 use super::codec::encode::Encoded;
@@ -42,7 +42,10 @@ impl Name {
     fn parse(file: &str) -> Option<Name> {
         if let Some(stem) = file.strip_suffix(".nar.zst") {
             let (hash, enc) = stem.split_once('-')?;
-            return Some(Name::Encoded(NarHash::from_base32(hash).ok()?, enc.to_owned()));
+            return Some(Name::Encoded(
+                NarHash::from_base32(hash).ok()?,
+                enc.to_owned(),
+            ));
         }
         let hash = file.strip_suffix(".nar")?;
         Some(Name::Raw(NarHash::from_base32(hash).ok()?))
@@ -78,7 +81,11 @@ async fn published(
 ) -> Result<Response, Refusal> {
     let name = Name::parse(file).ok_or_else(missing)?;
     let (depot, cache, hash) = (app.depot.clone(), app.cache.clone(), *name.hash());
-    let reader = app.reads.run(move || depot.nar(&cache, &hash)).await?.ok_or_else(missing)?;
+    let reader = app
+        .reads
+        .run(move || depot.nar(&cache, &hash))
+        .await?
+        .ok_or_else(missing)?;
     let part = match &name {
         Name::Encoded(_, enc) if *enc != reader.encoding().name => Part::Replaced,
         Name::Encoded(..) => Part::Encoded,
@@ -88,15 +95,22 @@ async fn published(
         return replaced(app, method, headers, &reader).await;
     }
     let size_bytes = part.size_bytes(&reader);
-    let etag = format!("\"{}\"", file.trim_end_matches(".zst").trim_end_matches(".nar"));
+    let etag = format!(
+        "\"{}\"",
+        file.trim_end_matches(".zst").trim_end_matches(".nar")
+    );
     let mut response = match wanted(headers, &etag, size_bytes) {
         Wanted::Nothing => with_status(StatusCode::NOT_MODIFIED, Body::empty()),
-        Wanted::Whole => partial(app, method, &reader, &part, 0..size_bytes, StatusCode::OK).await?,
+        Wanted::Whole => {
+            partial(app, method, &reader, &part, 0..size_bytes, StatusCode::OK).await?
+        }
         Wanted::Part(range) => {
             let span = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
             let status = StatusCode::PARTIAL_CONTENT;
             let mut response = partial(app, method, &reader, &part, range, status).await?;
-            response.headers_mut().insert(header::CONTENT_RANGE, ascii(span));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_RANGE, ascii(span));
             response
         }
         Wanted::Unsatisfiable => {
@@ -114,7 +128,8 @@ async fn published(
     Ok(response)
 }
 
-/// The encoding that was asked for is gone: what has been begun cannot be continued, what begins now gets the current.
+/// The encoding that was asked for is gone: what has been begun cannot be continued, what begins
+/// now gets the current.
 async fn replaced(
     app: &App,
     method: &Method,
@@ -124,13 +139,16 @@ async fn replaced(
     if asks_for_part(headers) {
         return Err(Refusal::new(
             StatusCode::PRECONDITION_FAILED,
-            "this encoding of the NAR is no longer served; fetch the narinfo again, and the whole of the URL it names",
+            "this encoding of the NAR is no longer served; fetch the narinfo again, and the whole \
+             of the URL it names",
         )
         .with(header::CACHE_CONTROL, NO_STORE));
     }
     let all = 0..reader.encoding().size_bytes;
     let mut response = partial(app, method, reader, &Part::Encoded, all, StatusCode::OK).await?;
-    response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, NO_STORE);
     Ok(response)
 }
 
@@ -179,9 +197,13 @@ pub async fn get_uploaded(
 ) -> Result<Response, Refusal> {
     let (depot, cache, name) = (app.depot.clone(), app.cache.clone(), file.clone());
     let find = move || -> Result<_, snowcache_depot::Error> {
-        let Some(upload) = depot.upload(&cache, &name)? else { return Ok(None) };
+        let Some(upload) = depot.upload(&cache, &name)? else {
+            return Ok(None);
+        };
         let visible = depot.nar(&cache, &upload.nar.nar_hash)?.is_some();
-        Ok(depot.uploaded_nar(&cache, &name)?.map(|reader| (upload, reader, visible)))
+        Ok(depot
+            .uploaded_nar(&cache, &name)?
+            .map(|reader| (upload, reader, visible)))
     };
     match app.reads.run(find).await? {
         // A NAR that no narinfo has made visible yet is its uploader's business.
@@ -203,7 +225,9 @@ async fn uploaded(
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        let raw = reader.raw(0..nar_size_bytes).map(|chunk| chunk.map_err(Refusal::from));
+        let raw = reader
+            .raw(0..nar_size_bytes)
+            .map(|chunk| chunk.map_err(Refusal::from));
         let packed = Encoded::new(codec, raw).map_err(Refusal::from)?;
         body::streamed(&app.reads, packed).await?
     };
@@ -242,7 +266,14 @@ mod tests {
         assert_eq!(Name::parse(&format!("{base32}.nar")), Some(Name::Raw(hash)));
         let encoded = Name::Encoded(hash, "abc".to_owned());
         assert_eq!(Name::parse(&format!("{base32}-abc.nar.zst")), Some(encoded));
-        for other in ["", "x.nar", "x-abc.nar.zst", ".nar", &format!("{base32}.nar.xz"), &base32] {
+        for other in [
+            "",
+            "x.nar",
+            "x-abc.nar.zst",
+            ".nar",
+            &format!("{base32}.nar.xz"),
+            &base32,
+        ] {
             assert_eq!(Name::parse(other), None, "{other}");
         }
     }

@@ -1,11 +1,12 @@
 //! `PUT /push/nar/<name>`: a NAR on its way in.
 //!
 //! ```text
-//!   body --frames--> queue (bounded) --> one thread: sniff > decode > ingest (parse, hash, cut, append) > fsync --> 200
+//!   body --frames--> queue (bounded) --> one thread: sniff > decode > ingest > fsync --> 200
 //!             '-- nothing for stall_timeout_s: 408
 //! ```
-//! Guarantees: answered 200 only when the NAR and its name are durable; a body that ends early, however it ends, leaves
-//! nothing behind; memory is the queue, one decoder and what the depot holds. Never: what the client says of the bytes.
+//! Guarantees: answered 200 only when the NAR and its name are durable; a body that ends early,
+//! however it ends, leaves nothing behind; memory is the queue, one decoder and what the depot
+//! holds. Never: what the client says of the bytes.
 
 mod received;
 
@@ -26,13 +27,15 @@ use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
-/// Pieces of a body that wait for the decoder: 4 of at most 256 KiB, as large as a connection reads at a time.
+/// Pieces of a body that wait for the decoder: 4 of at most 256 KiB, as large as a connection reads
+/// at a time.
 const QUEUED_PIECES: usize = 4;
 
 /// The longest name: Nix's are 52 characters of hash, `.nar` and a suffix.
 const MAX_NAME_BYTES: usize = 200;
 
-/// Up to here a NAR may expand as it likes: a GiB of zeros costs a second, and disk images begin with such.
+/// Up to here a NAR may expand as it likes: a GiB of zeros costs a second, and disk images begin
+/// with such.
 const FREE_EXPANSION_BYTES: u64 = 1 << 30;
 
 /// `PUT`
@@ -52,7 +55,10 @@ pub async fn put(
     }
     let uploads = &app.config.uploads;
     body::announced_within(&headers, uploads.max_nar_size_bytes, "the NAR")?;
-    let place = app.uploads.place_within(Duration::from_secs(uploads.wait_s)).await?;
+    let place = app
+        .uploads
+        .place_within(Duration::from_secs(uploads.wait_s))
+        .await?;
     tracing::debug!(phase = "receive", name, "a NAR begins");
     let (queue, queued) = mpsc::channel(QUEUED_PIECES);
     let feed = feed(body, queue, uploads.stall_timeout_s);
@@ -66,22 +72,33 @@ pub async fn put(
         (Ok(()), worked) => worked?,
     };
     let nar_size_bytes = nar.nar_size_bytes;
-    tracing::debug!(phase = "acknowledge", name, nar_hash = %nar.nar_hash, nar_size_bytes, "a NAR is durable");
+    let nar_hash = nar.nar_hash;
+    tracing::debug!(phase = "acknowledge", name, %nar_hash, nar_size_bytes, "a NAR is durable");
     Ok(StatusCode::OK.into_response())
 }
 
 fn check_name(name: &str) -> Result<(), Refusal> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-._?=:".contains(&byte);
-    if name.len() > MAX_NAME_BYTES || !name.contains(".nar") || !name.bytes().all(plain) || name.starts_with('.') {
+    if name.len() > MAX_NAME_BYTES
+        || !name.contains(".nar")
+        || !name.bytes().all(plain)
+        || name.starts_with('.')
+    {
         return Err(Refusal::malformed(
-            "a NAR's name is like nar/<hash>.nar.xz: letters, digits and -._+, with .nar in it, at most 200 characters",
+            "a NAR's name is like nar/<hash>.nar.xz: letters, digits and -._+, with .nar in it, \
+             at most 200 characters",
         ));
     }
     Ok(())
 }
 
-/// Hands the body on, as fast as it is taken; the end is said, so that it cannot be confused with a broken connection.
-async fn feed(mut body: Body, queue: mpsc::Sender<Message>, stall_timeout_s: u64) -> Result<(), Refusal> {
+/// Hands the body on, as fast as it is taken; the end is said, so that it cannot be confused with a
+/// broken connection.
+async fn feed(
+    mut body: Body,
+    queue: mpsc::Sender<Message>,
+    stall_timeout_s: u64,
+) -> Result<(), Refusal> {
     while let Some(bytes) = body::next_bytes(&mut body, stall_timeout_s).await? {
         if queue.send(Message::Bytes(bytes)).await.is_err() {
             // The other side knows enough and says why.
@@ -103,15 +120,23 @@ fn take_in(
     let uploads = &app.config.uploads;
     let file_size_bytes = Cell::new(0);
     let mut input = Received::new(queued, &file_size_bytes, uploads.max_nar_size_bytes);
-    let head = input.head(HEAD_BYTES).map_err(|error| stopped(app, &error).unwrap_or_else(Refusal::internal))?;
-    let codec = sniff(&head, name).map_err(|error| Refusal::refused(format!("nar/{name}: {error}")))?;
+    let head = input
+        .head(HEAD_BYTES)
+        .map_err(|error| stopped(app, &error).unwrap_or_else(Refusal::internal))?;
+    let codec =
+        sniff(&head, name).map_err(|error| Refusal::refused(format!("nar/{name}: {error}")))?;
     let mut ingest = app.depot.ingest()?;
     let mut unpacked_bytes = 0;
-    let result = decode(codec, &mut input, uploads.decoder_memory_bytes, &mut |bytes: &[u8]| {
-        unpacked_bytes += bytes.len() as u64;
-        check_size(app, unpacked_bytes, file_size_bytes.get())?;
-        ingest.write(bytes).map_err(|error| about(name, error))
-    });
+    let result = decode(
+        codec,
+        &mut input,
+        uploads.decoder_memory_bytes,
+        &mut |bytes: &[u8]| {
+            unpacked_bytes += bytes.len() as u64;
+            check_size(app, unpacked_bytes, file_size_bytes.get())?;
+            ingest.write(bytes).map_err(|error| about(name, error))
+        },
+    );
     match result {
         Ok(()) => {}
         Err(DecodeError::Sink(refusal)) => return Err(refusal),
@@ -125,7 +150,14 @@ fn take_in(
         }
     }
     let file_size_bytes = file_size_bytes.get();
-    tracing::debug!(phase = "spool", name, codec = codec.name(), file_size_bytes, unpacked_bytes, "a NAR has ended");
+    tracing::debug!(
+        phase = "spool",
+        name,
+        codec = codec.name(),
+        file_size_bytes,
+        unpacked_bytes,
+        "a NAR has ended"
+    );
     let upload = Upload {
         cache: app.cache.clone(),
         name: name.to_owned(),
@@ -145,7 +177,8 @@ fn check_size(app: &App, unpacked_bytes: u64, file_size_bytes: u64) -> Result<()
     let expansion = uploads.max_expansion;
     if unpacked_bytes > FREE_EXPANSION_BYTES && unpacked_bytes / expansion > file_size_bytes {
         return Err(Refusal::too_large(format!(
-            "the NAR unpacks to more than {expansion} times its size; send it in another codec or uncompressed"
+            "the NAR unpacks to more than {expansion} times its size; send it in another codec or \
+             uncompressed"
         )));
     }
     Ok(())
@@ -154,7 +187,9 @@ fn check_size(app: &App, unpacked_bytes: u64, file_size_bytes: u64) -> Result<()
 /// Our own reason for having ended the input, if it was that.
 fn stopped(app: &App, error: &std::io::Error) -> Option<Refusal> {
     Some(match error.get_ref()?.downcast_ref::<Stop>()? {
-        Stop::CutShort => Refusal::malformed("the connection broke before the NAR's end; send it again"),
+        Stop::CutShort => {
+            Refusal::malformed("the connection broke before the NAR's end; send it again")
+        }
         Stop::TooLarge => body::over(app.config.uploads.max_nar_size_bytes, "the NAR"),
     })
 }
@@ -168,5 +203,7 @@ fn about(name: &str, error: Error) -> Refusal {
 }
 
 fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
 }

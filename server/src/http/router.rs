@@ -1,7 +1,9 @@
 //! Which URL is what.
 
 use super::errors::Refusal;
-use super::{Shared, api, cache_info, documents, linger, listing, nar, narinfo, push_nar, push_narinfo};
+use super::{
+    Shared, api, cache_info, documents, linger, listing, nar, narinfo, push_nar, push_narinfo,
+};
 use crate::listen::Peer;
 use crate::observe;
 use axum::body::Body;
@@ -22,6 +24,7 @@ pub fn router(app: Shared) -> Router {
         .route("/api/v1/paths", get(api::paths))
         .route("/api/v1/stats", get(api::stats))
         .route("/api/v1/missing", post(api::missing))
+        .route("/api/v1/cost/{hash}", get(api::cost))
         .nest("/push", push(&app))
         .fallback(no_such_url)
         .method_not_allowed_fallback(no_such_url)
@@ -39,7 +42,10 @@ fn stock() -> Router<Shared> {
         .route("/{file}", get(file))
         .route("/log/{drv}", get(documents::get_log))
         .route("/realisations/{file}", get(documents::get_realisation))
-        .route("/build-trace-v2/{drv}/{file}", get(documents::get_build_trace))
+        .route(
+            "/build-trace-v2/{drv}/{file}",
+            get(documents::get_build_trace),
+        )
         .route("/debuginfo/{build_id}", get(documents::get_debuginfo))
 }
 
@@ -50,17 +56,26 @@ fn push(app: &Shared) -> Router<Shared> {
         .route("/nar/{file}", put(push_nar::put))
         .route("/log/{drv}", put(documents::put_log))
         .route("/realisations/{file}", put(documents::put_realisation))
-        .route("/build-trace-v2/{drv}/{file}", put(documents::put_build_trace))
+        .route(
+            "/build-trace-v2/{drv}/{file}",
+            put(documents::put_build_trace),
+        )
         .route("/debuginfo/{build_id}", put(documents::discard))
         .route_layer(middleware::from_fn_with_state(app.clone(), admit));
-    stock().route("/nar/{file}", get(nar::get_uploaded)).merge(writing)
+    stock()
+        .route("/nar/{file}", get(nar::get_uploaded))
+        .merge(writing)
 }
 
 /// Lets through whom the gate lets through, and says as whom.
 async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     // Whoever cannot be told is treated as somebody far away.
     let unknown = || Peer::Tcp(([255, 255, 255, 255], 0).into());
-    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(unknown);
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .cloned()
+        .unwrap_or_else(unknown);
     match app.gate.admit_write(&peer, request.headers()) {
         Ok(subject) => {
             request.extensions_mut().insert(subject);
@@ -78,7 +93,9 @@ async fn file(
     match file.rsplit_once('.') {
         Some((hash, "narinfo")) => narinfo::get(&app, &method, hash).await,
         Some((hash, "ls")) => listing::get(&app, &method, hash).await,
-        _ => Err(Refusal::missing("there is nothing of this name in a binary cache")),
+        _ => Err(Refusal::missing(
+            "there is nothing of this name in a binary cache",
+        )),
     }
 }
 
@@ -93,8 +110,8 @@ async fn put_file(
         Some((hash, "narinfo")) => push_narinfo::put(app, subject, hash, &headers, body).await,
         Some((_, "ls")) => documents::discard(State(app), headers, body).await,
         _ => Err(Refusal::missing(
-            "a binary cache has no file of this name; put <hash>.narinfo, <hash>.ls, nar/, log/, realisations/ or \
-             build-trace-v2/",
+            "a binary cache has no file of this name; put <hash>.narinfo, <hash>.ls, nar/, log/, \
+             realisations/ or build-trace-v2/",
         )),
     }
 }
@@ -105,17 +122,29 @@ async fn no_such_url(State(app): State<Shared>, method: Method, request: Request
         return Refusal::missing("there is nothing at this URL");
     }
     let base = &app.public_url;
-    let sentence = match path.strip_prefix("/push") {
-        Some(_) => format!("{method} is not for this URL; under {base}/push a binary cache takes GET, HEAD and PUT"),
-        None => format!("this URL is for reading; write to {base}/push{path} (nix copy --to {base}/push)"),
+    let (sentence, allow) = match path.strip_prefix("/push") {
+        Some(_) => (
+            format!("{method} is not for this URL; {base}/push takes GET, HEAD and PUT"),
+            "GET, HEAD, PUT",
+        ),
+        None => (
+            format!(
+                "this URL is for reading; write to {base}/push{path} (nix copy --to {base}/push)"
+            ),
+            "GET, HEAD",
+        ),
     };
-    let allow = HeaderValue::from_static("GET, HEAD");
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, sentence).with(header::ALLOW, allow)
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, sentence)
+        .with(header::ALLOW, HeaderValue::from_static(allow))
 }
 
 async fn about(State(app): State<Shared>) -> String {
     let base = &app.public_url;
-    let keys: Vec<String> = app.keys.iter().map(|key| key.public().to_string()).collect();
+    let keys: Vec<String> = app
+        .keys
+        .iter()
+        .map(|key| key.public().to_string())
+        .collect();
     format!(
         "This is a Nix binary cache.\n\n\
          substituters = {base} https://cache.nixos.org\n\

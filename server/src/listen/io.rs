@@ -1,5 +1,5 @@
-//! A stream whose writes do not wait for ever: a client that takes nothing for too long loses its connection, and with it
-//! its place, its buffers and whatever the answer kept open.
+//! A stream whose writes do not wait for ever: a client that takes nothing for too long loses its
+//! connection, and with it its place, its buffers and whatever the answer kept open.
 
 use std::io;
 use std::pin::Pin;
@@ -20,10 +20,19 @@ pub struct WriteTimeout<S> {
 impl<S> WriteTimeout<S> {
     /// Limits the wait of each write of `stream`.
     pub fn new(stream: S, limit: Duration) -> WriteTimeout<S> {
-        WriteTimeout { stream, limit, deadline: Box::pin(sleep(limit)), waiting: false }
+        WriteTimeout {
+            stream,
+            limit,
+            deadline: Box::pin(sleep(limit)),
+            waiting: false,
+        }
     }
 
-    fn bounded<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn bounded<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if write.is_ready() {
             self.waiting = false;
             return write;
@@ -33,18 +42,29 @@ impl<S> WriteTimeout<S> {
             self.deadline.as_mut().reset(Instant::now() + self.limit);
         }
         ready!(self.deadline.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes none of its answer")))
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client takes none of its answer",
+        )))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let write = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.bounded(cx, write)
     }
@@ -86,7 +106,10 @@ mod tests {
         let stalled = server.write_all(&[0; 16]).await.expect_err("there is none");
         assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
         let mut taken = [0; 16];
-        client.read_exact(&mut taken).await.expect("it takes them at last");
+        client
+            .read_exact(&mut taken)
+            .await
+            .expect("it takes them at last");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@
 use super::paths::Target;
 use super::signatures::Trusted;
 use crate::failure::Failure;
-use crate::remote::Remote;
+use crate::remote::{Remote, RemoteError};
 use crate::show;
 use futures::TryStreamExt;
 use serde::Serialize;
@@ -186,10 +186,15 @@ fn content_verifier(info: &PathInfo, checked: &mut Checked) -> Option<Verifier> 
     }
 }
 
-/// What is wrong with the path; or, when it is the way to the cache that failed, that.
+/// What is wrong with the path; or, when it is the way to the cache that failed, that. A server that
+/// answers, but fails over this path, is the path's problem.
 fn of_the_path(error: Error) -> Result<String, Failure> {
+    let met = error.met().downcast_ref();
+    let unreachable =
+        matches!(met, Some(RemoteError::Connection { .. } | RemoteError::TimedOut { .. }));
     match error.kind() {
-        Kind::Unavailable | Kind::Denied => Err(error.into()),
+        Kind::Denied => Err(error.into()),
+        _ if unreachable => Err(error.into()),
         _ => Ok(error.to_string()),
     }
 }

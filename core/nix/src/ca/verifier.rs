@@ -93,23 +93,23 @@ impl Verifier {
 
 impl Flat {
     fn feed(&mut self, nar_bytes: &[u8]) -> Result<(), CaError> {
-        let Self {
-            parser,
-            digest,
-            other,
-        } = self;
-        parser.feed(nar_bytes, &mut |event| match event {
-            Event::Data(bytes) => digest.update(bytes),
-            Event::File {
-                executable: true, ..
-            } => *other = Some("an executable file"),
-            Event::Directory => *other = Some("a directory"),
-            Event::Symlink { .. } => *other = Some("a symlink"),
-            _ => {}
-        })?;
+        let (digest, other) = (&mut self.digest, &mut self.other);
+        let fed = self.parser.feed(nar_bytes, &mut |event| {
+            let found = match event {
+                Event::Data(bytes) => return digest.update(bytes),
+                Event::File {
+                    executable: true, ..
+                } => "an executable file",
+                Event::Directory => "a directory",
+                Event::Symlink { .. } => "a symlink",
+                _ => return,
+            };
+            other.get_or_insert(found);
+        });
+        // The root comes first, so its refusal does, too: whatever else these bytes hold.
         match *other {
             Some(found) => Err(CaError::NotAFile { found }),
-            None => Ok(()),
+            None => Ok(fed?),
         }
     }
 }

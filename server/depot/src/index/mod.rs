@@ -1,7 +1,8 @@
 //! The index: where things are, so that nobody has to search segments.
 //!
-//! It is derived: everything in it can be replayed from the segments, and is when the index is new, lost or behind.
-//! Two implementations pass the same contract suite ([`contract`]): RocksDB, and memory for tests and simulations.
+//! It is derived: everything in it can be replayed from the segments, and is when the index is new,
+//! lost or behind. Two implementations pass the same contract suite ([`contract`]): RocksDB, and
+//! memory for tests and simulations.
 
 pub mod contract;
 pub mod memory;
@@ -85,7 +86,8 @@ pub trait Index: Send + Sync {
     /// The values at `keys`, in their order, in one pass.
     fn get_many(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>>;
 
-    /// Applies all changes of `batch` or none. A crash may lose a suffix of the batches written, never a part of one.
+    /// Applies all changes of `batch` or none. A crash may lose a suffix of the batches written,
+    /// never a part of one.
     fn write(&self, batch: Batch) -> Result<()>;
 
     /// Up to `limit` rows whose key starts with `prefix` and lies behind `after`, by rising key.
@@ -97,6 +99,7 @@ pub trait Index: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Row>>;
 
-    /// Makes what was written survive a crash without replay. Called now and then to bound the replay at start.
+    /// Makes what was written survive a crash without replay. Called now and then to bound the
+    /// replay at start.
     fn checkpoint(&self) -> Result<()>;
 }

@@ -1,8 +1,9 @@
 //! The index in RocksDB: one column family a table, no write-ahead log.
 //!
-//! The segments are the log: each batch carries the replay marks of the segments it came from, all column families are
-//! flushed together, and what a crash loses of the memtables is replayed from the segments' tails at start. A folder that does
-//! not open is set aside by the caller and rebuilt.
+//! The segments are the log: each batch carries the replay marks of the segments it came from, all
+//! column families are flushed together, and what a crash loses of the memtables is replayed from
+//! the segments' tails at start. A folder that does not open is set aside by the caller and
+//! rebuilt.
 
 use std::path::Path;
 
@@ -18,7 +19,8 @@ use crate::{Error, ErrorKind, Result};
 /// Memory for blocks of the index: 100,000 hot narinfos of 300 bytes.
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 
-/// Memtable of the larger tables: 140,000 frames of 57 bytes, which bounds the replay after a crash.
+/// Memtable of the larger tables: 140,000 frames of 57 bytes, which bounds the replay after a
+/// crash.
 const MEMTABLE_BYTES: usize = 8 << 20;
 
 /// Bits of the bloom filters a key: 1 % false positives.

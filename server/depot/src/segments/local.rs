@@ -1,7 +1,8 @@
 //! Segments as files of one folder: `segments/0000000001.seg`.
 //!
-//! Guarantees: a name is durable (its folder synced) before anything in it is promised. Reads go by `pread` on descriptors
-//! that are kept open, at most [`MAX_OPEN`] of them. Never maps a file that may still change.
+//! Guarantees: a name is durable (its folder synced) before anything in it is promised. Reads go by
+//! `pread` on descriptors that are kept open, at most [`MAX_OPEN`] of them. Never maps a file that
+//! may still change.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use super::{SegmentId, SegmentWriter, Segments};
 
-/// Descriptors kept for reading: 4,096 segments of 256 MiB are 1 TiB, and a quarter of the usual limit of 20,000.
+/// Descriptors kept for reading: 4,096 segments of 256 MiB are 1 TiB, and a quarter of the usual
+/// limit of 20,000.
 pub const MAX_OPEN: usize = 4096;
 
 /// Bytes gathered before they go to the kernel: a dozen frames of usual size a call.

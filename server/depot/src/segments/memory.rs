@@ -1,6 +1,7 @@
 //! Segments in memory: the twin of the local files, for tests and simulations.
 //!
-//! Like a disk it tells what was appended from what was synced: [`MemorySegments::power_cut`] drops the rest.
+//! Like a disk it tells what was appended from what was synced: [`MemorySegments::power_cut`] drops
+//! the rest.
 
 use std::collections::BTreeMap;
 use std::io;

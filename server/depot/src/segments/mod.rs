@@ -1,7 +1,8 @@
 //! Where segments live: append-only logs that are read at offsets.
 //!
-//! Two implementations pass the same contract suite ([`contract`]): local files, and memory for tests and simulations.
-//! A third, on object storage, fits the same four verbs plus the writer's three.
+//! Two implementations pass the same contract suite ([`contract`]): local files, and memory for
+//! tests and simulations. A third, on object storage, fits the same four verbs plus the writer's
+//! three.
 
 pub mod contract;
 pub mod local;
@@ -10,7 +11,8 @@ pub mod memory;
 use std::fmt;
 use std::io;
 
-/// A segment's number. Numbers only grow; a number whose segment was removed empty may be used again.
+/// A segment's number. Numbers only grow; a number whose segment was removed empty may be used
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u32);
 
@@ -25,19 +27,21 @@ pub trait Segments: Send + Sync {
     /// Every segment and its length in bytes, by rising number.
     fn list(&self) -> io::Result<Vec<(SegmentId, u64)>>;
 
-    /// Opens a segment for appending behind its first `len` bytes; what lay behind is cut off. With `len` 0 the segment is
-    /// created, and must not exist. The name itself is durable after the writer's first [`SegmentWriter::sync`].
+    /// Opens a segment for appending behind its first `len` bytes; what lay behind is cut off. With
+    /// `len` 0 the segment is created, and must not exist. The name itself is durable after the
+    /// writer's first [`SegmentWriter::sync`].
     fn append(&self, id: SegmentId, len: u64) -> io::Result<Box<dyn SegmentWriter>>;
 
-    /// Fills `buf` from `offset` on. Reads what was synced, also while the segment is being appended to.
-    /// Fails with [`io::ErrorKind::UnexpectedEof`] where the segment is shorter.
+    /// Fills `buf` from `offset` on. Reads what was synced, also while the segment is being
+    /// appended to. Fails with [`io::ErrorKind::UnexpectedEof`] where the segment is shorter.
     fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
     /// Removes a segment; a segment that is not there is [`io::ErrorKind::NotFound`].
     fn remove(&self, id: SegmentId) -> io::Result<()>;
 }
 
-/// The one writer of a segment. Nothing is promised of a segment whose writer returned an error: stop using it.
+/// The one writer of a segment. Nothing is promised of a segment whose writer returned an error:
+/// stop using it.
 pub trait SegmentWriter: Send {
     /// Appends all of `bytes`; they may stay in memory until the next sync.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
@@ -45,6 +49,7 @@ pub trait SegmentWriter: Send {
     /// Makes all that was appended, and the segment's name, durable and readable.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Cuts the segment back to `len`, which is not more than was appended; durable at once or at the next sync.
+    /// Cuts the segment back to `len`, which is not more than was appended; durable at once or at
+    /// the next sync.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
 }

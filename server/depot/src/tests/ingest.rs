@@ -169,3 +169,19 @@ fn damaged_bytes_are_an_error_never_an_answer() {
         segments.damaged(id, at); // heals it
     }
 }
+
+#[test]
+fn the_cost_of_a_nar_counts_every_byte_of_it_once() {
+    let bench = Bench::new();
+    let nar = bench.put("1.nar", &nar_with('g', 12, 2_000_000));
+    let reader = bench
+        .depot
+        .uploaded_nar(&cache(), "1.nar")
+        .expect("look up")
+        .expect("there");
+    let cost = reader.cost().expect("cost");
+    let raw = cost.span_bytes + cost.dense_bytes + cost.literal_bytes;
+    assert_eq!(raw, nar.nar_size_bytes);
+    assert!(cost.literals > 30 && cost.spans > 30, "{cost:?}");
+    assert!(cost.frame_bytes + cost.recipe_bytes < bench.total_bytes());
+}

@@ -47,7 +47,10 @@ pub fn decode<E>(
             }
             BrotliResult::NeedsMoreInput => {}
             BrotliResult::ResultFailure => {
-                return Err(stream(io::Error::new(io::ErrorKind::InvalidData, "invalid br data")));
+                return Err(stream(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "invalid br data",
+                )));
             }
         }
     }

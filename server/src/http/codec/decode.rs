@@ -1,21 +1,24 @@
 //! Unpacking: one stream of any codec, to its very end, in bounded memory.
 //!
-//! Where the memory goes, at most: xz and lzip what the caller allows (their dictionary), zstd its window (the same
-//! allowance, rounded down to a power of two), br 16 MiB of window + 16 MiB of slack (large windows are refused), bzip2
-//! 4 MB, lz4 2 blocks of 4 MiB, gzip 32 KiB; and [`CHUNK_BYTES`] of output.
+//! Where the memory goes, at most: xz and lzip what the caller allows (their dictionary), zstd its
+//! window (the same allowance, rounded down to a power of two), br 16 MiB of window + 16 MiB of
+//! slack (large windows are refused), bzip2 4 MB, lz4 2 blocks of 4 MiB, gzip 32 KiB; and
+//! [`CHUNK_BYTES`] of output.
 
 use super::{Codec, brotli_stream};
 use liblzma::stream::{CONCATENATED, Stream};
 use std::io::{self, BufRead, Read};
 use thiserror::Error;
 
-/// Unpacked bytes handed on at a time: large enough that the hand-over costs nothing, small beside a codec's window.
+/// Unpacked bytes handed on at a time: large enough that the hand-over costs nothing, small beside
+/// a codec's window.
 pub const CHUNK_BYTES: usize = 256 << 10;
 
 /// Why unpacking stopped.
 #[derive(Debug, Error)]
 pub enum DecodeError<E> {
-    /// The stream is no good, or its source failed (the source's own error is passed through as it is).
+    /// The stream is no good, or its source failed (the source's own error is passed through as it
+    /// is).
     #[error("the {0} stream is damaged or cut short: {1}")]
     Stream(Codec, #[source] io::Error),
     /// The stream ended and more bytes followed.
@@ -26,8 +29,8 @@ pub enum DecodeError<E> {
     Sink(E),
 }
 
-/// Unpacks all of `input` into `sink`, which sees at most [`CHUNK_BYTES`] (for [`Codec::None`]: what `input` buffers)
-/// at a time.
+/// Unpacks all of `input` into `sink`, which sees at most [`CHUNK_BYTES`] (for [`Codec::None`]:
+/// what `input` buffers) at a time.
 ///
 /// # Errors
 /// [`DecodeError`]; what `sink` has seen until then is not to be used.
@@ -44,11 +47,19 @@ pub fn decode<E>(
         Codec::None => copy(source, sink)?,
         Codec::Xz => {
             let decoder = lzma(Stream::new_stream_decoder(memory_limit_bytes, CONCATENATED))?;
-            pump(codec, liblzma::bufread::XzDecoder::new_stream(source, decoder), sink)?;
+            pump(
+                codec,
+                liblzma::bufread::XzDecoder::new_stream(source, decoder),
+                sink,
+            )?;
         }
         Codec::Lzip => {
             let decoder = lzma(Stream::new_lzip_decoder(memory_limit_bytes, CONCATENATED))?;
-            pump(codec, liblzma::bufread::XzDecoder::new_stream(source, decoder), sink)?;
+            pump(
+                codec,
+                liblzma::bufread::XzDecoder::new_stream(source, decoder),
+                sink,
+            )?;
         }
         Codec::Bzip2 => pump(codec, bzip2::bufread::MultiBzDecoder::new(source), sink)?,
         Codec::Gzip => pump(codec, flate2::bufread::MultiGzDecoder::new(source), sink)?,
@@ -73,7 +84,9 @@ fn copy<E>(
     sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), DecodeError<E>> {
     loop {
-        let bytes = input.fill_buf().map_err(|e| DecodeError::Stream(Codec::None, e))?;
+        let bytes = input
+            .fill_buf()
+            .map_err(|e| DecodeError::Stream(Codec::None, e))?;
         let read = bytes.len();
         if read == 0 {
             return Ok(());
@@ -90,7 +103,9 @@ fn pump<E>(
 ) -> Result<(), DecodeError<E>> {
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let read = decoder.read(&mut chunk).map_err(|e| DecodeError::Stream(codec, e))?;
+        let read = decoder
+            .read(&mut chunk)
+            .map_err(|e| DecodeError::Stream(codec, e))?;
         if read == 0 {
             return Ok(());
         }
@@ -98,14 +113,18 @@ fn pump<E>(
     }
 }
 
-/// lz4's frame decoder answers "no more" both at the end mark of a frame and where the stream was cut between two
-/// blocks. They differ in one thing: only the second has looked for more bytes and found none.
+/// lz4's frame decoder answers "no more" both at the end mark of a frame and where the stream was
+/// cut between two blocks. They differ in one thing: only the second has looked for more bytes and
+/// found none.
 fn decode_lz4<E>(
     input: &mut dyn BufRead,
     sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<(), DecodeError<E>> {
     let stream = |error| DecodeError::Stream(Codec::Lz4, error);
-    let mut decoder = lz4_flex::frame::FrameDecoder::new(Watched { input, came_up_empty: false });
+    let mut decoder = lz4_flex::frame::FrameDecoder::new(Watched {
+        input,
+        came_up_empty: false,
+    });
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
         let read = decoder.read(&mut chunk).map_err(stream)?;

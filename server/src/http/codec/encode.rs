@@ -1,8 +1,9 @@
-//! Packing: a NAR in the codec it was uploaded in, made while it is being read, for the uploader who asks for it back.
+//! Packing: a NAR in the codec it was uploaded in, made while it is being read, for the uploader
+//! who asks for it back.
 //!
-//! Guarantees: the stream unpacks to exactly the source's bytes; at most one source chunk and what it packed into are in
-//! memory beside the codec's own state. Never: byte for byte the file that was uploaded - which is why such a file is
-//! only ever sent whole.
+//! Guarantees: the stream unpacks to exactly the source's bytes; at most one source chunk and what
+//! it packed into are in memory beside the codec's own state. Never: byte for byte the file that
+//! was uploaded - which is why such a file is only ever sent whole.
 
 use super::Codec;
 use super::lzip::LzipEncoder;
@@ -31,9 +32,10 @@ impl Encoder {
         Ok(match codec {
             Codec::None => Encoder::None(Vec::new()),
             Codec::Xz => Encoder::Xz(liblzma::write::XzEncoder::new(Vec::new(), 0)),
-            Codec::Bzip2 => {
-                Encoder::Bzip2(bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast()))
-            }
+            Codec::Bzip2 => Encoder::Bzip2(bzip2::write::BzEncoder::new(
+                Vec::new(),
+                bzip2::Compression::fast(),
+            )),
             Codec::Gzip => Encoder::Gzip(flate2::write::GzEncoder::new(Vec::new(), fast)),
             Codec::Deflate => Encoder::Deflate(flate2::write::ZlibEncoder::new(Vec::new(), fast)),
             Codec::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(Vec::new(), 1)?),
@@ -102,7 +104,10 @@ impl<I> Encoded<I> {
     /// # Errors
     /// When the codec cannot be set up (no memory).
     pub fn new(codec: Codec, source: I) -> io::Result<Encoded<I>> {
-        Ok(Encoded { source, encoder: Some(Encoder::new(codec)?) })
+        Ok(Encoded {
+            source,
+            encoder: Some(Encoder::new(codec)?),
+        })
     }
 
     fn step<E: From<io::Error>>(&mut self) -> Result<Option<Bytes>, E>

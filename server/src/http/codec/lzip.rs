@@ -1,10 +1,12 @@
 //! lzip, the one way liblzma does not know: its encoder's LZMA_alone stream, rewrapped.
 //!
 //! ```text
-//!   LZMA_alone   | properties 1 | dictionary 4 | size 8 | LZMA stream with end marker |
-//!   lzip member  | "LZIP" | version 1 | dictionary, coded 1 | the same LZMA stream | CRC-32 4 | data size 8 | member size 8 |
+//!   LZMA_alone   | properties 1 | dictionary 4 | size 8 |  LZMA stream with end marker  |
+//!   lzip member  | "LZIP" | version 1 | dictionary 1 |  the same LZMA stream  |
+//!                | CRC-32 4 | data size 8 | member size 8 |
 //! ```
-//! Source: the lzip manual, "File format"; LZMA's lc=3, lp=0, pb=2 are fixed there and are liblzma's defaults.
+//! Source: the lzip manual, "File format"; LZMA's lc=3, lp=0, pb=2 are fixed there and are
+//! liblzma's defaults.
 
 use liblzma::stream::{LzmaOptions, Stream};
 use liblzma::write::XzEncoder;
@@ -63,7 +65,8 @@ impl LzipEncoder {
         let data_size_bytes = self.lzma.total_in();
         self.ready.extend(self.crc.sum().to_le_bytes());
         self.ready.extend(data_size_bytes.to_le_bytes());
-        self.ready.extend((self.member_size_bytes + TRAILER_BYTES).to_le_bytes());
+        self.ready
+            .extend((self.member_size_bytes + TRAILER_BYTES).to_le_bytes());
         Ok(self.ready)
     }
 

@@ -1,12 +1,14 @@
-//! Codecs: what a NAR or a document may be packed in on its way to us and, under `/push`, back again.
+//! Codecs: what a NAR or a document may be packed in on its way to us and, under `/push`, back
+//! again.
 //!
 //! ```text
-//!   body --> sniff (first bytes, name) --> decode --> NAR bytes        NAR bytes --> encode --> body
+//!   body --> sniff (first bytes, name) --> decode --> NAR bytes     NAR bytes --> encode --> body
 //! ```
 //!
-//! Guarantees: memory per stream is bounded whatever the stream says of itself; a stream that is cut short, or followed
-//! by anything else, is an error; several members or frames in a row are one stream, as their own tools read them.
-//! Never: what a client says a codec is, against what the bytes are.
+//! Guarantees: memory per stream is bounded whatever the stream says of itself; a stream that is
+//! cut short, or followed by anything else, is an error; several members or frames in a row are one
+//! stream, as their own tools read them. Never: what a client says a codec is, against what the
+//! bytes are.
 
 mod brotli_stream;
 pub mod decode;

@@ -24,12 +24,15 @@ pub enum SniffError {
     Empty,
     /// Neither a NAR nor a codec of ours.
     #[error(
-        "the first bytes are neither a NAR nor one packed as xz, bzip2, gzip, zstd, br, lzip or lz4; \
-         send the NAR in one of these"
+        "the first bytes are neither a NAR nor one packed as xz, bzip2, gzip, zstd, br, lzip or \
+         lz4; send the NAR in one of these"
     )]
     Unknown,
     /// The name's suffix and the bytes disagree.
-    #[error("the name ends as {named} files do, but the bytes are {found}; send them under the right name")]
+    #[error(
+        "the name ends as {named} files do, but the bytes are {found}; send them under the right \
+         name"
+    )]
     Contradicts {
         /// By the suffix.
         named: Codec,
@@ -38,7 +41,8 @@ pub enum SniffError {
     },
 }
 
-/// The codec of a body that begins with `head`, the first [`HEAD_BYTES`] or all of it, uploaded as `file_name`.
+/// The codec of a body that begins with `head`, the first [`HEAD_BYTES`] or all of it, uploaded as
+/// `file_name`.
 ///
 /// # Errors
 /// [`SniffError`], whose text is meant for the uploader.
@@ -47,11 +51,17 @@ pub fn sniff(head: &[u8], file_name: &str) -> Result<Codec, SniffError> {
         return Err(SniffError::Empty);
     }
     let named = Codec::from_file_name(file_name);
-    let found = MAGICS.iter().find(|(magic, _)| head.starts_with(magic)).map(|&(_, codec)| codec);
+    let found = MAGICS
+        .iter()
+        .find(|(magic, _)| head.starts_with(magic))
+        .map(|&(_, codec)| codec);
     match (named, found.or_else(|| skippable_frame(head))) {
-        // br has no magic number, so any first bytes could be its own: the name decides, the decoder checks.
+        // br has no magic number, so any first bytes could be its own: the name decides, the
+        // decoder checks.
         (Some(Codec::Brotli), _) => Ok(Codec::Brotli),
-        (Some(named), Some(found)) if named != found => Err(SniffError::Contradicts { named, found }),
+        (Some(named), Some(found)) if named != found => {
+            Err(SniffError::Contradicts { named, found })
+        }
         (_, Some(found)) => Ok(found),
         (_, None) => Err(SniffError::Unknown),
     }

@@ -1,4 +1,5 @@
-//! A body on the blocking side of its queue: read like a file, except that a broken connection is no end of file.
+//! A body on the blocking side of its queue: read like a file, except that a broken connection is
+//! no end of file.
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::cell::Cell;
@@ -42,7 +43,13 @@ impl<'a> Received<'a> {
         received_bytes: &'a Cell<u64>,
         limit_bytes: u64,
     ) -> Received<'a> {
-        Received { queued, current: Bytes::new(), ended: false, received_bytes, limit_bytes }
+        Received {
+            queued,
+            current: Bytes::new(),
+            ended: false,
+            received_bytes,
+            limit_bytes,
+        }
     }
 
     /// The first `wanted` bytes, or as many as there are, without taking them.
@@ -119,7 +126,10 @@ mod tests {
     #[test]
     fn the_head_is_looked_at_and_read_again() {
         let counted = Cell::new(0);
-        let mut input = received(vec![bytes("a"), bytes("bcd"), bytes("ef"), Message::End], &counted);
+        let mut input = received(
+            vec![bytes("a"), bytes("bcd"), bytes("ef"), Message::End],
+            &counted,
+        );
         assert_eq!(&input.head(3).expect("there")[..], b"abc");
         let mut text = String::new();
         input.read_to_string(&mut text).expect("whole");
@@ -138,7 +148,10 @@ mod tests {
     #[test]
     fn a_body_over_the_limit_is_stopped() {
         let counted = Cell::new(0);
-        let mut input = received(vec![bytes("abcdefgh"), bytes("ijk"), Message::End], &counted);
+        let mut input = received(
+            vec![bytes("abcdefgh"), bytes("ijk"), Message::End],
+            &counted,
+        );
         let error = input.read_to_end(&mut Vec::new()).expect_err("too large");
         let stop = error.get_ref().and_then(|stop| stop.downcast_ref::<Stop>());
         assert_eq!(stop, Some(&Stop::TooLarge));
