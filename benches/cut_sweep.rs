@@ -164,13 +164,17 @@ fn load(path: &str) -> Nar {
     Nar { kind: kind(&name, &bytes), whole: zstd_len(&bytes), name, files, bytes }
 }
 
-/// The closure of some roots.
+/// The closure of some roots, or what is in some folders.
 fn generation(roots: &str) -> Vec<Nar> {
     let mut paths: Vec<String> = Vec::new();
     for root in roots.split(',') {
-        let path = std::fs::canonicalize(root).expect("the root exists");
-        let closure = run("nix-store", &["-qR", path.to_str().expect("store paths are ASCII")]);
-        paths.extend(String::from_utf8_lossy(&closure).lines().map(str::to_owned));
+        let root = std::fs::canonicalize(root).expect("the root exists");
+        let root = root.to_str().expect("paths are UTF-8");
+        let list = match root.starts_with("/nix/store/") {
+            true => run("nix-store", &["-qR", root]),
+            false => run("find", &[root, "-mindepth", "1", "-maxdepth", "1"]),
+        };
+        paths.extend(String::from_utf8_lossy(&list).lines().map(str::to_owned));
     }
     paths.sort();
     paths.dedup();

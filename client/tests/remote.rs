@@ -8,7 +8,7 @@ use snowcache_core::cache::{Cache, CacheExt};
 use snowcache_core::contract::{self, Sample, sample};
 use snowcache_core::error::Kind;
 use snowcache_nix::Compression;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use support::{Behaviour, Fault, Server};
 
 async fn connected(behaviour: Behaviour) -> (Arc<Server>, Remote) {
@@ -23,7 +23,11 @@ fn remote(url: &str) -> Remote {
 
 async fn held(server: &Server) -> Sample {
     let path = sample("held", &[b'x'; 400_000], &[]);
-    server.memory.put(path.claimed(), path.stream()).await.expect("taken");
+    server
+        .memory
+        .put(path.claimed(), path.stream())
+        .await
+        .expect("taken");
     path
 }
 
@@ -37,7 +41,13 @@ async fn the_contract_holds_for_a_cache_without_our_api_that_packs() {
     for codec in [Compression::Zstd, Compression::Xz] {
         contract::suite(|| async move {
             let compression = Some(codec);
-            connected(Behaviour { no_api: true, compression, ..Behaviour::default() }).await.1
+            connected(Behaviour {
+                no_api: true,
+                compression,
+                ..Behaviour::default()
+            })
+            .await
+            .1
         })
         .await;
     }
@@ -57,25 +67,45 @@ async fn the_contract_holds_over_a_socket_in_the_file_system() {
 
 #[tokio::test]
 async fn a_broken_download_goes_on_where_it_broke() {
-    let faults = [Fault::Busy, Fault::CutAfter(100_000), Fault::CutAfter(1), Fault::CutAfter(0)];
-    let behaviour =
-        Behaviour { nar_faults: Vec::from(faults).into(), ranges: true, ..Behaviour::default() };
-    let behaviour = Behaviour { nar_faults: behaviour.nar_faults, ..behaviour };
+    let faults = [
+        Fault::Busy,
+        Fault::CutAfter(100_000),
+        Fault::CutAfter(1),
+        Fault::CutAfter(0),
+    ];
+    let behaviour = Behaviour {
+        ranges: true,
+        ..with_faults(&faults)
+    };
     let (server, remote) = connected(behaviour).await;
     let path = held(&server).await;
-    let narinfo = remote.narinfo(path.info.store_path.hash()).await.expect("asked").expect("held");
-    let nar = remote.nar_bytes(&narinfo, 1 << 20).await.expect("whole in the end");
+    let narinfo = remote
+        .narinfo(path.info.store_path.hash())
+        .await
+        .expect("asked")
+        .expect("held");
+    let nar = remote
+        .nar_bytes(&narinfo, 1 << 20)
+        .await
+        .expect("whole in the end");
     assert!(nar == path.nar);
     let log = server.behaviour.log.lock().expect("log");
-    assert_eq!(log.iter().filter(|line| line.contains("/nar/")).count(), 5, "{log:?}");
+    assert_eq!(
+        log.iter().filter(|line| line.contains("/nar/")).count(),
+        5,
+        "{log:?}"
+    );
 }
 
 #[tokio::test]
 async fn without_ranges_a_broken_download_is_an_error_that_says_how_far_it_came() {
-    let nar_faults = Vec::from([Fault::CutAfter(100_000)]).into();
-    let (server, remote) = connected(with_faults(nar_faults)).await;
+    let (server, remote) = connected(with_faults(&[Fault::CutAfter(100_000)])).await;
     let path = held(&server).await;
-    let narinfo = remote.narinfo(path.info.store_path.hash()).await.expect("asked").expect("held");
+    let narinfo = remote
+        .narinfo(path.info.store_path.hash())
+        .await
+        .expect("asked")
+        .expect("held");
     let error = remote.nar_bytes(&narinfo, 1 << 20).await.expect_err("cut");
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.to_string().contains("broke off after"), "{error}");
@@ -83,14 +113,20 @@ async fn without_ranges_a_broken_download_is_an_error_that_says_how_far_it_came(
 
 #[tokio::test]
 async fn damage_on_the_way_is_found_by_reading() {
-    let nar_faults = Vec::from([Fault::Damage(200_000)]).into();
-    let (server, remote) = connected(with_faults(nar_faults)).await;
+    let (server, remote) = connected(with_faults(&[Fault::Damage(200_000)])).await;
     let path = held(&server).await;
-    let narinfo = remote.narinfo(path.info.store_path.hash()).await.expect("asked").expect("held");
+    let narinfo = remote
+        .narinfo(path.info.store_path.hash())
+        .await
+        .expect("asked")
+        .expect("held");
     let nar = remote.nar(&narinfo).await.expect("answers");
     let error = nar.try_collect::<Vec<_>>().await.expect_err("damaged");
     assert_eq!(error.kind(), Kind::Corrupt);
-    assert!(error.to_string().contains("but its bytes are sha256:"), "{error}");
+    assert!(
+        error.to_string().contains("but its bytes are sha256:"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -102,7 +138,10 @@ async fn a_cache_that_is_not_there_is_unreachable_and_says_so() {
     for url in [url.as_str(), "unix:/nonexistent/socket"] {
         let error = remote(url).narinfo(absent).await.expect_err("nobody there");
         assert_eq!(error.kind(), Kind::Unavailable);
-        assert!(error.to_string().contains("cannot reach http://"), "{error}");
+        assert!(
+            error.to_string().contains("cannot reach http://"),
+            "{error}"
+        );
     }
 }
 
@@ -113,12 +152,28 @@ async fn a_narinfo_of_another_path_is_not_believed() {
     let mut liar = Behaviour::default();
     liar.narinfo_suffix.push_str("NarSize: 1\n");
     let (server, remote) = connected(liar).await;
-    server.memory.put(path.claimed(), path.stream()).await.expect("taken");
-    let error = remote.narinfo(path.info.store_path.hash()).await.expect_err("two sizes");
+    server
+        .memory
+        .put(path.claimed(), path.stream())
+        .await
+        .expect("taken");
+    let error = remote
+        .narinfo(path.info.store_path.hash())
+        .await
+        .expect_err("two sizes");
     assert_eq!(error.kind(), Kind::Corrupt);
-    assert!(error.to_string().contains("NarSize stands here a second time"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("NarSize stands here a second time"),
+        "{error}"
+    );
 }
 
-fn with_faults(nar_faults: std::sync::Mutex<std::collections::VecDeque<Fault>>) -> Behaviour {
-    Behaviour { nar_faults, ..Behaviour::default() }
+fn with_faults(faults: &[Fault]) -> Behaviour {
+    let nar_faults = Mutex::new(faults.iter().copied().collect());
+    Behaviour {
+        nar_faults,
+        ..Behaviour::default()
+    }
 }

@@ -52,8 +52,8 @@ pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
         "\n# nix.conf, on every machine that reads from this cache:\n\
          substituters = {url} https://cache.nixos.org\n\
          trusted-public-keys = {keys} {NIXOS_KEY}\n\
-         # Priority: this cache has {priority}, cache.nixos.org has 40. The lower one is asked first,\n\
-         # the other one when a path is missing; to turn that round on one machine:\n\
+         # Priority: this cache has {priority}, cache.nixos.org has 40. The lower one is asked\n\
+         # first, the other one when a path is missing; to turn that round on one machine:\n\
          # substituters = {url}?priority=50 https://cache.nixos.org\n\
          \n# To push, with the token of {data}/push.token in a netrc file:\n\
          machine {host} login push password {token}\n\

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that hyper buffers of one connection: what it reads at a time, so what an upload queues is
@@ -135,6 +136,18 @@ fn remove_stale_socket(path: &std::path::Path) -> std::io::Result<()> {
         Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path),
         _ => Ok(()),
     }
+}
+
+/// Ready at SIGTERM or SIGINT, which from now on do not end the process themselves.
+///
+/// # Errors
+/// When the handlers cannot be set up.
+pub fn stop_signals() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    })
 }
 
 /// Serves `router` on `listener` until `stop` is ready, then lets what is under way end.

@@ -3,12 +3,11 @@
 use clap::Parser;
 use snowcache_server::compose::{Server, blocking_threads};
 use snowcache_server::config::Config;
-use snowcache_server::observe;
+use snowcache_server::{listen, observe};
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A Nix binary cache.
 #[derive(Parser)]
@@ -49,15 +48,9 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
+        let stop = listen::stop_signals()?;
         let server = Server::open(config).await?;
         std::io::stdout().write_all(server.banner().as_bytes())?;
-        let stop = async {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        };
         server.serve(stop).await;
         Ok(())
     })

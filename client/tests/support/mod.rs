@@ -63,7 +63,11 @@ pub fn key() -> SecretKey {
 impl Server {
     pub fn new(behaviour: Behaviour) -> Arc<Server> {
         let memory = Memory::new(vec![key()]);
-        Arc::new(Server { memory, behaviour, uploads: Mutex::default() })
+        Arc::new(Server {
+            memory,
+            behaviour,
+            uploads: Mutex::default(),
+        })
     }
 
     /// Listens on a free port; gives the URL.
@@ -99,23 +103,32 @@ impl Server {
         let io = TokioIo::new(connection);
         tokio::spawn(async move {
             // A connection that breaks is part of many a story.
-            drop(hyper::server::conn::http1::Builder::new().serve_connection(io, service).await);
+            drop(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(io, service)
+                    .await,
+            );
         });
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
         let method = request.method().clone();
-        self.behaviour.log.lock().expect("log").push(format!("{method} {path}"));
+        self.behaviour
+            .log
+            .lock()
+            .expect("log")
+            .push(format!("{method} {path}"));
         let name = path.trim_start_matches('/').to_owned();
         match (method, name.as_str()) {
             (Method::PUT, name) => match name.strip_prefix("push/") {
                 Some(name) => self.put(name.to_owned(), request).await,
                 None => text(StatusCode::METHOD_NOT_ALLOWED, "write to /push"),
             },
-            (_, "nix-cache-info") => {
-                text(StatusCode::OK, "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n")
-            }
+            (_, "nix-cache-info") => text(
+                StatusCode::OK,
+                "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n",
+            ),
             (_, name) if name.starts_with("api/") && self.behaviour.no_api => {
                 text(StatusCode::NOT_FOUND, "")
             }
@@ -161,7 +174,11 @@ impl Server {
         if head {
             return text(StatusCode::OK, "");
         }
-        let nar = self.memory.nar_bytes(&found, 1 << 30).await.expect("memory");
+        let nar = self
+            .memory
+            .nar_bytes(&found, 1 << 30)
+            .await
+            .expect("memory");
         let url = format!("nar/{}{}", found.info.nar_hash.base32(), self.suffix());
         let codec = self.behaviour.compression.unwrap_or(Compression::None);
         let size = Some(self.pack(&nar).len() as u64);
@@ -176,14 +193,24 @@ impl Server {
             return text(StatusCode::NOT_FOUND, "no such NAR");
         };
         let mut body = self.pack(&nar).to_vec();
-        let fault = self.behaviour.nar_faults.lock().expect("faults").pop_front();
+        let fault = self
+            .behaviour
+            .nar_faults
+            .lock()
+            .expect("faults")
+            .pop_front();
         let mut answer = Response::builder();
         if self.behaviour.ranges {
-            answer = answer.header(header::ACCEPT_RANGES, "bytes").header(header::ETAG, "\"e\"");
+            answer = answer
+                .header(header::ACCEPT_RANGES, "bytes")
+                .header(header::ETAG, "\"e\"");
             if let Some(range) = request.headers().get(header::RANGE) {
                 let from = range.to_str().expect("text");
-                let from: usize =
-                    from.trim_start_matches("bytes=").trim_end_matches('-').parse().expect("from");
+                let from: usize = from
+                    .trim_start_matches("bytes=")
+                    .trim_end_matches('-')
+                    .parse()
+                    .expect("from");
                 let all = body.len();
                 let content_range = format!("bytes {from}-{}/{all}", all - 1);
                 body = body.split_off(from);
@@ -205,22 +232,39 @@ impl Server {
             pieces.push(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let frames = stream::iter(pieces).map(|piece| piece.map(Frame::data));
-        answer.body(StreamBody::new(frames).boxed_unsync()).expect("an answer")
+        answer
+            .body(StreamBody::new(frames).boxed_unsync())
+            .expect("an answer")
     }
 
     async fn find_nar(&self, hash: NarHash) -> Option<Bytes> {
         let names: Vec<StoreHash> = self.memory.hashes();
         for name in names {
-            let narinfo = self.memory.narinfo(name).await.expect("memory").expect("listed");
+            let narinfo = self
+                .memory
+                .narinfo(name)
+                .await
+                .expect("memory")
+                .expect("listed");
             if narinfo.info.nar_hash == hash {
-                return Some(self.memory.nar_bytes(&narinfo, 1 << 30).await.expect("memory"));
+                return Some(
+                    self.memory
+                        .nar_bytes(&narinfo, 1 << 30)
+                        .await
+                        .expect("memory"),
+                );
             }
         }
         None
     }
 
     async fn missing(&self, request: Request<Incoming>) -> Answer {
-        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
         let asked: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         let hashes: Vec<StoreHash> = asked["hashes"]
             .as_array()
@@ -230,7 +274,10 @@ impl Server {
             .collect();
         let missing = self.memory.missing(&hashes).await.expect("memory");
         let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        text(StatusCode::OK, &serde_json::json!({ "missing": missing }).to_string())
+        text(
+            StatusCode::OK,
+            &serde_json::json!({ "missing": missing }).to_string(),
+        )
     }
 
     async fn put(&self, name: String, request: Request<Incoming>) -> Answer {
@@ -244,7 +291,12 @@ impl Server {
         }
         let narinfo = String::from_utf8(body.into()).expect("text");
         let narinfo = NarInfo::parse(&narinfo).expect("a narinfo");
-        let nar = self.uploads.lock().expect("uploads").get(narinfo.url).cloned();
+        let nar = self
+            .uploads
+            .lock()
+            .expect("uploads")
+            .get(narinfo.url)
+            .cloned();
         let nar = nar.expect("uploaded first");
         let claimed = Claimed::new(PathInfo::from(&narinfo));
         // Its own promise is that of its bytes: the claim is compared by the cache.
@@ -267,5 +319,8 @@ fn hash_of(nar: &[u8]) -> NarHash {
 fn text(status: StatusCode, text: &str) -> Answer {
     let body = Full::new(Bytes::copy_from_slice(text.as_bytes()));
     let body = body.map_err(|never| match never {}).boxed_unsync();
-    Response::builder().status(status).body(body).expect("an answer")
+    Response::builder()
+        .status(status)
+        .body(body)
+        .expect("an answer")
 }

@@ -24,8 +24,9 @@ for name in golden-1 golden-2; do
 done
 sed -n 's/^Sig: //p' "$golden"/cache/696*.narinfo | head -1 | tr -d '\n' >seeds/key/signature
 cp "$golden"/cache/realisations/* seeds/realisation/
-printf '{"outPath":"%s","signatures":[{"keyName":"a-1","sig":"%086d=="}],"new":{"a":[1,true,null]}}' "$base" 0 |
-  sed 's/0\{86\}/A&/; s/A0\{86\}/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA/' >seeds/realisation/newer
+zeros=$(head -c 64 /dev/zero | base64 -w0)
+printf '{"outPath":"%s","signatures":[{"keyName":"a-1","sig":"%s"}],"new":{"a":[1,true,null]}}' \
+  "$base" "$zeros" >seeds/realisation/newer
 printf 'sha256:%064d!out' 0 >seeds/realisation/id
 for narinfo in "$golden"/cache/*.narinfo; do
   ca=$(sed -n 's/^CA: //p' "$narinfo")
@@ -35,5 +36,5 @@ for narinfo in "$golden"/cache/*.narinfo; do
 done
 own=${base%%-*}
 { printf 'text\n%s-x' "$own"; printf '%.0s0' {1..40}; printf '%s%s' "$own" "$own"; } >seeds/ca/own-first
-for kind in regressions/*; do [ -n "$(ls -A "$kind")" ] || touch "$kind/.gitkeep"; done
+for folder in regressions/*; do [ -n "$(ls -A "$folder")" ] || touch "$folder/.gitkeep"; done
 du -sh seeds

@@ -4,12 +4,13 @@
 //! character holds the top bits of the *last* byte. So the order of texts is the order of the bytes
 //! read backwards.
 //!
-//! Guarantees: one text per value, both ways (spare bits must be zero). Never allocates on decoding.
-//! Source: Nix, `src/libutil/base-nix-32.cc`.
+//! Guarantees: one text per value, both ways (spare bits must be zero). Never allocates on
+//! decoding. Source: Nix, `src/libutil/base-nix-32.cc`.
 
 use thiserror::Error;
 
-/// The 32 digits in order. The letters `e`, `o`, `t`, `u` are left out, so that hashes spell few words.
+/// The 32 digits in order. The letters `e`, `o`, `t`, `u` are left out, so that hashes spell few
+/// words.
 pub const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 /// Marks a byte that is no digit.
@@ -37,7 +38,10 @@ pub enum Base32Error {
         found: usize,
     },
     /// A byte outside the alphabet.
-    #[error("'{}' at character {at} is no base32 digit (0-9, a-z without e, o, t, u)", .found.escape_ascii())]
+    #[error(
+        "'{}' at character {at} is no base32 digit (0-9, a-z without e, o, t, u)",
+        .found.escape_ascii()
+    )]
     Digit {
         /// The byte.
         found: u8,

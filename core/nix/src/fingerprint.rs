@@ -2,8 +2,8 @@
 
 use crate::narinfo::PathInfo;
 
-/// `1;<store path>;<NarHash>;<NarSize>;<references, sorted, full paths, joined by commas>`: these four
-/// facts and nothing else. Deriver, content address, URL and compression are not signed.
+/// `1;<store path>;<NarHash>;<NarSize>;<references, sorted, full paths, joined by commas>`: these
+/// four facts and nothing else. Deriver, content address, URL and compression are not signed.
 ///
 /// Source: Nix, `ValidPathInfo::fingerprint` in `src/libstore/path-info.cc`.
 pub fn fingerprint(path: &PathInfo) -> String {

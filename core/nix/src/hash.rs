@@ -1,7 +1,7 @@
 //! Hashes as Nix writes them: `sha256:<base32>`, `sha256:<hex>`, `sha256-<base64>`.
 //!
-//! [`NarHash`] is the one that matters: SHA-256 over the bytes of a NAR. [`struct@Hash`] is any algorithm that a
-//! content address or a `FileHash` may name.
+//! [`NarHash`] is the one that matters: SHA-256 over the bytes of a NAR. [`struct@Hash`] is any
+//! algorithm that a content address or a `FileHash` may name.
 //!
 //! Guarantees: reading takes every spelling that Nix takes, writing gives base32 and nothing else.
 //! Never computes a hash: that is the caller's business, where the bytes are.
@@ -108,7 +108,8 @@ pub enum HashError {
     },
     /// A length that is none of the algorithm's spellings.
     #[error(
-        "{found} characters are no {algorithm} hash: {hex} in hex, {base32} in base32, {base64} in base64"
+        "{found} characters are no {algorithm} hash: {hex} in hex, {base32} in base32, {base64} \
+        in base64"
     )]
     Length {
         /// The algorithm that was named.

@@ -1,8 +1,8 @@
 //! Ed25519 keys and signatures in Nix's spelling, `<key name>:<base64>`.
 //!
-//! Guarantees: a signature is 64 bytes and a key the right size and on the curve when it parses; the two
-//! halves of a secret key agree. `Debug` never shows a secret, and errors never repeat one. Never makes
-//! randomness: a seed is passed in. Source: Nix, `src/libutil/signature/local-keys.cc`.
+//! Guarantees: a signature is 64 bytes and a key the right size and on the curve when it parses;
+//! the two halves of a secret key agree. `Debug` never shows a secret, and errors never repeat one.
+//! Never makes randomness: a seed is passed in. Source: Nix, `src/libutil/signature/local-keys.cc`.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -15,7 +15,8 @@ use thiserror::Error;
 
 use crate::quote::quote;
 
-/// Longest key name: names are like `cache.example.org-1`, and a DNS name has at most 253 characters.
+/// Longest key name: names are like `cache.example.org-1`, and a DNS name has at most 253
+/// characters.
 const MAX_NAME_BYTES: usize = 255;
 
 /// Seed and public half, as libsodium keeps a secret key.
@@ -32,7 +33,8 @@ pub enum KeyError {
     },
     /// A name that is empty, too long, or would break a line of a narinfo.
     #[error(
-        "bad key name in a {what}: expected 1 to {MAX_NAME_BYTES} characters without spaces, ':' or control characters"
+        "bad key name in a {what}: expected 1 to {MAX_NAME_BYTES} characters without spaces, ':' \
+        or control characters"
     )]
     Name {
         /// Secret key, public key or signature.
@@ -54,7 +56,8 @@ pub enum KeyError {
         /// Bytes that it has.
         found: usize,
     },
-    /// The right size, but not a point on the curve, or the halves of a secret key do not belong together.
+    /// The right size, but not a point on the curve, or the halves of a secret key do not belong
+    /// together.
     #[error("the bytes of the {what} {name} are no ed25519 key")]
     NotAKey {
         /// Secret key or public key.
@@ -89,7 +92,8 @@ fn check_name(what: &'static str, name: &str) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// A key that signs. Its `Display` is the secret itself, for the key file; its `Debug` is only the name.
+/// A key that signs. Its `Display` is the secret itself, for the key file; its `Debug` is only the
+/// name.
 #[derive(Clone)]
 pub struct SecretKey {
     name: Box<str>,
@@ -179,8 +183,8 @@ impl PublicKey {
         &self.name
     }
 
-    /// Whether `signature` is this key's over `message`. The names must agree too, and the check is the
-    /// strict one: no small-order points, one signature per message and key.
+    /// Whether `signature` is this key's over `message`. The names must agree too, and the check is
+    /// the strict one: no small-order points, one signature per message and key.
     pub fn verify(&self, message: &str, signature: &Signature) -> bool {
         let bytes = ed25519_dalek::Signature::from_bytes(&signature.bytes);
         self.name == signature.name && self.key.verify_strict(message.as_bytes(), &bytes).is_ok()
@@ -215,8 +219,8 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A signature with the name of its key. It may be anybody's, and wrong: only a [`PublicKey`] can tell.
-/// Ordered as its text, which is the order in which Nix writes `Sig` lines.
+/// A signature with the name of its key. It may be anybody's, and wrong: only a [`PublicKey`] can
+/// tell. Ordered as its text, which is the order in which Nix writes `Sig` lines.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Signature {
     name: Box<str>,
@@ -340,7 +344,8 @@ mod tests {
             "what follows the ':' of a signature is no base64"
         );
         assert_eq!(says("k:AAAA"), "a signature has 64 bytes, found 3");
-        let name = "bad key name in a signature: expected 1 to 255 characters without spaces, ':' or control characters";
+        let name = "bad key name in a signature: expected 1 to 255 characters without spaces, ':' \
+        or control characters";
         for text in [":AAAA", "a b:AAAA", "a\n:AAAA"] {
             assert_eq!(says(text), name);
         }

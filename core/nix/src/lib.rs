@@ -1,17 +1,18 @@
-//! Nix's formats: base32, hashes, store paths, NARs, narinfos, fingerprints, keys, content addresses,
-//! listings and realisations.
+//! Nix's formats: base32, hashes, store paths, NARs, narinfos, fingerprints, keys, content
+//! addresses, listings and realisations.
 //!
-//! What this crate guarantees: whatever a parser here accepts is canonical, so that writing it again
-//! gives the same bytes; every refusal says what was wrong and where (offset, line or key); memory is
-//! bounded by the named limits whatever the input. What it never does: read a clock, a file, the
-//! network or randomness; run anything; or trust a claim that it could compute.
+//! What this crate guarantees: whatever a parser here accepts writes itself again with the same
+//! meaning, and byte for byte where the format has one canonical form (a NAR, a store path, a key);
+//! every refusal says what was wrong and where (offset, line or key); memory is bounded by named
+//! limits or by the input. What it never does: read a clock, a file, the network or randomness; run
+//! anything; or trust a claim that it could compute.
 //!
 //! ```text
 //!   NAR bytes --> nar::Parser --> Event* --> listing::Listing     (.ls)
 //!       |                           '------> nar::Writer          (the same bytes again)
 //!       '-------> ca::Verifier    (is this path what its content address says?)
 //!
-//!   narinfo text --> narinfo::NarInfo<'_> --> narinfo::PathInfo --> fingerprint --> key::SecretKey::sign
+//!   narinfo text --> NarInfo<'_> --> PathInfo --> fingerprint --> SecretKey::sign
 //! ```
 
 pub mod base32;

@@ -6,10 +6,10 @@
 //!   "type":"directory"},"version":1}
 //! ```
 //!
-//! Guarantees: the bytes that Nix writes (2.13 to today's 2.31; 2.8 orders the keys otherwise): sorted keys,
-//! no spaces, `executable` only where it is true. Memory is the JSON itself, at most
-//! [`MAX_LISTING_BYTES`]. Never guesses: names that are not UTF-8 cannot be said in JSON, so such a NAR has
-//! no listing (Nix fails to write one, too) and its reader fetches the NAR.
+//! Guarantees: the bytes that Nix writes (2.13 to today's 2.31; 2.8 orders the keys otherwise):
+//! sorted keys, no spaces, `executable` only where it is true. Memory is the JSON itself, at most
+//! [`MAX_LISTING_BYTES`]. Never guesses: names that are not UTF-8 cannot be said in JSON, so such a
+//! NAR has no listing (Nix fails to write one, too) and its reader fetches the NAR.
 
 use std::fmt::Write as _;
 
@@ -17,8 +17,8 @@ use thiserror::Error;
 
 use crate::nar::{Event, Quoted};
 
-/// Largest listing: a file takes about 80 bytes, so this is for some 800,000 files in one path. A larger
-/// NAR has no listing, its reader fetches the NAR.
+/// Largest listing: a file takes about 80 bytes, so this is for some 800,000 files in one path. A
+/// larger NAR has no listing, its reader fetches the NAR.
 pub const MAX_LISTING_BYTES: usize = 64 << 20;
 
 /// Why a NAR has no listing.

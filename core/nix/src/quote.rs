@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Longest piece of foreign text that an error repeats: enough to recognise a store path (32 + 1 + a
-/// usual name), too little to fill a log.
+/// Longest piece of foreign text that an error repeats: enough to recognise a store path (32 + 1 +
+/// a usual name), too little to fill a log.
 const MAX_QUOTED_CHARS: usize = 80;
 
 /// `text` in single quotes, control characters escaped, cut after [`MAX_QUOTED_CHARS`].

@@ -3,14 +3,17 @@
 //! Two spellings are in use:
 //!
 //! ```text
-//!   realisations/sha256:<hex>!out.doi       {"dependentRealisations":{},"id":"sha256:<hex>!out",
-//!                                            "outPath":"<base name>","signatures":["<name>:<base64>"]}
-//!   build-trace-v2/<drv>/out.doi            {"outPath":"<base name>","signatures":[{"keyName":…,"sig":…}]}
+//!   realisations/sha256:<hex>!out.doi
+//!     {"dependentRealisations":{},"id":"sha256:<hex>!out","outPath":"<base name>",
+//!      "signatures":["<key name>:<base64>"]}
+//!
+//!   build-trace-v2/<drv>/out.doi
+//!     {"outPath":"<base name>","signatures":[{"keyName":"<key name>","sig":"<base64>"}]}
 //! ```
 //!
-//! Guarantees: what parses writes itself again with the same meaning, and byte for byte if Nix wrote it;
-//! fields that are not known here are kept. Never checks that the path exists or the signatures are good.
-//! Source: Nix, `src/libstore/realisation.cc` (2.8 and 2.36).
+//! Guarantees: what parses writes itself again with the same meaning, and byte for byte if Nix
+//! wrote it; fields that are not known here are kept. Never checks that the path exists or the
+//! signatures are good. Source: Nix, `src/libstore/realisation.cc` (2.8 and 2.36).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -166,8 +169,8 @@ impl Realisation {
         })
     }
 
-    /// The JSON as Nix writes it: sorted keys, no spaces. With an [`Self::id`] in the older spelling,
-    /// without one in the newer.
+    /// The JSON as Nix writes it: sorted keys, no spaces. With an [`Self::id`] in the older
+    /// spelling, without one in the newer.
     pub fn to_json(&self) -> String {
         let mut fields: BTreeMap<&str, Value> = self
             .rest

@@ -1,8 +1,8 @@
 //! Store paths: `/nix/store/<hash>-<name>`.
 //!
-//! Guarantees: a [`StorePath`] always has a name that Nix itself would take, so it is safe as a file name
-//! and inside a narinfo, a fingerprint or a URL. Never touches the file system: a path here need not exist.
-//! Source of the rules: Nix, `src/libstore/path.cc`.
+//! Guarantees: a [`StorePath`] always has a name that Nix itself would take, so it is safe as a
+//! file name and inside a narinfo, a fingerprint or a URL. Never touches the file system: a path
+//! here need not exist. Source of the rules: Nix, `src/libstore/path.cc`.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::quote::quote;
 /// The one store directory that Snowcache serves.
 pub const STORE_DIR: &str = "/nix/store";
 
-/// Longest name behind the dash: a file name may have 255 bytes, 32 are the hash, 1 the dash, and Nix keeps
-/// 11 for the suffixes (`.lock`, `.drv`, `.check` ...) that it appends.
+/// Longest name behind the dash: a file name may have 255 bytes, 32 are the hash, 1 the dash, and
+/// Nix keeps 11 for the suffixes (`.lock`, `.drv`, `.check` ...) that it appends.
 pub const MAX_NAME_BYTES: usize = 211;
 
 /// Length of the hash part in characters: 160 bits at 5 a digit.
@@ -58,7 +58,8 @@ pub enum StorePathError {
     },
     /// A character that Nix refuses.
     #[error(
-        "{found:?} at byte {at} of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand there"
+        "{found:?} at byte {at} of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand \
+        there"
     )]
     NameCharacter {
         /// The character.
@@ -68,7 +69,8 @@ pub enum StorePathError {
     },
 }
 
-/// The hash part of a store path: 160 bits. Written as 32 characters of base32; ordered as these are.
+/// The hash part of a store path: 160 bits. Written as 32 characters of base32; ordered as these
+/// are.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StoreHash([u8; 20]);
 
@@ -262,15 +264,18 @@ mod tests {
             ),
             (
                 "a/b",
-                "'/' at byte 1 of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand there",
+                "'/' at byte 1 of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand \
+                there",
             ),
             (
                 "é",
-                "'é' at byte 0 of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand there",
+                "'é' at byte 0 of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand \
+                there",
             ),
             (
                 "a\0",
-                "'\\0' at byte 1 of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand there",
+                "'\\0' at byte 1 of a store path's name: only 0-9 a-z A-Z + - . _ ? = may stand \
+                there",
             ),
         ];
         for (name, says) in cases {
@@ -299,7 +304,8 @@ mod tests {
         );
         assert_eq!(
             says("ec7c96gikmzv87i7lv3vq5s1cmfjd6zf-x"),
-            "bad hash in a store path: 'e' at character 0 is no base32 digit (0-9, a-z without e, o, t, u)"
+            "bad hash in a store path: 'e' at character 0 is no base32 digit (0-9, a-z without e, \
+            o, t, u)"
         );
     }
 

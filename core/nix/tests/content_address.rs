@@ -49,14 +49,19 @@ fn each_spelling_reads_back() {
 
 #[test]
 fn what_is_none_is_refused_with_the_reason() {
-    let shape = "is no content address: expected 'text:<hash>', 'fixed:<hash>', 'fixed:r:<hash>' or 'fixed:git:<hash>'";
+    let shape = "is no content address: expected 'text:<hash>', 'fixed:<hash>', 'fixed:r:<hash>' \
+    or 'fixed:git:<hash>'";
     let cases = [
         (String::new(), format!("'' {shape}")),
-        ("flat:sha256:x".to_owned(), format!("'flat:sha256:x' {shape}")),
+        (
+            "flat:sha256:x".to_owned(),
+            format!("'flat:sha256:x' {shape}"),
+        ),
         ("fixed:sha256".to_owned(), format!("'fixed:sha256' {shape}")),
         (
             "fixed:x:sha256:y".to_owned(),
-            "bad hash in a content address: 'x' is no hash algorithm: expected md5, sha1, sha256, sha512 or blake3"
+            "bad hash in a content address: 'x' is no hash algorithm: expected md5, sha1, sha256, \
+            sha512 or blake3"
                 .to_owned(),
         ),
         (
@@ -160,7 +165,10 @@ fn a_forged_name_is_refused_before_a_byte_is_read() {
         .expect_err("another path")
         .to_string();
     assert!(
-        refusal.starts_with("the store path is 696cdqmw84p0ad37nlqqamimsb715h0m-self, but its content address makes it "),
+        refusal.starts_with(
+            "the store path is 696cdqmw84p0ad37nlqqamimsb715h0m-self, but its \
+        content address makes it "
+        ),
         "{refusal}"
     );
     // References are part of the name: leaving one out gives another.
@@ -189,7 +197,8 @@ fn other_bytes_are_refused_with_both_hashes() {
         verify(&file_nar(true, b""))
             .expect_err("executable")
             .to_string(),
-        "a path addressed by its file's bytes must be one file that is not executable, found an executable file"
+        "a path addressed by its file's bytes must be one file that is not executable, found an \
+        executable file"
     );
     let cut = file_nar(false, b"");
     let refusal = verify(&cut[..cut.len() - 8]).expect_err("cut off");

@@ -1,4 +1,5 @@
-//! Golden vectors: what a real Nix wrote (see `make-golden.sh`), read and written again byte for byte.
+//! Golden vectors: what a real Nix wrote (see `make-golden.sh`), read and written again byte for
+//! byte.
 
 #![allow(
     clippy::disallowed_methods,
@@ -111,7 +112,8 @@ fn listings_are_the_bytes_that_nix_writes() {
         let ours = match listing.to_json() {
             Ok(json) => json,
             Err(ListingError::NotUtf8 { .. }) => {
-                // Nix 2.8 writes raw bytes that no JSON reader takes, Nix 2.26 fails: there is no listing.
+                // Nix 2.8 writes raw bytes that no JSON reader takes, Nix 2.26 fails: there is no
+                // listing.
                 assert!(file.ends_with("names-bytes.nar"), "{}", file.display());
                 continue;
             }

@@ -1,5 +1,5 @@
-//! NARs that must be refused: each with a sentence that says what is wrong and at which offset, the same
-//! sentence however the input is split, and before anything absurd is believed.
+//! NARs that must be refused: each with a sentence that says what is wrong and at which offset, the
+//! same sentence however the input is split, and before anything absurd is believed.
 
 #![allow(
     clippy::unwrap_used,
@@ -112,7 +112,8 @@ fn the_helpers_here_make_good_nars() {
 
 #[test]
 fn names_that_would_leave_their_directory_or_confuse_are_refused() {
-    // Magic 24, "(" 16, "type" 16, "directory" 24, "entry" 16, "(" 16, "name" 16: the name is at 128.
+    // Magic 24, "(" 16, "type" 16, "directory" 24, "entry" 16, "(" 16, "name" 16: the name is at
+    // 128.
     let long = [b'x'; 256];
     let cases: [(&[&[u8]], &str); 10] = [
         (
@@ -294,11 +295,13 @@ fn absurd_lengths_are_refused_without_being_believed() {
         ),
         (
             with_length(names(&[b"x"]), 128, 1 << 63),
-            "NAR offset 128: a file name must have 1 to 255 bytes, found 9223372036854775808".to_owned(),
+            "NAR offset 128: a file name must have 1 to 255 bytes, found \
+            9223372036854775808".to_owned(),
         ),
         (
             with_length(link(b"x"), 88, u64::MAX),
-            "NAR offset 88: a symlink target must have 1 to 4095 bytes, found 18446744073709551615".to_owned(),
+            "NAR offset 88: a symlink target must have 1 to 4095 bytes, found \
+            18446744073709551615".to_owned(),
         ),
         (
             with_length(file(b"x"), 88, u64::MAX),

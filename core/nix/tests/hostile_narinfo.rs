@@ -15,7 +15,8 @@ const SIG: &str = "golden-1:xi5TF0qYG6qaO5okSt3Gb5HqRkfJOOfVpjCuzzithQwLnbT9fw9i
 /// A good narinfo, in seven lines.
 fn good() -> String {
     format!(
-        "StorePath: /nix/store/{BASE}\nURL: nar/x.nar.xz\nCompression: xz\nNarHash: {HASH}\nNarSize: 912\n\
+        "StorePath: /nix/store/{BASE}\nURL: nar/x.nar.xz\nCompression: xz\nNarHash: \
+        {HASH}\nNarSize: 912\n\
          References: {BASE} {OTHER}\nSig: {SIG}\n"
     )
 }
@@ -74,7 +75,8 @@ fn each_field_that_is_wrong_is_refused_with_its_line() {
         (
             "Compression",
             "Compression: rar",
-            "line 3: Compression 'rar' is not known: use none, xz, bzip2, gzip, zstd, br, lzip or lz4",
+            "line 3: Compression 'rar' is not known: use none, xz, bzip2, gzip, zstd, br, lzip or \
+            lz4",
         ),
         (
             "NarHash",
@@ -129,7 +131,8 @@ fn each_field_that_is_wrong_is_refused_with_its_line() {
         (
             "Sig",
             "FileHash: x",
-            "line 7: FileHash: 'x' is no hash: expected '<algorithm>:<base32 or hex>' or '<algorithm>-<base64>'",
+            "line 7: FileHash: 'x' is no hash: expected '<algorithm>:<base32 or hex>' or \
+            '<algorithm>-<base64>'",
         ),
         (
             "Sig",
@@ -308,7 +311,8 @@ fn a_record_is_a_narinfo_without_its_file() {
     assert_eq!(
         record,
         format!(
-            "StorePath: /nix/store/{BASE}\nNarHash: {HASH}\nNarSize: 912\nReferences: {BASE} {OTHER}\nSig: {SIG}\n"
+            "StorePath: /nix/store/{BASE}\nNarHash: {HASH}\nNarSize: 912\nReferences: {BASE} \
+            {OTHER}\nSig: {SIG}\n"
         )
     );
     assert_eq!(PathInfo::from_record(&record).as_ref(), Ok(&path));

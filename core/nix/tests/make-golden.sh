@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes the golden vectors beside this script, in golden/, with a real Nix and in a store of their own.
+# Makes the golden vectors beside this script, in golden/, with a real Nix, in a store of their own.
 #
-# usage: make-golden.sh [NEWER]     NEWER: folder with the programs of a newer Nix (2.26 was used), for listings of its kind
+# usage: make-golden.sh [NEWER]     NEWER: folder with the programs of a newer Nix (2.26 was used),
+#                                   for listings as it writes them
 # needs: root (for a private /nix, by unshare), Nix 2.8 or newer in PATH
 #
-# The keys are made new each time, so a second run gives other signatures; everything else stays the same.
+# The keys are made new each time, so a second run gives other signatures; the rest stays the same.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 newer=${1:-}
@@ -34,13 +35,12 @@ done
 NIX_CONFIG+=$'\n'"secret-key-files = $golden/keys/golden-2.sec"
 
 # --- base32, by nix itself
-for hex in d41d8cd98f00b204e9800998ecf8427e; do echo "$hex $(nix hash to-base32 --type md5 $hex)"; done >"$golden/base32.txt"
 for n in 1 2 3 4 5 6 7 8; do
   for type in md5 sha1 sha256 sha512; do
     hex=$(printf '%s' "$n" | "${type}sum" | cut -d' ' -f1)
     echo "$hex $(nix hash to-base32 --type $type "$hex")"
   done
-done >>"$golden/base32.txt"
+done >"$golden/base32.txt"
 
 # --- NARs of every shape, with the listing as the older and the newer Nix print it
 trees=$work/trees

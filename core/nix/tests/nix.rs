@@ -1,10 +1,11 @@
 //! The same work done by a real Nix and by this crate, compared.
 //!
-//! Needs the programs of Nix 2.8 or newer in PATH. Whoever has none sets SNOWCACHE_TESTS_WITHOUT_NIX=1 and
-//! knows that these tests did not run.
+//! Needs the programs of Nix 2.8 or newer in PATH. Whoever has none sets
+//! SNOWCACHE_TESTS_WITHOUT_NIX=1 and knows that these tests did not run.
 
 #![allow(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "tests read golden files and lay out trees"
 )]
 #![allow(
@@ -41,7 +42,8 @@ fn nix_is_here() -> bool {
     let found = Command::new("nix-store").arg("--version").output().is_ok();
     assert!(
         found,
-        "nix is missing, and these tests compare with it. Install it (Debian: apt install nix-bin), or set \
+        "nix is missing, and these tests compare with it. Install it (Debian: apt install \
+        nix-bin), or set \
          SNOWCACHE_TESTS_WITHOUT_NIX=1 to go without."
     );
     true

@@ -1,4 +1,5 @@
-//! Trees, splits and damage by the thousand: what holds for every NAR and every way of cutting it up.
+//! Trees, splits and damage by the thousand: what holds for every NAR and every way of cutting it
+//! up.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,7 +50,11 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn a_tree_is_written_and_read_however_it_is_split(tree in tree(), cuts in cuts()) {

@@ -42,7 +42,8 @@ fn each_refusal_names_the_field() {
         ),
         (
             format!(r#"{{"outPath":"{PATH}","id":"{ID}/../x"}}"#),
-            "'sha256:00d439faefb1b1db8853ef9be1c21ba259134fb401e6cb4b6a412bd1079a33dc!out/../x' names no output",
+            "'sha256:00d439faefb1b1db8853ef9be1c21ba259134fb401e6cb4b6a412bd1079a33dc!out/../x' \
+            names no output",
         ),
         (
             format!(r#"{{"outPath":"{PATH}","signatures":"x"}}"#),

@@ -15,8 +15,11 @@ use std::path::Path;
 #[path = "../fuzz/src/lib.rs"]
 mod checks;
 
+/// The law of a target.
+type Law = fn(&[u8]);
+
 /// Runs `check` over the files of `fuzz/<kind>/<target>`; gives how many there were.
-fn replay(kind: &str, target: &str, check: fn(&[u8])) -> usize {
+fn replay(kind: &str, target: &str, check: Law) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz")
         .join(kind)
@@ -39,7 +42,7 @@ fn replay(kind: &str, target: &str, check: fn(&[u8])) -> usize {
 
 #[test]
 fn seeds_and_regressions_obey_the_law_of_their_target() {
-    let targets: [(&str, fn(&[u8])); 6] = [
+    let targets: [(&str, Law); 6] = [
         ("nar", checks::nar),
         ("narinfo", checks::narinfo),
         ("store_path", checks::store_path),

@@ -25,10 +25,11 @@ pub fn unknown(given: &Table, known: &Table) -> Option<(String, String)> {
         })
 }
 
+/// A key whose unit was left out comes before any that is spelt alike.
 fn nearest(key: &str, known: &Table) -> String {
     let nearest = known
         .keys()
-        .min_by_key(|candidate| distance(key, candidate));
+        .min_by_key(|candidate| (!candidate.starts_with(key), distance(key, candidate)));
     nearest.cloned().unwrap_or_default()
 }
 

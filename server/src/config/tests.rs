@@ -1,3 +1,5 @@
+//! The shipped file and the defaults agree; mistakes are named.
+
 use super::*;
 
 const SHIPPED: &str = include_str!("../../../config/snowcached.toml");

@@ -1,4 +1,4 @@
-//! What must not come in: each is answered 4xx with a sentence, and leaves nothing that anybody sees.
+//! What must not come in: each is answered 4xx with a sentence, and leaves nothing behind.
 
 use crate::client::{Cache, read_answer};
 use crate::sample::{Sample, pack, store_path};

@@ -1,5 +1,7 @@
 //! The real server, in this process, on a free port, spoken to over a plain socket.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's own")]
+
 mod client;
 mod front_door;
 mod hostile;

@@ -190,8 +190,10 @@ fn content_verifier(info: &PathInfo, checked: &mut Checked) -> Option<Verifier> 
 /// answers, but fails over this path, is the path's problem.
 fn of_the_path(error: Error) -> Result<String, Failure> {
     let met = error.met().downcast_ref();
-    let unreachable =
-        matches!(met, Some(RemoteError::Connection { .. } | RemoteError::TimedOut { .. }));
+    let unreachable = matches!(
+        met,
+        Some(RemoteError::Connection { .. } | RemoteError::TimedOut { .. })
+    );
     match error.kind() {
         Kind::Denied => Err(error.into()),
         _ if unreachable => Err(error.into()),

@@ -1,8 +1,8 @@
-//! What every input must satisfy, one function a fuzz target. The crate's ordinary tests call the same
-//! functions on all seeds and regressions.
+//! What every input must satisfy, one function a fuzz target. The crate's ordinary tests call the
+//! same functions on all seeds and regressions.
 //!
-//! The law of all of them: never panic, and what is accepted writes itself again with the same meaning -
-//! byte for byte where the format has one canonical form.
+//! The law of all of them: never panic, and what is accepted writes itself again with the same
+//! meaning - byte for byte where the format has one canonical form.
 
 use snowcache_nix::ca::{HashModulo, Verifier};
 use snowcache_nix::nar::{Event, Limits, NarError, Parser, Writer};
@@ -12,8 +12,8 @@ use snowcache_nix::{
     Signature, StoreHash, StorePath, fingerprint,
 };
 
-/// A NAR: the same events and the same refusal however it is split; what is accepted is what the writer
-/// writes; skipping contents changes nothing else.
+/// A NAR: the same events and the same refusal however it is split; what is accepted is what the
+/// writer writes; skipping contents changes nothing else.
 pub fn nar(input: &[u8]) {
     let whole = parse(input, input.len().max(1));
     // Split sizes that come from the input, so that the fuzzer can look for a bad one.
@@ -187,7 +187,8 @@ pub fn store_path(input: &[u8]) {
     }
 }
 
-/// Keys and signatures: one text for each, and a parsed secret key signs what its public half accepts.
+/// Keys and signatures: one text for each, and a parsed secret key signs what its public half
+/// accepts.
 pub fn key(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;
@@ -220,8 +221,8 @@ pub fn realisation(input: &[u8]) {
     }
 }
 
-/// A content address in the first line, a NAR after it: the verifier and the hash modulo say the same
-/// however the NAR is split.
+/// A content address in the first line, a NAR after it: the verifier and the hash modulo say the
+/// same however the NAR is split.
 pub fn ca(input: &[u8]) {
     let end = input
         .iter()
@@ -256,7 +257,8 @@ pub fn ca(input: &[u8]) {
     }
 }
 
-/// The path's hash is the NAR's first 32 bytes where these are one, so that the fuzzer can place more.
+/// The path's hash is the NAR's first 32 bytes where these are one, so that the fuzzer can place
+/// more.
 fn modulo(nar: &[u8], piece: usize) {
     let own = nar
         .get(..32)

@@ -3,16 +3,17 @@
 //! ```text
 //!   text:sha256:<hash of the file>               builtins.toFile, .drv files; may have references
 //!   fixed:<algorithm>:<hash of the file>         a plain file, no references
-//!   fixed:r:<algorithm>:<hash of the NAR>        anything; with sha256 also references, even to itself
+//!   fixed:r:<algorithm>:<hash of the NAR>        anything; with sha256 also references, even its own
 //!   fixed:git:<algorithm>:<git's object id>      experimental in Nix; not checked here
 //! ```
 //!
-//! A path that refers to itself cannot hash its own name. There the hash is taken *modulo* the path's hash
-//! part: its 32 characters count as zeros, and the offsets at which they stood are hashed at the end.
+//! A path that refers to itself cannot hash its own name. There the hash is taken *modulo* the
+//! path's hash part: its 32 characters count as zeros, and the offsets at which they stood are
+//! hashed at the end.
 //!
-//! Guarantees: [`Verifier`] accepts a path only if its name follows from its content address *and* its bytes
-//! have that address, so no signature is needed. Never needs the NAR in memory.
-//! Source: Nix, `src/libstore/store-dir-config.cc`, `content-address.cc`, `references.cc`.
+//! Guarantees: [`Verifier`] accepts a path only if its name follows from its content address *and*
+//! its bytes have that address, so no signature is needed. Never needs the NAR in memory. Source:
+//! Nix, `src/libstore/store-dir-config.cc`, `content-address.cc`, `references.cc`.
 
 mod digest;
 mod modulo;
@@ -61,7 +62,8 @@ impl Method {
 pub enum CaError {
     /// Neither `text:` nor `fixed:`, or no hash behind it.
     #[error(
-        "{text} is no content address: expected 'text:<hash>', 'fixed:<hash>', 'fixed:r:<hash>' or 'fixed:git:<hash>'"
+        "{text} is no content address: expected 'text:<hash>', 'fixed:<hash>', 'fixed:r:<hash>' \
+        or 'fixed:git:<hash>'"
     )]
     Shape {
         /// What was found.
@@ -116,7 +118,8 @@ pub enum CaError {
     },
     /// A `text:` or flat address on something else than one plain file.
     #[error(
-        "a path addressed by its file's bytes must be one file that is not executable, found {found}"
+        "a path addressed by its file's bytes must be one file that is not executable, found \
+        {found}"
     )]
     NotAFile {
         /// What it is.
@@ -191,8 +194,8 @@ impl ContentAddress {
         }
     }
 
-    /// The store path that something of this address, name and references has. `references` are the other
-    /// paths in any order; `self_reference` is whether it refers to itself too.
+    /// The store path that something of this address, name and references has. `references` are the
+    /// other paths in any order; `self_reference` is whether it refers to itself too.
     pub fn store_path_for(
         &self,
         name: &str,

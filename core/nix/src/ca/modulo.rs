@@ -5,8 +5,8 @@
 //!   hashed   ....00000000000......00000000000...|<offset 1>|<offset 2>
 //! ```
 //!
-//! Guarantees: any split of the input gives the same hash. Holds back at most 31 bytes, and remembers at
-//! most [`MAX_SELF_REFERENCES`] offsets.
+//! Guarantees: any split of the input gives the same hash. Holds back at most 31 bytes, and
+//! remembers at most [`MAX_SELF_REFERENCES`] offsets.
 
 use memchr::memmem::Finder;
 use sha2::{Digest as _, Sha256};
@@ -15,9 +15,8 @@ use super::CaError;
 use crate::hash::NarHash;
 use crate::store_path::StoreHash;
 
-/// Most occurrences of a path's own hash in its NAR. Their offsets have to be remembered until the end, at
-/// 8 bytes each: 1,048,576 of them are 8 MiB. Paths with many (a Python environment, a big C++ tree with
-/// debug information) have some 10,000.
+/// Most occurrences of a path's own hash in its NAR. Their offsets have to be remembered until the
+/// end, at 8 bytes each: 1,048,576 of them are 8 MiB, for 32 MiB of nothing but the path's own hash.
 pub const MAX_SELF_REFERENCES: usize = 1 << 20;
 
 /// Characters of a hash part.

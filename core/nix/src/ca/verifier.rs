@@ -29,8 +29,8 @@ struct Flat {
 }
 
 impl Verifier {
-    /// Checks that `path` follows from `address` and `references` (among which it may be itself), and makes
-    /// ready for its bytes.
+    /// Checks that `path` follows from `address` and `references` (among which it may be itself),
+    /// and makes ready for its bytes.
     pub fn new(
         address: &ContentAddress,
         path: &StorePath,

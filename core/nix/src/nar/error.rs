@@ -101,7 +101,8 @@ pub enum NarError {
     },
     /// More than [`super::Limits`] allow.
     #[error(
-        "NAR offset {offset}: {size} bytes more would make it larger than the limit of {limit} bytes"
+        "NAR offset {offset}: {size} bytes more would make it larger than the limit of {limit} \
+        bytes"
     )]
     TooLarge {
         /// Of what does not fit.

@@ -1,20 +1,21 @@
 //! NAR, Nix's archive: one file, symlink or directory tree as one canonical run of bytes.
 //!
-//! Everything is a *string*: a little-endian u64 length, the bytes, zeros up to a multiple of eight.
+//! Everything is a *string*: a little-endian u64 length, the bytes, zeros up to a multiple of
+//! eight.
 //!
 //! ```text
 //!   nar    = "nix-archive-1" node
 //!   node   = "(" "type" ( file | link | dir ) ")"
 //!   file   = "regular" [ "executable" "" ] "contents" <size, bytes, zeros>
 //!   link   = "symlink" "target" <1..=4095 bytes without NUL>
-//!   dir    = "directory" { "entry" "(" "name" <name> "node" node ")" }      names strictly ascending
+//!   dir    = "directory" { "entry" "(" "name" <name> "node" node ")" }    names ascending
 //!   name   = 1..=255 bytes without '/' and NUL, not "." and not ".."
 //! ```
 //!
-//! Guarantees: [`Parser`] accepts exactly the canonical form, so the [`Writer`] fed with its events gives
-//! the same bytes; it works on any split of the input, with less than 64 KiB of memory, without recursion.
-//! Never interprets names or targets as text, and never does I/O.
-//! Source of the limits: Nix, `src/libutil/archive.cc`.
+//! Guarantees: [`Parser`] accepts exactly the canonical form, so the [`Writer`] fed with its events
+//! gives the same bytes; it works on any split of the input, with less than 64 KiB of memory,
+//! without recursion. Never interprets names or targets as text, and never does I/O. Source of the
+//! limits: Nix, `src/libutil/archive.cc`.
 
 mod error;
 mod names;
@@ -39,7 +40,8 @@ pub const MAX_TARGET_BYTES: usize = 4095;
 /// Bounds what the parser remembers of names: 63 x 255 bytes, about 16 kB.
 pub const MAX_DEPTH: usize = 64;
 
-/// Largest NAR when nobody says otherwise: 1 TiB, fifty times the largest that the tests know (20 GB).
+/// Largest NAR when nobody says otherwise: 1 TiB, fifty times the largest that the tests know (20
+/// GB).
 pub const DEFAULT_MAX_NAR_SIZE_BYTES: u64 = 1 << 40;
 
 /// Limits that are the caller's to choose.
@@ -58,8 +60,8 @@ impl Default for Limits {
 }
 
 /// What a NAR says next. A node is a [`File`](Event::File) with its data and
-/// [`EndFile`](Event::EndFile), a [`Symlink`](Event::Symlink), or a [`Directory`](Event::Directory) with
-/// its entries, each followed by one node, and [`EndDirectory`](Event::EndDirectory).
+/// [`EndFile`](Event::EndFile), a [`Symlink`](Event::Symlink), or a [`Directory`](Event::Directory)
+/// with its entries, each followed by one node, and [`EndDirectory`](Event::EndDirectory).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A directory begins.

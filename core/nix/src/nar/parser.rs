@@ -6,8 +6,8 @@ use super::{Event, Limits, MAGIC, NarError, Quoted, padded, padding};
 /// Every string begins with its length.
 const LENGTH_BYTES: usize = 8;
 
-/// Longest string where a word must stand: `nix-archive-1` has 13 bytes; a little more is read so that an
-/// error can show what stands there instead.
+/// Longest string where a word must stand: `nix-archive-1` has 13 bytes; a little more is read so
+/// that an error can show what stands there instead.
 const MAX_WORD_BYTES: u64 = 32;
 
 /// What the grammar has next. Each but the last three is one string.
@@ -122,8 +122,8 @@ impl Parser {
         }
     }
 
-    /// Takes the next bytes of the NAR and tells `on` what they say. How the input is split changes nothing
-    /// but where [`Event::Data`] is split.
+    /// Takes the next bytes of the NAR and tells `on` what they say. How the input is split changes
+    /// nothing but where [`Event::Data`] is split.
     pub fn feed(&mut self, bytes: &[u8], on: &mut dyn FnMut(Event<'_>)) -> Result<(), NarError> {
         self.alive()?;
         let fed = self.feed_alive(bytes, on);
@@ -155,8 +155,8 @@ impl Parser {
         }
     }
 
-    /// Takes the next `n` bytes of the open file as read without having seen them: for a caller that can seek
-    /// and wants only the structure. At most [`Self::file_remaining`].
+    /// Takes the next `n` bytes of the open file as read without having seen them: for a caller
+    /// that can seek and wants only the structure. At most [`Self::file_remaining`].
     pub fn skip_file_data(&mut self, n: u64) -> Result<(), NarError> {
         self.alive()?;
         match self.expect {

@@ -3,6 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use thiserror::Error;
+
+/// A name that is no codec of [`Compression::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not a known compression: use none, xz, bzip2, gzip, zstd, br, lzip or lz4")]
+pub struct UnknownCompression;
+
 /// How the file behind a narinfo's URL is compressed. The spelling is Nix's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
@@ -59,12 +66,12 @@ impl fmt::Display for Compression {
 }
 
 impl FromStr for Compression {
-    type Err = ();
+    type Err = UnknownCompression;
 
-    fn from_str(name: &str) -> Result<Self, ()> {
+    fn from_str(name: &str) -> Result<Self, UnknownCompression> {
         Self::ALL
             .into_iter()
             .find(|codec| codec.as_str() == name)
-            .ok_or(())
+            .ok_or(UnknownCompression)
     }
 }

@@ -104,7 +104,7 @@ pub enum NarInfoError {
     },
     /// A codec that Nix clients of today cannot all read.
     #[error(
-        "line {line}: Compression {name} is not known: use none, xz, bzip2, gzip, zstd, br, lzip or lz4"
+        "line {line}: Compression {name} is {source}"
     )]
     Compression {
         /// Line, counted from 1.

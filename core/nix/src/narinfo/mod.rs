@@ -15,11 +15,11 @@
 //!   <Unknown>: <kept as it is>
 //! ```
 //!
-//! Guarantees: what parses writes itself again byte for byte when it was canonical, and in canonical form
-//! (hashes in base32, references and signatures sorted, unknown fields last) when it was not. Fields that
-//! an attacker could use against old clients are refused here: absolute URLs, duplicate fields, control
-//! characters, unknown codecs, a NarSize of zero. Never believes: nothing here is verified yet.
-//! Source of order and spelling: Nix, `src/libstore/nar-info.cc`.
+//! Guarantees: what parses writes itself again byte for byte when it was canonical, and in
+//! canonical form (hashes in base32, references and signatures sorted, unknown fields last) when it
+//! was not. Fields that an attacker could use against old clients are refused here: absolute URLs,
+//! duplicate fields, control characters, unknown codecs, a NarSize of zero. Never believes: nothing
+//! here is verified yet. Source of order and spelling: Nix, `src/libstore/nar-info.cc`.
 
 mod compression;
 mod error;
@@ -27,7 +27,7 @@ mod fields;
 mod path_info;
 mod url;
 
-pub use compression::Compression;
+pub use compression::{Compression, UnknownCompression};
 pub use error::{NarInfoError, UrlProblem};
 pub use path_info::PathInfo;
 

@@ -54,7 +54,8 @@ impl PathInfo {
         }
     }
 
-    /// The narinfo of a cache that holds the NAR at `url`, `file_size` bytes in the codec `compression`.
+    /// The narinfo of a cache that holds the NAR at `url`, `file_size` bytes in the codec
+    /// `compression`.
     pub fn to_narinfo(&self, url: &str, compression: &str, file_size: Option<u64>) -> String {
         let location = Location {
             url,

@@ -1,7 +1,7 @@
 //! Which URLs a narinfo may name: those that stay inside the cache.
 //!
-//! Nix 2.8 follows whatever is written here, `file:///etc/shadow` included, so a cache that passes a URL
-//! on must have looked at it.
+//! Nix 2.8 follows whatever is written here, `file:///etc/shadow` included, so a cache that passes
+//! a URL on must have looked at it.
 
 use super::error::UrlProblem;
 

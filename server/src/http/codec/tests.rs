@@ -1,3 +1,5 @@
+//! What each codec takes and refuses, by its own encoder and by hand.
+
 use super::decode::{DecodeError, decode};
 use super::encode::Encoded;
 use super::sniff::{HEAD_BYTES, SniffError, sniff};
