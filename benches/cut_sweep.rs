@@ -15,6 +15,7 @@ use std::process::Command;
 
 use snowcache_core::cut::{Cutter, Params, Piece, Sizes};
 use snowcache_core::recipe::{FrameId, Op, Recipe};
+use snowcache_core::token;
 use snowcache_nix::nar::{Event, Parser};
 
 const ZSTD_LEVEL: i32 = 3;
@@ -43,7 +44,11 @@ impl Way {
         let (literal, span_min, file_min) = (number()??, number()??, number()??);
         let mut sizes = || {
             let mut sizes = words.next()?.split('/').map(|word| word.parse().ok());
-            Some(Sizes { min: sizes.next()??, avg: sizes.next()??, max: sizes.next()?? })
+            Some(Sizes {
+                min: sizes.next()??,
+                avg: sizes.next()??,
+                max: sizes.next()??,
+            })
         };
         let (span, dense) = (sizes()?, sizes()?);
         let mut overhead = words.map(|word| word.parse().ok());
@@ -77,7 +82,16 @@ struct Depot<'a> {
 impl<'a> Depot<'a> {
     fn new(way: &'a Way, compressed: &'a mut HashMap<FrameId, usize>) -> Depot<'a> {
         let held = HashMap::new();
-        Depot { way, compressed, held, frames: 0, recipes: 0, spans: 0, dense: 0, literals: 0 }
+        Depot {
+            way,
+            compressed,
+            held,
+            frames: 0,
+            recipes: 0,
+            spans: 0,
+            dense: 0,
+            literals: 0,
+        }
     }
 
     fn frame(&mut self, raw: &[u8]) -> FrameId {
@@ -100,7 +114,10 @@ impl<'a> Depot<'a> {
             ops.push(match piece {
                 Piece::Span(raw) => {
                     self.spans += 1;
-                    Op::Frame { id: self.frame(raw), raw_len }
+                    Op::Frame {
+                        id: self.frame(raw),
+                        raw_len,
+                    }
                 }
                 Piece::Literal(raw) => {
                     self.literals += 1;
@@ -109,7 +126,11 @@ impl<'a> Depot<'a> {
                 Piece::Dense { raw, tokens } => {
                     self.dense += 1;
                     let skeleton = FrameId::of_skeleton(raw, tokens);
-                    Op::Dense { id: self.frame(raw), skeleton, raw_len }
+                    Op::Dense {
+                        id: self.frame(raw),
+                        skeleton,
+                        raw_len,
+                    }
                 }
             });
         };
@@ -125,7 +146,9 @@ impl<'a> Depot<'a> {
 }
 
 fn zstd_len(bytes: &[u8]) -> usize {
-    zstd::bulk::compress(bytes, ZSTD_LEVEL).expect("memory compresses").len()
+    zstd::bulk::compress(bytes, ZSTD_LEVEL)
+        .expect("memory compresses")
+        .len()
 }
 
 fn kind(name: &str, bytes: &[u8]) -> &'static str {
@@ -137,15 +160,23 @@ fn kind(name: &str, bytes: &[u8]) -> &'static str {
         "etc" => "etc",
         "system-path" | "user-environment" => "symlink farm",
         // A regular file that begins "#!".
-        _ if bytes.get(72..).is_some_and(|rest| rest[..rest.len().min(64)].windows(2).any(|w| w == b"#!"))
-            && bytes.get(56..63) == Some(b"regular") => "script",
+        _ if bytes
+            .get(72..)
+            .is_some_and(|rest| rest[..rest.len().min(64)].windows(2).any(|w| w == b"#!"))
+            && bytes.get(56..63) == Some(b"regular") =>
+        {
+            "script"
+        }
         _ if bytes.len() < 64 * 1024 => "small package",
         _ => "package",
     }
 }
 
 fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new(program).args(arguments).output().expect("the program starts");
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .expect("the program starts");
     assert!(output.status.success(), "{program} {arguments:?} fails");
     output.stdout
 }
@@ -159,9 +190,17 @@ fn load(path: &str) -> Nar {
             files.push((offset, size));
         }
     };
-    parser.feed(&bytes, &mut on).expect("nix-store --dump makes good NARs");
+    parser
+        .feed(&bytes, &mut on)
+        .expect("nix-store --dump makes good NARs");
     let name = path.rsplit('/').next().unwrap_or(path).to_owned();
-    Nar { kind: kind(&name, &bytes), whole: zstd_len(&bytes), name, files, bytes }
+    Nar {
+        kind: kind(&name, &bytes),
+        whole: zstd_len(&bytes),
+        name,
+        files,
+        bytes,
+    }
 }
 
 /// The closure of some roots, or what is in some folders.
@@ -186,10 +225,41 @@ mod dense;
 
 fn made(names: &[String], generation: u64) -> Vec<Nar> {
     let made = dense::Made { names, generation }.all().into_iter();
-    made.map(|(kind, name, bytes)| {
-        Nar { name, kind, files: Vec::new(), whole: zstd_len(&bytes), bytes }
+    made.map(|(kind, name, bytes)| Nar {
+        name,
+        kind,
+        files: Vec::new(),
+        whole: zstd_len(&bytes),
+        bytes,
     })
     .collect()
+}
+
+/// GB per second of one core, the best of three runs.
+fn speed(nars: &[Nar]) {
+    let raw: usize = nars.iter().map(|nar| nar.bytes.len()).sum();
+    let best = |work: &dyn Fn(&Nar)| {
+        let seconds = (0..3).map(|_| {
+            let start = std::time::Instant::now();
+            nars.iter().for_each(work);
+            start.elapsed().as_secs_f64()
+        });
+        raw as f64 / 1e9 / seconds.fold(f64::MAX, f64::min)
+    };
+    let scan = best(&|nar| {
+        std::hint::black_box(token::scan(&nar.bytes));
+    });
+    let cut = best(&|nar| {
+        let mut cutter = Cutter::new(Params::V1);
+        nar.files
+            .iter()
+            .for_each(|&(offset, size)| cutter.file(offset, size));
+        cutter.push(&nar.bytes, &mut |piece| {
+            std::hint::black_box(piece);
+        });
+        cutter.finish(&mut |_| {});
+    });
+    println!("token scan {scan:.1} GB/s, cutting {cut:.1} GB/s");
 }
 
 fn megabytes(bytes: usize) -> String {
@@ -208,7 +278,12 @@ fn measure(way: &Way, generations: &[Vec<Nar>], compressed: &mut HashMap<FrameId
         let before = (depot.total(), depot.recipes);
         let mut known = std::collections::BTreeSet::new();
         for nar in nars {
-            if generations[..number].iter().flatten().all(|old| old.bytes != nar.bytes) && known.insert(&nar.bytes) {
+            if generations[..number]
+                .iter()
+                .flatten()
+                .all(|old| old.bytes != nar.bytes)
+                && known.insert(&nar.bytes)
+            {
                 depot.put(nar);
             }
         }
@@ -230,7 +305,10 @@ fn kinds(way: &Way, nars: &[Nar], compressed: &mut HashMap<FrameId, usize>) {
     for nar in nars {
         of_kind.entry(nar.kind).or_default().push(nar);
     }
-    println!("\n{}:\n\n| kind | paths | raw MB | whole MB | depot MB | ratio | worst path | ratio |", way.name);
+    println!(
+        "\n{}:\n\n| kind | paths | raw MB | whole MB | depot MB | ratio | worst path | ratio |",
+        way.name
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for (kind, nars) in of_kind {
         let mut depot = Depot::new(way, compressed);
@@ -243,39 +321,84 @@ fn kinds(way: &Way, nars: &[Nar], compressed: &mut HashMap<FrameId, usize>) {
             depot.put(nar);
             (depot.total() as f64 / nar.whole as f64, nar)
         });
-        let worst = alone.max_by(|one, other| one.0.total_cmp(&other.0)).expect("a kind has paths");
+        let worst = alone
+            .max_by(|one, other| one.0.total_cmp(&other.0))
+            .expect("a kind has paths");
         println!(
             "| {kind} | {} | {} | {} | {} | {:.2}x | {} ({} B whole) | {:.2}x |",
-            nars.len(), megabytes(raw), megabytes(whole), megabytes(total),
-            total as f64 / whole as f64, worst.1.name.get(33..).unwrap_or(&worst.1.name), worst.1.whole, worst.0,
+            nars.len(),
+            megabytes(raw),
+            megabytes(whole),
+            megabytes(total),
+            total as f64 / whole as f64,
+            worst.1.name.get(33..).unwrap_or(&worst.1.name),
+            worst.1.whole,
+            worst.0,
         );
     }
 }
 
+/// What the decisions compare: version 1, and it with one thing changed.
 const WAYS: &str = "\
-V1 1024 1024 16384 65536/262144/1048576 65536/262144/1048576
+V1 1024 1024 65536 65536/262144/1048576 262144/524288/1048576
+span-min-256 1024 256 65536 65536/262144/1048576 262144/524288/1048576
+span-min-512 1024 512 65536 65536/262144/1048576 262144/524288/1048576
+span-min-2048 1024 2048 65536 65536/262144/1048576 262144/524288/1048576
+span-min-4096 1024 4096 65536 65536/262144/1048576 262144/524288/1048576
+literal-64 64 1024 65536 65536/262144/1048576 262144/524288/1048576
+literal-256 256 1024 65536 65536/262144/1048576 262144/524288/1048576
+literal-512 512 1024 65536 65536/262144/1048576 262144/524288/1048576
+literal-2048 2048 1024 65536 65536/262144/1048576 262144/524288/1048576
+literal-4096 4096 1024 65536 65536/262144/1048576 262144/524288/1048576
+files-16384 1024 1024 16384 65536/262144/1048576 262144/524288/1048576
+files-32768 1024 1024 32768 65536/262144/1048576 262144/524288/1048576
+files-131072 1024 1024 131072 65536/262144/1048576 262144/524288/1048576
+files-never 1024 1024 1000000000000000 65536/262144/1048576 262144/524288/1048576
+sizes-16/64/256K 1024 1024 65536 16384/65536/262144 262144/524288/1048576
+sizes-32/128/512K 1024 1024 65536 32768/131072/524288 262144/524288/1048576
+sizes-128/512/1024K 1024 1024 65536 131072/524288/1048576 262144/524288/1048576
+sizes-128/512/2048K 1024 1024 65536 131072/524288/2097152 262144/524288/1048576
+dense-64/256/1024K 1024 1024 65536 65536/262144/1048576 65536/262144/1048576
+dense-512/1024/1024K 1024 1024 65536 65536/262144/1048576 524288/1048576/1048576
+dense-1/2/4M 1024 1024 65536 65536/262144/1048576 1048576/2097152/4194304
+overhead-96+60 1024 1024 65536 65536/262144/1048576 262144/524288/1048576 96 60
+overhead-48+60 1024 1024 65536 65536/262144/1048576 262144/524288/1048576 48 60
+overhead-40+40 1024 1024 65536 65536/262144/1048576 262144/524288/1048576 40 40
+overhead-0 1024 1024 65536 65536/262144/1048576 262144/524288/1048576 0 0
 ";
 
 fn main() {
     let mut ways: Vec<Way> = Vec::new();
     let mut roots = Vec::new();
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
         let text = match argument.as_str() {
             "--way" => arguments.next().expect("--way WAY"),
-            "--ways" => std::fs::read_to_string(arguments.next().expect("--ways FILE")).expect("a file"),
+            "--ways" => {
+                std::fs::read_to_string(arguments.next().expect("--ways FILE")).expect("a file")
+            }
             _ => {
                 roots.push(argument);
                 continue;
             }
         };
-        ways.extend(text.lines().map(|line| Way::parse(line).expect("a way: see the documentation")));
+        ways.extend(
+            text.lines()
+                .map(|line| Way::parse(line).expect("a way: see the documentation")),
+        );
     }
     if ways.is_empty() {
         ways.extend(WAYS.lines().filter_map(Way::parse));
     }
     let mut generations: Vec<Vec<Nar>> = roots.iter().map(|roots| generation(roots)).collect();
-    let mut names: Vec<String> = generations.iter().take(1).flatten().filter_map(|nar| Some(nar.name.get(33..)?.to_owned())).collect();
+    let mut names: Vec<String> = generations
+        .iter()
+        .take(1)
+        .flatten()
+        .filter_map(|nar| Some(nar.name.get(33..)?.to_owned()))
+        .collect();
     names.sort();
     if names.is_empty() {
         names = (0..300).map(|i| format!("package-{i}.{}", i % 7)).collect();
@@ -283,19 +406,36 @@ fn main() {
     let dense: Vec<Vec<Nar>> = (0..2).map(|generation| made(&names, generation)).collect();
     for (number, nars) in generations.iter().enumerate() {
         let raw: usize = nars.iter().map(|nar| nar.bytes.len()).sum();
-        println!("generation {}: {} paths, {} MB raw, {} MB whole", number + 1, nars.len(), megabytes(raw), megabytes(whole(nars)));
+        println!(
+            "generation {}: {} paths, {} MB raw, {} MB whole",
+            number + 1,
+            nars.len(),
+            megabytes(raw),
+            megabytes(whole(nars))
+        );
     }
-    println!("made: {} paths, {} MB whole", dense[0].len(), megabytes(whole(&dense[0])));
+    println!(
+        "made: {} paths, {} MB whole",
+        dense[0].len(),
+        megabytes(whole(&dense[0]))
+    );
+    speed(generations.first().unwrap_or(&dense[0]));
     let mut compressed = HashMap::new();
     for (title, generations) in [("corpus", &generations), ("made", &dense)] {
-        println!("\n{title}\n\n| way | first MB | of whole | recipes MB | next MB | of whole | recipes MB | .. | spans / dense / literals |");
+        println!(
+            "\n{title}\n\n| way | first MB | of whole | recipes MB | next MB | of whole | recipes MB | .. | spans / dense / literals |"
+        );
         println!("|---|---|---|---|---|---|---|---|");
         for way in &ways {
             measure(way, generations, &mut compressed);
         }
     }
     generations.extend(dense);
-    let all: Vec<Nar> = generations.swap_remove(0).into_iter().chain(generations.pop().unwrap_or_default()).collect();
+    let all: Vec<Nar> = generations
+        .swap_remove(0)
+        .into_iter()
+        .chain(generations.pop().unwrap_or_default())
+        .collect();
     for way in &ways {
         kinds(way, &all, &mut compressed);
     }

@@ -59,19 +59,19 @@ pub struct Params {
 const KIB: usize = 1024;
 
 impl Params {
-    /// Format version 1; `docs/decisions/0001` and `0002` say why.
+    /// Format version 1; `docs/decisions/` says why.
     pub const V1: Params = Params {
         literal_max_bytes: KIB,
         span_min_bytes: KIB,
-        file_min_bytes: 16 * KIB as u64,
+        file_min_bytes: 64 * KIB as u64,
         span: Sizes {
             min: 64 * KIB,
             avg: 256 * KIB,
             max: 1024 * KIB,
         },
         dense: Sizes {
-            min: 64 * KIB,
-            avg: 256 * KIB,
+            min: 256 * KIB,
+            avg: 512 * KIB,
             max: 1024 * KIB,
         },
     };

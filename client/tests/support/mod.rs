@@ -231,7 +231,13 @@ impl Server {
         if matches!(fault, Some(Fault::CutAfter(_))) {
             pieces.push(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        let frames = stream::iter(pieces).map(|piece| piece.map(Frame::data));
+        let frames = stream::iter(pieces).then(|piece| async {
+            if piece.is_err() {
+                // What came before it gets through first.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            piece.map(Frame::data)
+        });
         answer
             .body(StreamBody::new(frames).boxed_unsync())
             .expect("an answer")

@@ -144,8 +144,14 @@ impl Listing {
         let text = std::str::from_utf8(bytes).map_err(|_| ListingError::NotUtf8 {
             text: Quoted::new(bytes),
         })?;
-        self.json
-            .push_str(&serde_json::Value::from(text).to_string());
+        // Nearly every name stands for itself, and a listing may have a million of them.
+        let special = |&byte: &u8| byte < b' ' || byte == b'"' || byte == b'\\';
+        if bytes.iter().any(special) {
+            let escaped = serde_json::Value::from(text).to_string();
+            self.json.push_str(&escaped);
+        } else {
+            self.json.extend(["\"", text, "\""]);
+        }
         Ok(())
     }
 }

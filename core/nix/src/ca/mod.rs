@@ -1,10 +1,10 @@
 //! Content addresses: store paths whose hash part comes from what they hold.
 //!
 //! ```text
-//!   text:sha256:<hash of the file>               builtins.toFile, .drv files; may have references
-//!   fixed:<algorithm>:<hash of the file>         a plain file, no references
-//!   fixed:r:<algorithm>:<hash of the NAR>        anything; with sha256 also references, even its own
-//!   fixed:git:<algorithm>:<git's object id>      experimental in Nix; not checked here
+//!   text:sha256:<hash of the file>            builtins.toFile, .drv files; may have references
+//!   fixed:<algorithm>:<hash of the file>      a plain file, no references
+//!   fixed:r:<algorithm>:<hash of the NAR>     anything; with sha256 also references, even its own
+//!   fixed:git:<algorithm>:<object id of git>  experimental in Nix; not checked here
 //! ```
 //!
 //! A path that refers to itself cannot hash its own name. There the hash is taken *modulo* the

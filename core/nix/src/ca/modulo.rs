@@ -16,7 +16,7 @@ use crate::hash::NarHash;
 use crate::store_path::StoreHash;
 
 /// Most occurrences of a path's own hash in its NAR. Their offsets have to be remembered until the
-/// end, at 8 bytes each: 1,048,576 of them are 8 MiB, for 32 MiB of nothing but the path's own hash.
+/// end, at 8 bytes each: 1,048,576 of them are 8 MiB, for 32 MiB of nothing but that hash.
 pub const MAX_SELF_REFERENCES: usize = 1 << 20;
 
 /// Characters of a hash part.

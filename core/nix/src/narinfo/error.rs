@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::compression::UnknownCompression;
 use super::{MAX_SIGNATURES, MAX_UNKNOWN_FIELDS};
 use crate::hash::HashError;
 use crate::key::KeyError;
@@ -103,14 +104,14 @@ pub enum NarInfoError {
         problem: UrlProblem,
     },
     /// A codec that Nix clients of today cannot all read.
-    #[error(
-        "line {line}: Compression {name} is {source}"
-    )]
+    #[error("line {line}: Compression {name} is {source}")]
     Compression {
         /// Line, counted from 1.
         line: usize,
         /// What was found.
         name: String,
+        /// Says which are known.
+        source: UnknownCompression,
     },
     /// The same reference twice.
     #[error("line {line}: References names {path} twice")]

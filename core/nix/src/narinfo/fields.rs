@@ -101,9 +101,10 @@ impl<'a> Fields<'a> {
                 self.location = self.location.or(place("Compression"));
                 let codec = match value {
                     "" => Compression::Bzip2,
-                    name => name.parse().map_err(|()| NarInfoError::Compression {
+                    name => name.parse().map_err(|source| NarInfoError::Compression {
                         line,
                         name: quote(name),
+                        source,
                     })?,
                 };
                 once(line, key, &mut self.compression, codec)
