@@ -197,25 +197,26 @@ fn a_query_sees_what_can_be_had_and_realising_gets_it() {
     }
 }
 
+/// Newer clients download once, these may both ask before either has the path: both must end well.
 #[test]
-fn two_substitutions_at_once_download_once() {
+fn two_substitutions_at_once_both_end_well() {
     for nix in Nix::both() {
         let stocked = stocked(&nix);
         let proxy = stocked.behind(|_, answer| answer);
         let user = stocked.newcomer(&proxy.url());
         let node = Node::empty();
         // Caches of their own, because 2.8 trips over another's new row in its cache of narinfos.
-        let twice = "nix-store --init; export _NIX_TEST_CONCURRENT_SUBSTITUTION=1
+        let twice = "nix-store --init
             XDG_CACHE_HOME=$HOME/one nix-store -r $TOP & one=$!
             XDG_CACHE_HOME=$HOME/two nix-store -r $TOP & two=$!
-            wait $one; wait $two";
+            wait $one; wait $two; nix-store --verify --check-contents";
         node.sh(&user, &nix, twice).ok();
-        let nars = proxy
-            .asked()
+        let asked = proxy.asked();
+        let nars = asked
             .iter()
             .filter(|asked| asked.starts_with("GET /nar/"))
             .count();
-        assert_eq!(nars, 3, "{:?}", proxy.asked());
+        assert!((3..=6).contains(&nars), "{asked:?}");
     }
 }
 

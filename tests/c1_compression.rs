@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::fs;
-
 use support::codec::CODECS;
 use support::nix::{Nix, Node, User};
 use support::server::Snowcached;
@@ -46,12 +44,9 @@ fn every_codec_arrives_and_stays_readable_as_it_was_sent() {
                 .get(&format!("/push/{hash}.narinfo"))
                 .is(200)
                 .text();
-            let remembered = remembered_url(&user);
-            assert!(
-                remembered.iter().all(|url| url.ends_with(suffix)),
-                "{codec}: {remembered:?}"
-            );
-            for url in &remembered {
+            let remembered = remembered(&user);
+            for (url, _) in &remembered {
+                assert!(url.ends_with(suffix), "{codec}: {url}");
                 let nar = server.http().get(&format!("/push/{url}")).is(200);
                 assert!(
                     !nar.body.is_empty() && nar.header("accept-ranges").is_none_or(|v| v == "none"),
@@ -117,13 +112,7 @@ fn higher_levels_send_less_and_change_nothing_for_readers() {
             let push =
                 format!("nix copy --to \"$PUSH?compression=xz&compression-level={level}\" {path}");
             Node::this_machine().sh(&user, &nix, &push).ok();
-            let sizes = remembered_url(&user).into_iter().map(|url| {
-                let nar = server.http().head(&format!("/push/{url}")).is(200);
-                nar.header("content-length")
-                    .and_then(|length| length.parse::<u64>().ok())
-                    .expect("a length")
-            });
-            sent_bytes.push(sizes.sum::<u64>());
+            sent_bytes.push(remembered(&user).iter().map(|(_, size)| size).sum::<u64>());
             let narinfo = server
                 .http()
                 .get(&format!("/{}.narinfo", &path["/nix/store/".len()..][..32]));
@@ -141,33 +130,20 @@ fn higher_levels_send_less_and_change_nothing_for_readers() {
     }
 }
 
-/// The NAR URLs that this user's Nix remembers of its uploads, out of its SQLite cache.
-fn remembered_url(user: &User) -> Vec<String> {
-    let cache = user.home().join("cache/nix");
-    let mut found = std::collections::BTreeSet::new();
-    for file in fs::read_dir(cache).expect("a narinfo cache").flatten() {
-        let bytes = fs::read(file.path()).unwrap_or_default();
-        for (at, _) in bytes
-            .windows(4)
-            .enumerate()
-            .filter(|(_, window)| *window == b"nar/")
-        {
-            // Fields of a row lie side by side, so the end is known by what Nix can have chosen.
-            let rest = String::from_utf8_lossy(&bytes[at..(at + 72).min(bytes.len())]).into_owned();
-            let suffixes = [
-                ".nar.bz2",
-                ".nar.br",
-                ".nar.xz",
-                ".nar.zst",
-                ".nar.lzip",
-                ".nar.lz4",
-                ".nar",
-            ];
-            let end = suffixes
-                .iter()
-                .find_map(|s| (rest[56..].starts_with(s)).then(|| 56 + s.len()));
-            found.extend(end.map(|end| rest[..end].to_owned()));
-        }
-    }
-    found.into_iter().collect()
+/// The URLs and file sizes of the uploads that this user's Nix remembers, out of its SQLite cache.
+fn remembered(user: &User) -> Vec<(String, u64)> {
+    let query = "
+import glob, os, sqlite3
+for file in glob.glob(os.environ['XDG_CACHE_HOME'] + '/nix/binary-cache-v*.sqlite'):
+    for url, size in sqlite3.connect(file).execute('select url, fileSize from NARs where present'):
+        print(url, size)";
+    let printed = Node::this_machine()
+        .sh(user, &Nix::installed(), &format!("python3 -c \"{query}\""))
+        .ok();
+    let rows = printed.lines().filter_map(|line| line.split_once(' '));
+    let rows: Vec<(String, u64)> = rows
+        .map(|(url, size)| (url.to_owned(), size.parse().expect("a size")))
+        .collect();
+    assert!(!rows.is_empty(), "nix remembers nothing");
+    rows
 }

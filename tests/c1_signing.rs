@@ -37,12 +37,11 @@ impl Signers {
         self.builder.sh(&self.user, nix, script)
     }
 
-    /// The names of the keys that have signed this path, as the cache tells it.
+    /// The names of the keys that have signed this path, as the cache tells it to someone who never asked before.
     fn signed_by(&self, nix: &Nix, path: &str) -> Vec<String> {
-        self.user.forget();
-        let info = self
-            .sh(nix, &format!("nix path-info --store $URL --json {path}"))
-            .json();
+        let newcomer = User::of(&self.server);
+        let info = format!("nix path-info --store $URL --json {path}");
+        let info = Node::empty().sh(&newcomer, nix, &info).json();
         let info = &path_infos(info)[0].1;
         assert!(
             info["ultimate"] != true,
@@ -112,6 +111,7 @@ fn a_builders_signatures_arrive_and_ours_joins_them() {
     }
 }
 
+/// By who pushed it; a newer Nix lets others do it too. (2.8 needs a FileHash for that, which only the pusher remembers.)
 #[test]
 fn a_signature_can_be_added_later() {
     for nix in Nix::both() {
@@ -124,14 +124,18 @@ fn a_signature_can_be_added_later() {
         expected.sort();
         assert_eq!(all.signed_by(&nix, &top), expected);
 
-        all.sh(
-            &nix,
-            &format!("nix store sign --store $PUSH --key-file $HOME/TWO.sec {top}"),
-        )
-        .ok();
-        expected.push("cache2.example.org".into());
-        expected.sort();
-        assert_eq!(all.signed_by(&nix, &top), expected);
+        for signer in [Some(&nix), Nix::both().get(1)].into_iter().flatten() {
+            all.sh(
+                signer,
+                &format!("nix store sign --store $PUSH --key-file $HOME/TWO.sec {top}"),
+            )
+            .ok();
+            let mut expected = expected.clone();
+            expected.push("cache2.example.org".into());
+            expected.sort();
+            assert_eq!(all.signed_by(&nix, &top), expected);
+            all.user.forget();
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 Examples:
   snowcache info
   snowcache --cache http://cache.example.org:8420 verify --all
-  snowcache ls /nix/store/...-hello-2.12/bin
+  snowcache ls /nix/store/HASH-hello-2.12/bin
 
 Exit codes: 0 well, 1 not there or not verified, 2 wrong usage, 3 cache unreachable.")]
 pub struct Cli {
@@ -30,7 +30,7 @@ pub struct Cli {
 /// Which cache, and who asks.
 #[derive(Args, Debug)]
 pub struct CacheArgs {
-    /// The cache: http://HOST:PORT[/NAME] or unix:SOCKET
+    /// The cache: http(s)://HOST[:PORT][/NAME] or unix:SOCKET
     #[arg(long, global = true, value_name = "URL", env = "SNOWCACHE_URL")]
     #[arg(default_value = "http://127.0.0.1:8420")]
     pub cache: String,

@@ -1,7 +1,7 @@
 //! The commands: each parses its arguments, asks the cache, and prints.
 //!
-//! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes away
-//! ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
+//! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
+//! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
 mod closure;
 mod info;
@@ -71,6 +71,10 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
     runtime.block_on(command)
 }
 
+/// As a shell reports a program that wrote to a reader that had gone: 128 + SIGPIPE. Not success,
+/// for what was to be verified has not been.
+const READER_GONE: i32 = 141;
+
 /// Writes to stdout. Whoever closed the other end has seen enough.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
@@ -78,7 +82,7 @@ fn print(text: &str) -> Result<(), Failure> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(READER_GONE),
         result => result.map_err(|error| Failure::failed(format!("cannot write: {error}"))),
     }
 }

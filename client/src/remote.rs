@@ -21,6 +21,7 @@ mod http;
 mod missing;
 mod put;
 mod retry;
+mod tls;
 
 pub use about::{CacheInfo, Page};
 pub use endpoint::{Endpoint, EndpointError};

@@ -72,8 +72,8 @@ pub trait Cache: Send + Sync {
     ///
     /// # Errors
     /// [`Kind::Invalid`] when the bytes are not a NAR or not what was claimed, [`Kind::Missing`]
-    /// (where the cache tells it apart) when a reference is not there. After any error nothing of it
-    /// is visible that was not before.
+    /// (where the cache tells it apart) when a reference is not there. After any error nothing of
+    /// it is visible that was not before.
     fn put(&self, claimed: Claimed, nar: NarStream) -> BoxFuture<'_, Result<(), Error>>;
 }
 

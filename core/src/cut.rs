@@ -61,7 +61,7 @@ const KIB: usize = 1024;
 impl Params {
     /// Format version 1; `docs/decisions/` says why.
     pub const V1: Params = Params {
-        literal_max_bytes: KIB,
+        literal_max_bytes: 2 * KIB,
         span_min_bytes: KIB,
         file_min_bytes: 64 * KIB as u64,
         span: Sizes {

@@ -1,7 +1,7 @@
 //! What is known of a store path, and how far it can be trusted, as three types.
 //!
 //! ```text
-//!   PathInfo -new-> Claimed -verify(computed hash, size)-> Verified -sign(keys)-> Signed -> publish
+//!   PathInfo -new-> Claimed -verify(hash, size)-> Verified -sign(keys)-> Signed -> publish
 //!                      |
 //!                      +-- Mismatch: claimed X, computed Y
 //! ```
@@ -32,8 +32,8 @@ pub struct Signed(PathInfo);
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
     "{store_path}: the narinfo claims {claimed_hash} and NarSize {claimed_size_bytes}, but the \
-     bytes are {computed_hash} and {computed_size_bytes} bytes long; upload the NAR again, or a narinfo \
-     that describes it"
+     bytes are {computed_hash} and {computed_size_bytes} bytes long; upload the NAR again, or a \
+     narinfo that describes it"
 )]
 pub struct Mismatch {
     /// The path that was claimed.
@@ -167,7 +167,7 @@ mod tests {
         let signed = Claimed::new(claim)
             .verify(hash, size)
             .expect("true")
-            .sign(&[ours.clone()]);
+            .sign(std::slice::from_ref(&ours));
         let info = signed.info();
         assert_eq!(info.signatures.len(), 2);
         assert!(info.signatures.contains(&kept));

@@ -12,6 +12,7 @@ use crate::http::{App, Shared, router};
 use crate::listen::{self, Bound, Listener};
 use crate::lock::{DataLock, LockError};
 use crate::workers::Workers;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use snowcache_depot::{CacheName, Depot, Options};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -75,6 +76,7 @@ impl Server {
     /// [`StartError`]
     pub async fn open(config: Config) -> Result<Server, StartError> {
         let config = config.checked()?;
+        raise_descriptor_limit();
         let lock = DataLock::take(&config.data)?;
         let identity = Identity::in_folder(&config.data, &config.cache.key_name)?;
         let depot = open_depot(&config).await?;
@@ -119,6 +121,16 @@ impl Server {
         listen::serve(self.listener, router, &self.app.config.http, stop).await;
         drop(self.app);
         drop(self.lock);
+    }
+}
+
+/// Connections and segments want more descriptors than the 1024 that a shell's soft limit allows; the
+/// hard limit is the administrator's word.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
     }
 }
 

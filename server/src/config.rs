@@ -144,7 +144,7 @@ pub struct Uploads {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reads {
-    /// Disk reads at once; a download holds one only while it fetches its next MiB.
+    /// Disk reads at once; a download holds one only while it fetches its next bytes.
     pub max_at_once: usize,
 }
 
@@ -229,7 +229,8 @@ impl Default for Uploads {
 }
 
 impl Default for Reads {
-    /// Enough to keep a disk's queue full; 32 x 1 MiB are in flight.
+    /// Enough to keep a disk's queue full. A download holds at most one extent of 2 MiB: 256 of them
+    /// at full speed are half a GiB.
     fn default() -> Reads {
         Reads { max_at_once: 32 }
     }

@@ -1,4 +1,4 @@
-//! What a command is about: `/nix/store/HASH-NAME/sub/path`, `HASH-NAME/sub/path` or `HASH/sub/path`.
+//! What a command is about: `/nix/store/HASH-NAME/sub/path`, `HASH-NAME/sub/path`, `HASH/sub/path`.
 
 use crate::failure::Failure;
 use crate::remote::Remote;

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   paths: those named, their closure, or all (page by page)
-//!     -> check: narinfo -> NAR from its URL -> NarHash, NarSize, signatures, references   (N at a time)
+//!     -> check: narinfo -> NAR from its URL -> NarHash, NarSize, signatures, references  (N at
+//! once)
 //!     -> one line each, progress on a terminal, a summary, an exit code
 //! ```
 //!
 //! Guarantees: every byte comes through the URL that a nix client would use. Memory: one page of
-//! paths, and one chunk for each path under way. A path that fails does not stop the others; a cache
-//! that no longer answers does.
+//! paths, and one chunk for each path under way. A path that fails does not stop the others; a
+//! cache that no longer answers does.
 
 mod check;
 mod paths;

@@ -36,6 +36,8 @@ impl Connector {
             Some(path) => Connector::Unix(path),
             None => {
                 let mut tcp = HttpConnector::new();
+                // TLS is put around it: see `tls`.
+                tcp.enforce_http(false);
                 tcp.set_nodelay(true);
                 tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
                 Connector::Tcp(tcp)

@@ -12,7 +12,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum RemoteError {
     /// No connection, or it broke.
-    #[error("cannot reach {url}: {}; is the cache running there?", innermost(.source))]
+    #[error("cannot reach {url}: {}; is the cache running there?", innermost(.source.as_ref()))]
     Connection {
         /// What was asked for.
         url: String,
@@ -20,7 +20,7 @@ pub enum RemoteError {
         source: Box<dyn StdError + Send + Sync>,
     },
     /// It broke in the middle of an answer and could not be resumed.
-    #[error("{url} broke off after {read_bytes} bytes: {}; try again", innermost(.source))]
+    #[error("{url} broke off after {read_bytes} bytes: {}; try again", innermost(.source.as_ref()))]
     BrokeOff {
         /// What was asked for.
         url: String,
@@ -146,8 +146,8 @@ fn of_status(status: StatusCode) -> (Kind, Blame) {
 }
 
 /// The cause at the end of a chain: "connection refused" rather than "client error".
-fn innermost(error: &Box<dyn StdError + Send + Sync>) -> String {
-    let mut cause: &dyn StdError = error.as_ref();
+fn innermost(error: &(dyn StdError + Send + Sync + 'static)) -> String {
+    let mut cause: &dyn StdError = error;
     while let Some(source) = cause.source() {
         cause = source;
     }

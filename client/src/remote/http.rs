@@ -11,12 +11,13 @@
 use super::connect::Connector;
 use super::endpoint::Endpoint;
 use super::error::{RemoteError, first_line};
-use super::retry;
+use super::{retry, tls};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
 /// Makes requests to one cache.
 #[derive(Clone)]
 pub(super) struct Http {
-    client: Client<Connector, Body>,
+    client: Client<HttpsConnector<Connector>, Body>,
     pub(super) endpoint: Endpoint,
     authorization: Option<HeaderValue>,
 }
@@ -76,7 +77,7 @@ impl Http {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .build(Connector::new(endpoint.socket().cloned()));
+            .build(tls::over(Connector::new(endpoint.socket().cloned())));
         Http {
             client,
             endpoint,

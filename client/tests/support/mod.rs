@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own half")]
 
+pub mod snowcached;
+
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode, header};

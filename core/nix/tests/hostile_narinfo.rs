@@ -75,8 +75,8 @@ fn each_field_that_is_wrong_is_refused_with_its_line() {
         (
             "Compression",
             "Compression: rar",
-            "line 3: Compression 'rar' is not a known compression: use none, xz, bzip2, gzip, zstd, br, lzip or \
-            lz4",
+            "line 3: Compression 'rar' is not a known compression: use none, xz, bzip2, gzip, zstd, br, \
+            lzip or lz4",
         ),
         (
             "NarHash",

@@ -127,6 +127,10 @@ async fn no_such_url(State(app): State<Shared>, method: Method, request: Request
             format!("{method} is not for this URL; {base}/push takes GET, HEAD and PUT"),
             "GET, HEAD, PUT",
         ),
+        None if path.starts_with("/api/") => (
+            format!("{method} is not for this URL of the API"),
+            "GET, HEAD, POST",
+        ),
         None => (
             format!(
                 "this URL is for reading; write to {base}/push{path} (nix copy --to {base}/push)"

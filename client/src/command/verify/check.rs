@@ -1,9 +1,9 @@
 //! One path, checked from its narinfo to its last byte.
 //!
 //! Guarantees: `ok` means that a nix client that trusts the keys can fetch the path, and that it is
-//! what the narinfo says in every field that can be checked. All that is wrong is reported, not only
-//! the first of it, as far as one can go on. Never: an error of the connection taken for a fault of
-//! the path - that ends the command.
+//! what the narinfo says in every field that can be checked. All that is wrong is reported, not
+//! only the first of it, as far as one can go on. Never: an error of the connection taken for a
+//! fault of the path - that ends the command.
 
 use super::paths::Target;
 use super::signatures::Trusted;
@@ -186,8 +186,8 @@ fn content_verifier(info: &PathInfo, checked: &mut Checked) -> Option<Verifier> 
     }
 }
 
-/// What is wrong with the path; or, when it is the way to the cache that failed, that. A server that
-/// answers, but fails over this path, is the path's problem.
+/// What is wrong with the path; or, when it is the way to the cache that failed, that. A server
+/// that answers, but fails over this path, is the path's problem.
 fn of_the_path(error: Error) -> Result<String, Failure> {
     let met = error.met().downcast_ref();
     let unreachable = matches!(

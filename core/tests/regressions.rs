@@ -1,0 +1,37 @@
+//! Everything that the fuzzers start from, and everything that they ever broke, replayed.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read golden files from the source tree"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failure here is the test's own failure"
+)]
+
+use std::fs;
+use std::path::Path;
+
+#[path = "../fuzz/src/lib.rs"]
+mod laws;
+
+/// Runs the law of a target over the files of `fuzz/<kind>/<target>`; gives how many there were.
+fn replay(kind: &str, target: &str, law: fn(&[u8])) -> usize {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let folder = fs::read_dir(fuzz.join(kind).join(target)).unwrap();
+    let files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    for file in &files {
+        let input = fs::read(file).unwrap();
+        let kept = std::panic::catch_unwind(|| law(&input)).is_ok();
+        assert!(kept, "{} breaks the law of {target}", file.display());
+    }
+    files.len()
+}
+
+#[test]
+fn seeds_and_regressions_keep_the_law_of_their_target() {
+    for (target, law) in [("recipe", laws::recipe as fn(&[u8])), ("cut", laws::cut)] {
+        assert!(replay("seeds", target, law) >= 5, "{target} lost its seeds");
+        replay("regressions", target, law);
+    }
+}
