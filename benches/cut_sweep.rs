@@ -4,11 +4,13 @@
 //! cargo bench --bench cut_sweep -- [--ways FILE | --way WAY]... ROOT[,ROOT...] [ROOT[,ROOT...]]...
 //! ```
 //!
-//! Each argument is one generation: store paths (or links to them), whose closures are dumped with `nix-store --dump`.
-//! Counted is everything a depot keeps for a NAR: every new frame at zstd -3 with its header and its place in the index,
-//! and the recipe with the same. The measure is the sum of whole NARs at zstd -3, without any overhead at all.
+//! Each argument is one generation: store paths (or links to them), whose closures are dumped with
+//! `nix-store --dump`. Counted is everything a depot keeps for a NAR: every new frame at zstd -3
+//! with its header and its place in the index, and the recipe with the same. The measure is the sum
+//! of whole NARs at zstd -3, without any overhead at all.
 //!
-//! A way is `NAME literal span_min file_min span_min/avg/max dense_min/avg/max [header index]`, sizes in bytes.
+//! A way is `NAME literal span_min file_min span_min/avg/max dense_min/avg/max [header index]`,
+//! sizes in bytes.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,11 +1,15 @@
 #!/bin/sh
-# Two generations of version bumps: FOLDER/old and FOLDER/new, for `cargo bench --bench cut_sweep -- FOLDER/old FOLDER/new`.
-# Takes the oldest and the newest version of each package that this Debian machine's apt knows; downloads some 270 MB.
+# Two generations of version bumps, FOLDER/old and FOLDER/new, for
+#   cargo bench --bench cut_sweep -- FOLDER/old FOLDER/new
+# The oldest and the newest version of each package (28, unless named) that this Debian
+# machine's apt knows; downloads some 130 MB.
 set -eu
-folder=${1:?usage: debian-bumps.sh FOLDER}
-packages="git libssl3 openssl libc6 libcurl4 curl python3.11-minimal libpython3.11-minimal libpython3.11-stdlib
-perl-base perl-modules-5.36 libperl5.36 libglib2.0-0 libexpat1 libxml2 firefox-esr libc-bin libc6-dev locales
-libsystemd0 systemd udev openssh-client openssh-server libpq5 postgresql-15 nginx bind9-libs imagemagick-6-common"
+folder=${1:?usage: debian-bumps.sh FOLDER [PACKAGE...]}
+shift
+packages=${*:-"git libssl3 openssl libc6 libcurl4 curl python3.11-minimal libpython3.11-minimal
+libpython3.11-stdlib perl-base perl-modules-5.36 libperl5.36 libglib2.0-0 libexpat1
+libxml2 libc-bin libc6-dev locales libsystemd0 systemd udev openssh-client
+openssh-server libpq5 postgresql-15 nginx bind9-libs imagemagick-6-common"}
 mkdir -p "$folder/old" "$folder/new" "$folder/deb"
 for package in $packages; do
     versions=$(apt-cache madison "$package" | grep -v Sources | cut -d'|' -f2 | tr -d ' ' | uniq)

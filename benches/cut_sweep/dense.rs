@@ -1,5 +1,5 @@
-//! Store paths that are little more than references, as NixOS makes them: every generation of them differs in its hashes
-//! only. Made up, so that the kinds a corpus lacks are measured too.
+//! Store paths that are little more than references, as NixOS makes them: every generation of them
+//! differs in its hashes only. Made up, so that the kinds a corpus lacks are measured too.
 
 use snowcache_nix::nar::Writer;
 

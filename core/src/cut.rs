@@ -7,12 +7,12 @@
 //!                                   a file's start or end, or FastCDC's cut
 //! ```
 //!
-//! *Tokens* ([`crate::token`]), each with the bytes that make it one, and the gaps below [`Params::span_min_bytes`] between them make
-//! stretches; what lies between stretches is spans, never shorter than that. A stretch up to
-//! [`Params::literal_max_bytes`] is a *literal*, a longer one is *dense*. Spans are cut at the
-//! start and end of large regular files where no span gets too short by it, and between these by
-//! content; long stretches are cut by their content with the tokens blanked. A token beats a file
-//! cut, and no token is ever cut through.
+//! *Tokens* ([`crate::token`]), each with the bytes that make it one, and the gaps below
+//! [`Params::span_min_bytes`] between them make stretches; what lies between stretches is spans,
+//! never shorter than that. A stretch up to [`Params::literal_max_bytes`] is a *literal*, a longer
+//! one is *dense*. Spans are cut at the start and end of large regular files where no span gets too
+//! short by it, and between these by content; long stretches are cut by their content with the
+//! tokens blanked. A token beats a file cut, and no token is ever cut through.
 //!
 //! Guarantees: the pieces put together are the NAR; they are a function of the NAR's bytes and the
 //! [`Params`] alone, however the bytes were handed in; memory stays under three times
@@ -150,7 +150,8 @@ const CONTEXT: usize = token::LOOKBEHIND * 2 + token::LOOKAHEAD;
 /// ```
 /// use snowcache_core::cut::{Cutter, Params, Piece};
 ///
-/// let nar = [&[0u8; 5000][..], b"/nix/store/0zzf3lklh2b7m1arz9kw3yq1yq0vv0mm-hello", &[0; 7000]].concat();
+/// let path = b"/nix/store/0zzf3lklh2b7m1arz9kw3yq1yq0vv0mm-hello";
+/// let nar = [&[0u8; 5000][..], path, &[0; 7000]].concat();
 /// let mut pieces = Vec::new();
 /// let mut cutter = Cutter::new(Params::V1);
 /// cutter.push(&nar[..3], &mut |piece| pieces.push(piece.raw().to_vec()));

@@ -124,8 +124,8 @@ impl Server {
     }
 }
 
-/// Connections and segments want more descriptors than the 1024 that a shell's soft limit allows; the
-/// hard limit is the administrator's word.
+/// Connections and segments want more descriptors than the 1024 that a shell's soft limit allows;
+/// the hard limit is the administrator's word.
 fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

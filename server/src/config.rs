@@ -229,8 +229,8 @@ impl Default for Uploads {
 }
 
 impl Default for Reads {
-    /// Enough to keep a disk's queue full. A download holds at most one extent of 2 MiB: 256 of them
-    /// at full speed are half a GiB.
+    /// Enough to keep a disk's queue full. A download holds at most one extent of 2 MiB: 256 of
+    /// them at full speed are half a GiB.
     fn default() -> Reads {
         Reads { max_at_once: 32 }
     }

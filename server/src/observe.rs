@@ -4,7 +4,7 @@
 //! Guarantees: events go to stderr, stdout belongs to the banner. Never: a header or a body in an
 //! event.
 
-use crate::config::Log;
+use crate::config::{ConfigError, Log};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
@@ -26,11 +26,16 @@ static NEXT_REQUEST: AtomicU64 = AtomicU64::new(1);
 ///
 /// # Errors
 /// The filter, if it is none.
-pub fn start(log: &Log) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) => EnvFilter::try_new(filter)?,
-        Err(_) => EnvFilter::try_new(&log.filter)?,
+pub fn start(log: &Log) -> Result<(), ConfigError> {
+    let (key, filter) = match std::env::var("RUST_LOG") {
+        Ok(filter) => ("RUST_LOG", filter),
+        Err(_) => ("log.filter", log.filter.clone()),
     };
+    let filter = EnvFilter::try_new(&filter).map_err(|_| ConfigError::Value {
+        key,
+        value: filter.clone(),
+        rule: "it must be a level, or levels per module as in info,snowcache_server=debug",
+    })?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -116,6 +116,7 @@ impl Download {
         };
         let ask = Ask::get(self.url.clone()).header(header::RANGE, range);
         let answer = self.http.send(&ask).await?;
+        let answer = self.http.succeeded(&ask.url, answer).await?;
         let starts_there = answer
             .headers()
             .get(header::CONTENT_RANGE)

@@ -5,6 +5,7 @@
     reason = "a failure here is the test's own failure"
 )]
 
+use sha2::{Digest as _, Sha256};
 use snowcache_nix::ca::{Check, MAX_SELF_REFERENCES, Method, Verifier};
 use snowcache_nix::nar::Writer;
 use snowcache_nix::{CaError, ContentAddress, Hash, HashAlgorithm, StorePath};
@@ -230,4 +231,29 @@ fn a_path_that_names_itself_without_end_is_refused_in_bounded_memory() {
         verifier.feed(own.as_bytes()),
         Err(CaError::ManySelfReferences)
     );
+}
+
+#[test]
+fn a_self_reference_counts_with_its_offset_and_as_nix_2_17_to_2_34_have_it_without() {
+    let before = file_nar(false, &[b"me: ".as_slice(), &[0; 32], b"!"].concat());
+    let at = before
+        .windows(32)
+        .position(|window| window == [0; 32])
+        .unwrap();
+    let with_offset = [before.clone(), format!("|{at}").into_bytes()].concat();
+    for hashed in [&before, &with_offset] {
+        let hash = Hash::new(HashAlgorithm::Sha256, &Sha256::digest(hashed)).unwrap();
+        let address = ContentAddress::new(Method::Nar, hash).unwrap();
+        let path = address.store_path_for("x", &[], true).unwrap();
+        let mut nar = before.clone();
+        nar[at..at + 32].copy_from_slice(path.hash().to_string().as_bytes());
+        let verify = |nar: &[u8]| {
+            let mut verifier = Verifier::new(&address, &path, std::slice::from_ref(&path))?;
+            verifier.feed(nar)?;
+            verifier.finish()
+        };
+        assert_eq!(verify(&nar), Ok(()));
+        nar[at + 32] ^= 1;
+        assert!(matches!(verify(&nar), Err(CaError::WrongHash { .. })));
+    }
 }

@@ -1,4 +1,5 @@
-//! Cutting as it is told in `docs/decisions` and in the module above: the whole NAR at once, slowly and plainly.
+//! Cutting as it is told in `docs/decisions` and in the module above: the whole NAR at once, slowly
+//! and plainly.
 
 use std::ops::Range;
 

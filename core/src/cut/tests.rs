@@ -323,11 +323,10 @@ proptest! {
                     prop_assert!(len <= SMALL.span.max);
                     prop_assert!(len >= SMALL.span_min_bytes || pieces.len() == 1);
                     prop_assert!(!tokens.iter().any(|t| t.start < cut && at < t.end()));
-                    prop_assert!(token::scan(&piece.raw).is_empty() || at > 0);
                 }
-                Kind::Literal => prop_assert!(0 < len && len <= SMALL.literal_max_bytes),
+                Kind::Literal => prop_assert!((1..=SMALL.literal_max_bytes).contains(&len)),
                 Kind::Dense => {
-                    prop_assert!(SMALL.span_min_bytes <= len && len <= SMALL.dense.max);
+                    prop_assert!((SMALL.span_min_bytes..=SMALL.dense.max).contains(&len));
                     prop_assert_eq!(&piece.tokens, &token::scan(&piece.raw));
                 }
             }

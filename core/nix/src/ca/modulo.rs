@@ -5,6 +5,9 @@
 //!   hashed   ....00000000000......00000000000...|<offset 1>|<offset 2>
 //! ```
 //!
+//! Nix 2.17 to 2.34 left the offsets at the end out (nix 3ebe1341ab to 0c41ecb451), and their paths
+//! live on: [`HashModulo::finish_both`] gives that hash as well.
+//!
 //! Guarantees: any split of the input gives the same hash. Holds back at most 31 bytes, and
 //! remembers at most [`MAX_SELF_REFERENCES`] offsets.
 
@@ -81,14 +84,20 @@ impl HashModulo {
         Ok(())
     }
 
-    /// The hash of everything that was fed.
-    pub fn finish(mut self) -> NarHash {
+    /// The hash of everything that was fed, as Nix up to 2.16 and from 2.35 on takes it.
+    pub fn finish(self) -> NarHash {
+        self.finish_both()[0]
+    }
+
+    /// That hash, and the one that Nix 2.17 to 2.34 takes: without the offsets.
+    pub fn finish_both(mut self) -> [NarHash; 2] {
         let held = std::mem::take(&mut self.held);
         self.pass(&held);
+        let without_offsets = self.hash.clone();
         for offset in &self.found_at {
             self.hash.update(format!("|{offset}"));
         }
-        NarHash::from_bytes(self.hash.finalize().into())
+        [self.hash, without_offsets].map(|hash| NarHash::from_bytes(hash.finalize().into()))
     }
 
     fn pass(&mut self, bytes: &[u8]) {

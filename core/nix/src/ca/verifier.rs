@@ -75,7 +75,11 @@ impl Verifier {
     pub fn finish(self) -> Result<(), CaError> {
         let computed = match self.running {
             Running::Nar(digest) => digest.finish(),
-            Running::Modulo(hash) => hash.finish().into(),
+            Running::Modulo(hash) => {
+                let either = hash.finish_both().map(Hash::from);
+                let claimed = either.iter().find(|&&hash| hash == self.claimed);
+                *claimed.unwrap_or(&either[0])
+            }
             Running::Flat(flat) => {
                 flat.parser.finish()?;
                 flat.digest.finish()
