@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -324,7 +325,7 @@ fn publish(http: Http, token: &str, upload: &Upload) {
 struct Crowd {
     uploaders: u64,
     downloaders: u64,
-    /// Path n refers to path n-1 and n/2, as far as they exist: every closure overlaps every other.
+    /// Path n refers to the paths n/2 and n/3: every closure overlaps every other.
     paths: u64,
     biggest_bytes: u64,
 }
@@ -340,6 +341,7 @@ fn crowd(crowd: &Crowd) {
         .map(|(&size, seed)| sha256(nar_of(size, seed).reader()))
         .collect();
     let total: u64 = sizes.iter().sum();
+    let pushed = crowd.pushed();
 
     let begin = Instant::now();
     thread::scope(|scope| {
@@ -347,7 +349,7 @@ fn crowd(crowd: &Crowd) {
             let (hashes, sizes, token) = (&hashes, &sizes, &token);
             scope.spawn(move || {
                 // Everyone pushes one closure, references first, as nix does; what is there already is left out.
-                for number in crowd.closure(uploader * crowd.paths / crowd.uploaders) {
+                for number in Crowd::closure(crowd.top_of(uploader)) {
                     let path = format!("/push/{}.narinfo", hash_part(number));
                     if http.head(&path).status == 200 {
                         continue;
@@ -359,7 +361,7 @@ fn crowd(crowd: &Crowd) {
                     put.stream(Some(size), body).send().is(200);
                     let mut upload =
                         described(number, "crowd", &hashes[number as usize], size, &url);
-                    upload.references = crowd.references(number);
+                    upload.references = Crowd::references(number);
                     http.put(&path, token, upload.narinfo().as_bytes()).is(200);
                 }
             });
@@ -376,11 +378,11 @@ fn crowd(crowd: &Crowd) {
     let begin = Instant::now();
     thread::scope(|scope| {
         for downloader in 0..crowd.downloaders {
-            let hashes = &hashes;
+            let (hashes, pushed) = (&hashes, &pushed);
             scope.spawn(move || {
                 let mut random = Random::seeded(downloader);
                 for _ in 0..4 {
-                    let number = random.below(crowd.top() + 1);
+                    let number = pushed[random.below(pushed.len() as u64) as usize];
                     let raw = format!("/nar/{}.nar", base32(&hashes[number as usize]));
                     assert_eq!(
                         download(http, &raw),
@@ -396,7 +398,7 @@ fn crowd(crowd: &Crowd) {
         crowd.downloaders,
         begin.elapsed()
     );
-    for number in 0..=crowd.top() {
+    for number in pushed {
         let raw = format!("/nar/{}.nar", base32(&hashes[number as usize]));
         assert_eq!(
             download(http, &raw),
@@ -408,37 +410,50 @@ fn crowd(crowd: &Crowd) {
 }
 
 impl Crowd {
-    /// Most are small; each fourth is up to the biggest, halving as it goes.
+    /// Mostly small, and the tops of closures big: each odd number half of the one above it.
     fn size(&self, number: u64) -> u64 {
         match number % 4 {
-            1 => (self.biggest_bytes >> (number / 4)).max(1000),
+            3 => (self.biggest_bytes >> ((self.paths - 1 - number) / 4)).max(1000),
             2 => 50_000 + number * 777,
             _ => 200 + number,
         }
     }
 
-    fn below(&self, number: u64) -> Vec<u64> {
-        let mut below = vec![number.saturating_sub(1), number / 2];
+    /// Two uploaders push the same closure, at the same time.
+    fn top_of(&self, uploader: u64) -> u64 {
+        self.paths - 1 - uploader / 2
+    }
+
+    fn below(number: u64) -> Vec<u64> {
+        let mut below = vec![number / 2, number / 3];
         below.retain(|&below| below < number);
         below.dedup();
         below
     }
 
-    fn references(&self, number: u64) -> Vec<String> {
+    fn references(number: u64) -> Vec<String> {
         let name = |number: &u64| format!("{}-crowd", hash_part(*number));
-        let mut references: Vec<String> = self.below(number).iter().map(name).collect();
+        let mut references: Vec<String> = Self::below(number).iter().map(name).collect();
         references.sort();
         references
     }
 
     /// References first.
-    fn closure(&self, top: u64) -> Vec<u64> {
-        (0..=top).collect()
+    fn closure(top: u64) -> BTreeSet<u64> {
+        let (mut closure, mut next) = (BTreeSet::new(), vec![top]);
+        while let Some(number) = next.pop() {
+            if closure.insert(number) {
+                next.extend(Self::below(number));
+            }
+        }
+        closure
     }
 
-    /// The last path that anyone pushes.
-    fn top(&self) -> u64 {
-        (self.uploaders - 1) * self.paths / self.uploaders
+    /// Every path that someone pushes.
+    fn pushed(&self) -> Vec<u64> {
+        let closures =
+            (0..self.uploaders).flat_map(|uploader| Self::closure(self.top_of(uploader)));
+        closures.collect::<BTreeSet<u64>>().into_iter().collect()
     }
 }
 
