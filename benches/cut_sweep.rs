@@ -159,7 +159,8 @@ fn kinds(way: &Way, nars: &[Nar], compressed: &mut HashMap<FrameId, usize>) {
     }
 }
 
-fn main() {
+/// The ways to try and the generations to try them on.
+fn arguments() -> (Vec<Way>, Vec<String>) {
     let mut ways: Vec<Way> = Vec::new();
     let mut roots = Vec::new();
     let mut arguments = std::env::args()
@@ -184,6 +185,11 @@ fn main() {
     if ways.is_empty() {
         ways.extend(WAYS.lines().filter_map(Way::parse));
     }
+    (ways, roots)
+}
+
+fn main() {
+    let (ways, roots) = arguments();
     let generations: Vec<Vec<Nar>> = roots.iter().map(|roots| generation(roots)).collect();
     let mut names: Vec<String> = generations
         .iter()
@@ -215,7 +221,8 @@ fn main() {
     let mut compressed = HashMap::new();
     for (title, generations) in [("corpus", &generations), ("made", &dense)] {
         println!(
-            "\n{title}\n\n| way | first MB | of whole | recipes MB | next MB | of whole | recipes MB | .. | spans / dense / literals | dense kB: composed / apart |"
+            "\n{title}\n\n| way | first MB | of whole | recipes MB | next MB | of whole \
+             | recipes MB | .. | spans / dense / literals | dense kB: composed / apart |"
         );
         println!("|---|---|---|---|---|---|---|---|---|---|");
         for way in &ways {

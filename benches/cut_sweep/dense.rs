@@ -148,8 +148,9 @@ impl Made<'_> {
             .map(|(name, value)| format!("(\"{name}\",\"{value}\")"))
             .join(",");
         format!(
-            "Derive([(\"out\",\"{out}\",\"\",\"\")],[{inputs}],[\"{builder}\"],\"x86_64-linux\",\"{shell}\",\
-             [\"-e\",\"{builder}\"],[{environment},(\"doCheck\",\"1\"),(\"system\",\"x86_64-linux\")])"
+            "Derive([(\"out\",\"{out}\",\"\",\"\")],[{inputs}],[\"{builder}\"],\"x86_64-linux\",\
+             \"{shell}\",[\"-e\",\"{builder}\"],[{environment},(\"doCheck\",\"1\"),\
+             (\"system\",\"x86_64-linux\")])"
         )
     }
 

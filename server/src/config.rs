@@ -219,7 +219,7 @@ impl Default for Uploads {
             stall_timeout_s: 60,
             lease_s: 24 * 60 * 60,
             max_nar_size_bytes: 256 << 30,
-            max_expansion: 10_000,
+            max_expansion: 40_000,
             decoder_memory_bytes: 128 << 20,
             max_narinfo_bytes: 1 << 20,
             max_log_bytes: 64 << 20,
