@@ -1,5 +1,6 @@
-//! What Nix's own functional tests expect of compression, said again for a cache behind HTTP that keeps one encoding of its own:
-//! any codec and level may be sent, what was sent stays as it was under /push, and readers get the same bytes either way.
+//! What Nix's own functional tests expect of compression, said again for a cache behind HTTP that
+//! keeps one encoding of its own: any codec and level may be sent, what was sent stays as it was
+//! under /push, and readers get the same bytes either way.
 
 mod support;
 
@@ -37,7 +38,8 @@ fn every_codec_arrives_and_stays_readable_as_it_was_sent() {
                 )
                 .ok();
 
-            // The pusher remembers, by URL, the name it chose: with that name it comes back from /push, in the codec it was sent in.
+            // The pusher remembers, by URL, the name it chose: with that name it comes back from
+            // /push, in the codec it was sent in.
             let hash = &top["/nix/store/".len()..][..32];
             let pushed = server
                 .http()

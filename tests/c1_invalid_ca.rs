@@ -1,5 +1,6 @@
-//! What Nix's own functional tests expect of a forged content address, said again for a cache behind HTTP: the cache does not take
-//! it, and a client whom another cache offers it does not either.
+//! What Nix's own functional tests expect of a forged content address, said again for a cache
+//! behind HTTP: the cache does not take it, and a client whom another cache offers it does not
+//! either.
 
 mod support;
 
@@ -54,7 +55,8 @@ fn a_client_does_not_take_a_path_that_is_not_what_its_name_says() {
             _ => answer,
         });
         user.variable("LIAR", &liar.url());
-        // Neither with signatures, which the forgery breaks, nor without: the content address itself is checked.
+        // Neither with signatures, which the forgery breaks, nor without: the content address
+        // itself is checked.
         Node::empty()
             .sh(&user, &nix, &format!("nix copy --from $LIAR {good}"))
             .fails();

@@ -1,4 +1,5 @@
-//! What Nix's own functional tests expect of looking into NARs, said again for NARs and listings that come over HTTP.
+//! What Nix's own functional tests expect of looking into NARs, said again for NARs and listings
+//! that come over HTTP.
 
 mod support;
 
@@ -112,7 +113,10 @@ fn shallow_and_deep_listings_come_from_the_cache() {
         };
         assert_eq!(
             list("$TREE"),
-            json!({"type": "directory", "entries": {"deep": {}, "deep-not": {}, "empty": {}, "z": {}}})
+            json!({
+                "type": "directory",
+                "entries": {"deep": {}, "deep-not": {}, "empty": {}, "z": {}},
+            })
         );
         let folder = list("-R $TREE/deep");
         let file = |size: u64, name: &str| {

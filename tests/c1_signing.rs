@@ -1,12 +1,13 @@
-//! What Nix's own functional tests expect of signatures, said again for a cache behind HTTP: they travel, they add up, and what
-//! carries none that is trusted stays out.
+//! What Nix's own functional tests expect of signatures, said again for a cache behind HTTP: they
+//! travel, they add up, and what carries none that is trusted stays out.
 
 mod support;
 
 use support::nix::{Nix, Node, User, path_infos};
 use support::server::Snowcached;
 
-/// A builder with two signing keys, and an outsider who knows the public halves as `$ONE` and `$TWO`.
+/// A builder with two signing keys, and an outsider who knows the public halves as `$ONE` and
+/// `$TWO`.
 struct Signers {
     server: Snowcached,
     user: User,
@@ -19,7 +20,8 @@ fn signers(nix: &Nix) -> Signers {
     let builder = Node::empty();
     for (variable, name) in [("ONE", "cache1.example.org"), ("TWO", "cache2.example.org")] {
         let make = format!(
-            "nix-store --generate-binary-cache-key {name} $HOME/{variable}.sec $HOME/{variable}.pub; cat $HOME/{variable}.pub"
+            "cd $HOME; nix-store --generate-binary-cache-key {name} {variable}.sec {variable}.pub
+             cat {variable}.pub"
         );
         let public = builder.sh(&user, nix, &make).ok();
         user.variable(variable, &public);
@@ -37,7 +39,8 @@ impl Signers {
         self.builder.sh(&self.user, nix, script)
     }
 
-    /// The names of the keys that have signed this path, as the cache tells it to someone who never asked before.
+    /// The names of the keys that have signed this path, as the cache tells it to someone who
+    /// never asked before.
     fn signed_by(&self, nix: &Nix, path: &str) -> Vec<String> {
         let newcomer = User::of(&self.server);
         let info = format!("nix path-info --store $URL --json {path}");
@@ -111,7 +114,8 @@ fn a_builders_signatures_arrive_and_ours_joins_them() {
     }
 }
 
-/// By who pushed it; a newer Nix lets others do it too. (2.8 needs a FileHash for that, which only the pusher remembers.)
+/// By who pushed it; a newer Nix lets others do it too. (2.8 needs a FileHash for that, which only
+/// the pusher remembers.)
 #[test]
 fn a_signature_can_be_added_later() {
     for nix in Nix::both() {

@@ -1,5 +1,6 @@
-//! kill -9, over and over, in every phase of an upload: nothing that was acknowledged is lost, what was not acknowledged is wholly
-//! there or wholly absent, and the server is back within two seconds.
+//! kill -9, over and over, in every phase of an upload: nothing that was acknowledged is lost,
+//! what was not acknowledged is wholly there or wholly absent, and the server is back within two
+//! seconds.
 //!
 //! ```text
 //!   pushers (4 threads)  --PUT nar, PUT narinfo-->  snowcached  --"phase": "fsync"-->  killer
@@ -8,8 +9,8 @@
 //!      oracle  <--- after each restart: ask for everything again --- judge
 //! ```
 //!
-//! The oracle is in this process, outside of the victim. Every path is made from its number alone, so that the oracle need only
-//! remember numbers.
+//! The oracle is in this process, outside of the victim. Every path is made from its number alone,
+//! so that the oracle need only remember numbers.
 
 mod support;
 
@@ -50,7 +51,8 @@ enum Progress {
 struct Oracle {
     progress: Mutex<BTreeMap<u64, Progress>>,
     next: AtomicU64,
-    /// Held for reading while an upload is under way, for writing from after a kill (which waits for nobody) until all is judged.
+    /// Held for reading while an upload is under way, for writing from after a kill (which waits
+    /// for nobody) until all is judged.
     down: RwLock<()>,
     over: AtomicBool,
 }
@@ -159,7 +161,8 @@ fn push_until_over(oracle: &Oracle, http: Http, token: &str) {
     }
 }
 
-/// Whether it was acknowledged. A refusal is a failure of the test: only silence is allowed, when the server has been killed.
+/// Whether it was acknowledged. A refusal is a failure of the test: only silence is allowed, when
+/// the server has been killed.
 fn put(http: Http, path: &str, token: &str, body: &[u8]) -> bool {
     match http
         .request("PUT", path)
@@ -172,7 +175,8 @@ fn put(http: Http, path: &str, token: &str, body: &[u8]) -> bool {
     }
 }
 
-/// Path number `number`: from a few bytes to two megabytes, half of it shared with its neighbours, a reference-like token inside.
+/// Path number `number`: from a few bytes to two megabytes, half of it shared with its neighbours,
+/// a reference-like token inside.
 fn upload(number: u64) -> Upload {
     let mut own = Random::seeded(number);
     let size = [100, 5_000, 60_000, 400_000, 2_000_000][own.below(5) as usize];
@@ -194,7 +198,8 @@ fn upload(number: u64) -> Upload {
 
 // ---- the judge ----
 
-/// Every path that the oracle knows of (or, of those that were acknowledged long ago, a sample) is as it must be.
+/// Every path that the oracle knows of (or, of those that were acknowledged long ago, a sample) is
+/// as it must be.
 fn judge(oracle: &Oracle, http: Http, token: &str, random: &mut Random, sample: u64) {
     let known: Vec<(u64, Progress)> = oracle
         .progress

@@ -1,7 +1,8 @@
-//! Hostile uploads: each is refused with a 4xx and a sentence that says what is wrong, and leaves nothing behind.
+//! Hostile uploads: each is refused with a 4xx and a sentence that says what is wrong, and leaves
+//! nothing behind.
 //!
-//! Old clients believe whatever a cache serves: absolute URLs, unsorted entries, NUL in symlink targets, trailing garbage. So the
-//! cache must not take it in the first place.
+//! Old clients believe whatever a cache serves: absolute URLs, unsorted entries, NUL in symlink
+//! targets, trailing garbage. So the cache must not take it in the first place.
 
 mod support;
 
@@ -9,6 +10,7 @@ use std::io::{self, Read};
 use std::thread;
 use std::time::Duration;
 
+use support::attacks::{bad_nars, canonical_bomb, lies};
 use support::codec::{CODECS, Codec, pipe};
 use support::http::Response;
 use support::nar::{Nar, Upload};
@@ -17,7 +19,8 @@ use support::server::Snowcached;
 /// So long after an attack, too, nothing of it may have appeared.
 const A_MINUTE: Duration = Duration::from_secs(60);
 const AT_ONCE: Duration = Duration::ZERO;
-/// What a server may hold in memory, whatever it is sent. (A decoder's window is at most 8 MiB, a few uploads at once.)
+/// What a server may hold in memory, whatever it is sent. (A decoder's window is at most 8 MiB, a
+/// few uploads at once.)
 const MEMORY_KIB_AT_MOST: u64 = 200 << 10;
 
 #[test]
@@ -86,7 +89,7 @@ fn bombs_in_every_codec_are_refused_in_no_time_and_little_memory() {
     }
     let answer = server
         .http()
-        .put("/push/nar/zeros.nar.zst", &token, &canonical_bomb());
+        .put("/push/nar/zeros.nar.br", &token, &canonical_bomb());
     assert_refused("a canonical NAR, four gigabytes in some kilobytes", &answer);
     assert!(
         server.memory_kib("VmHWM") <= MEMORY_KIB_AT_MOST,
@@ -96,7 +99,8 @@ fn bombs_in_every_codec_are_refused_in_no_time_and_little_memory() {
     assert_nothing_left(&server, &before, A_MINUTE);
 }
 
-/// Streams that a decoder can only read with a gigabyte of window: refused or read, but not with a gigabyte.
+/// Streams that a decoder can only read with a gigabyte of window: refused or read, but not with a
+/// gigabyte.
 #[test]
 fn decoders_do_not_hand_out_gigabytes_of_window() {
     let server = Snowcached::start();
@@ -280,7 +284,8 @@ fn uploads_that_break_off_leave_nothing_behind() {
     for codec in CODECS {
         let upload = Upload::honest(7, "broken", &nar, &codec);
         let (whole, half) = (upload.body.len() as u64, upload.body.len() as u64 / 2);
-        // The length is a lie: the connection closes halfway. No answer is owed; if one comes it is a refusal.
+        // The length is a lie: the connection closes halfway. No answer is owed; if one comes it
+        // is a refusal.
         let body = upload.body.as_slice().take(half);
         let request = server
             .http()
@@ -296,191 +301,6 @@ fn uploads_that_break_off_leave_nothing_behind() {
         assert_refused(&format!("truncated {}", codec.name), &answer);
     }
     assert_nothing_left(&server, &before, AT_ONCE);
-}
-
-// ---- the attacks ----
-
-/// NARs that no Nix would make.
-fn bad_nars() -> Vec<(&'static str, Nar)> {
-    let file = |content: &'static [u8]| move |nar: Nar| nar.file(content);
-    let good = Nar::of_file(b"content");
-    let deep = (0..10_000).fold(Nar::new(), |nar, _| {
-        nar.directory()
-            .words(&["entry", "("])
-            .text("name")
-            .text("d")
-            .text("node")
-    });
-    let mut dirty_padding = good.clone();
-    let end = dirty_padding.0.len() - 17;
-    dirty_padding.0[end] = 1;
-    vec![
-        ("nothing", Nar::default()),
-        ("no NAR", Nar(b"<html>404 not found</html>".to_vec())),
-        (
-            "another archive",
-            Nar::default().text("nix-archive-2").file(b"x"),
-        ),
-        ("truncated", Nar(good.0[..good.0.len() - 8].to_vec())),
-        ("truncated in its magic", Nar(good.0[..12].to_vec())),
-        ("trailing zeros", Nar([good.0.clone(), vec![0; 8]].concat())),
-        (
-            "trailing NAR",
-            Nar([good.0.clone(), good.0.clone()].concat()),
-        ),
-        ("dirty padding", dirty_padding),
-        (
-            "unsorted",
-            Nar::new()
-                .directory()
-                .entry(b"b", file(b""))
-                .entry(b"a", file(b""))
-                .end(),
-        ),
-        (
-            "duplicate",
-            Nar::new()
-                .directory()
-                .entry(b"a", file(b""))
-                .entry(b"a", file(b""))
-                .end(),
-        ),
-        ("..", Nar::new().directory().entry(b"..", file(b"")).end()),
-        (".", Nar::new().directory().entry(b".", file(b"")).end()),
-        (
-            "an empty name",
-            Nar::new().directory().entry(b"", file(b"")).end(),
-        ),
-        (
-            "a name with a slash",
-            Nar::new().directory().entry(b"a/b", file(b"")).end(),
-        ),
-        (
-            "a name with NUL",
-            Nar::new().directory().entry(b"a\0b", file(b"")).end(),
-        ),
-        (
-            "a long name",
-            Nar::new().directory().entry(&[b'n'; 256], file(b"")).end(),
-        ),
-        ("an empty target", Nar::new().symlink(b"")),
-        ("a target with NUL", Nar::new().symlink(b"a\0b")),
-        ("a long target", Nar::new().symlink(&[b't'; 4096])),
-        ("10,000 folders deep", deep),
-        (
-            "a type of its own",
-            Nar::new().words(&["(", "type", "device", ")"]),
-        ),
-        ("a file of 2^64-1 bytes", {
-            let mut nar = Nar::new().words(&["(", "type", "regular", "contents"]);
-            nar.0.extend_from_slice(&u64::MAX.to_le_bytes());
-            nar
-        }),
-    ]
-}
-
-/// A NAR like any other, of one file with nothing but zeros in it: only its size is an attack.
-fn canonical_bomb() -> Vec<u8> {
-    let folder = support::folder_on_disk();
-    let (head, tail) = (folder.path().join("head"), folder.path().join("tail"));
-    let opening = Nar::new().words(&["(", "type", "regular", "contents"]).0;
-    std::fs::write(
-        &head,
-        [opening, (4_u64 << 30).to_le_bytes().to_vec()].concat(),
-    )
-    .expect("a file");
-    std::fs::write(&tail, Nar::default().text(")").0).expect("a file");
-    let (head, tail) = (head.display(), tail.display());
-    let command = format!("{{ cat {head}; head -c 4G /dev/zero; cat {tail}; }}");
-    Codec::named("zstd").compress_output_of(&command)
-}
-
-/// The narinfo of an upload, with one thing wrong.
-fn lies(honest: &Upload) -> Vec<(&'static str, String)> {
-    let lie = |change: &dyn Fn(&mut Upload)| {
-        let mut liar = honest.clone();
-        change(&mut liar);
-        liar.narinfo()
-    };
-    let other = Upload::honest(99, "other", &Nar::of_file(b"other"), Codec::named("xz"));
-    let narinfo = honest.narinfo();
-    vec![
-        (
-            "a wrong NarHash",
-            lie(&|u| u.nar_hash = other.nar_hash.clone()),
-        ),
-        (
-            "no hash at all",
-            lie(&|u| u.nar_hash = "sha256:abc".to_owned()),
-        ),
-        ("a NarSize too small", lie(&|u| u.nar_size = 100)),
-        ("a NarSize too big", lie(&|u| u.nar_size += 1)),
-        ("a NarSize of 0", lie(&|u| u.nar_size = 0)),
-        (
-            "an absolute URL",
-            lie(&|u| u.url = "http://evil.example/nar/x.nar.xz".to_owned()),
-        ),
-        (
-            "a file URL",
-            lie(&|u| u.url = "file:///etc/passwd".to_owned()),
-        ),
-        (
-            "a path from the root",
-            lie(&|u| u.url = "/etc/passwd".to_owned()),
-        ),
-        (
-            "a path upwards",
-            lie(&|u| u.url = "nar/../../etc/passwd".to_owned()),
-        ),
-        ("a NAR that never came", lie(&|u| u.url = other.url.clone())),
-        (
-            "a forged StorePath",
-            lie(&|u| u.store_path = other.store_path.clone()),
-        ),
-        (
-            "another store",
-            lie(&|u| u.store_path = u.store_path.replace("/nix/store", "/gnu/store")),
-        ),
-        (
-            "a StorePath upwards",
-            lie(&|u| u.store_path += "/../../etc"),
-        ),
-        (
-            "missing references",
-            lie(&|u| u.references = vec![other.base_name().to_owned()]),
-        ),
-        (
-            "a reference that is none",
-            lie(&|u| u.references = vec!["../../etc/passwd".to_owned()]),
-        ),
-        (
-            "an unknown codec",
-            lie(&|u| u.compression = "rot13".to_owned()),
-        ),
-        ("a duplicate key", format!("{narinfo}NarSize: 1\n")),
-        (
-            "a duplicate StorePath",
-            format!("{narinfo}StorePath: {}\n", other.store_path),
-        ),
-        ("no NarHash", without(&narinfo, "NarHash")),
-        ("no StorePath", without(&narinfo, "StorePath")),
-        ("no URL", without(&narinfo, "URL")),
-        (
-            "a forged content address",
-            lie(&|u| {
-                u.more = format!("CA: fixed:r:sha256:{}\n", support::nar::base32(&[7; 32]));
-            }),
-        ),
-        ("no narinfo at all", "<html>".to_owned()),
-        ("nothing", String::new()),
-    ]
-}
-
-fn without(narinfo: &str, key: &str) -> String {
-    let kept = narinfo
-        .lines()
-        .filter(|line| line.split(':').next() != Some(key));
-    kept.map(|line| format!("{line}\n")).collect()
 }
 
 // ---- what is asserted of each ----
@@ -502,7 +322,8 @@ fn assert_refused(what: &str, answer: &Response) {
     println!("{what}: {} {}", answer.status, text.trim());
 }
 
-/// The index counts the same, the data folder is as big as before: at once, and when some time has passed.
+/// The index counts the same, the data folder is as big as before: at once, and when some time has
+/// passed.
 #[track_caller]
 fn assert_nothing_left(server: &Snowcached, before: &(serde_json::Value, u64), wait: Duration) {
     for wait in [AT_ONCE, wait] {

@@ -1,5 +1,6 @@
-//! Stock Nix, old and new, in both directions: `nix copy --to …/push`, then back into empty stores, by the same user with the
-//! same caches, signatures required, every NAR compared with its origin byte for byte.
+//! Stock Nix, old and new, in both directions: `nix copy --to …/push`, then back into empty
+//! stores, by the same user with the same caches, signatures required, every NAR compared with its
+//! origin byte for byte.
 
 mod support;
 
@@ -71,7 +72,8 @@ fn both_generations_travel_from_either_nix_to_either_nix() {
     }
 }
 
-/// What is served is exactly what was said: Content-Length, FileSize, the two encodings of each NAR, our signature.
+/// What is served is exactly what was said: Content-Length, FileSize, the two encodings of each
+/// NAR, our signature.
 #[test]
 fn every_nar_is_served_byte_for_byte_in_both_encodings() {
     let (server, nix) = (Snowcached::start(), Nix::installed());
@@ -129,7 +131,8 @@ fn every_nar_is_served_byte_for_byte_in_both_encodings() {
     }
 }
 
-/// The signature is what lets a path in: a user who trusts another key gets nothing, by neither command.
+/// The signature is what lets a path in: a user who trusts another key gets nothing, by neither
+/// command.
 #[test]
 fn without_the_key_nothing_comes_in() {
     let server = Snowcached::start();
@@ -169,7 +172,8 @@ fn without_the_token_nothing_goes_out() {
     assert_eq!(server.stats()["paths"], 0);
 }
 
-/// Two pushes of one closure at once, by an old and a new Nix, end well, and a third finds nothing left to send.
+/// Two pushes of one closure at once, by an old and a new Nix, end well, and a third finds nothing
+/// left to send.
 #[test]
 fn two_pushers_of_one_closure_do_not_mind_each_other() {
     let server = Snowcached::start();
@@ -213,7 +217,8 @@ fn field<'a>(narinfo: &'a str, name: &str) -> &'a str {
     line[name.len() + 1..].trim()
 }
 
-/// `zstd -t` and friends are not needed for this: only that the tools that the tests lean on are there.
+/// `zstd -t` and friends are not needed for this: only that the tools that the tests lean on are
+/// there.
 #[test]
 fn the_tools_are_there() {
     for codec in CODECS {

@@ -1,5 +1,5 @@
-//! The other commands of stock Nix against a cache, old and new: verify, ls, cat, log, path-info; content-addressed paths and
-//! realisations.
+//! The other commands of stock Nix against a cache, old and new: verify, ls, cat, log, path-info;
+//! content-addressed paths and realisations.
 
 mod support;
 
@@ -162,7 +162,8 @@ fn build_logs_go_in_and_come_out() {
             .sh(&user, &nix, &format!("nix log --store $URL {top}"))
             .ok();
         assert!(log.contains("TOP is built"), "{log}");
-        // The builder itself has lost its logs, and finds this one in the cache; another it has never sent is not there.
+        // The builder itself has lost its logs, and finds this one in the cache; another it has
+        // never sent is not there.
         std::fs::remove_dir_all(builder.outside("/nix/var/log/nix")).expect("the builder's logs");
         let log = builder
             .sh(
@@ -191,7 +192,8 @@ fn content_addressed_paths_need_no_signature() {
         let builder = Node::empty();
         let build = "nix-build --no-out-link --substituters '' $FILES/content-addressed.nix -A flat
             for plain in text textWithReference tree; do
-              nix-instantiate --eval --read-write-mode --json --strict $FILES/content-addressed.nix -A $plain | jq -r .
+              nix-instantiate --eval --read-write-mode --json --strict \\
+                $FILES/content-addressed.nix -A $plain | jq -r .
             done
             nix-store --add $FILES/tree/file
             nix-store --add-fixed --recursive sha1 $FILES/tree";
@@ -230,7 +232,8 @@ fn content_addressed_paths_need_no_signature() {
     }
 }
 
-/// Floating outputs: a machine that never built them finds them through the realisations, without building.
+/// Floating outputs: a machine that never built them finds them through the realisations, without
+/// building.
 #[test]
 fn realisations_lead_to_what_another_machine_built() {
     for nix in Nix::both() {
@@ -238,13 +241,16 @@ fn realisations_lead_to_what_another_machine_built() {
         let mut user = User::of(&server);
         user.set("experimental-features", "nix-command ca-derivations");
         let builder = Node::empty();
-        let key = "nix-store --generate-binary-cache-key builder-1 $HOME/builder.sec $HOME/builder.pub; cat $HOME/builder.pub";
+        let key =
+            "cd $HOME; nix-store --generate-binary-cache-key builder-1 builder.sec builder.pub
+            cat builder.pub";
         let builder_key = builder.sh(&user, &nix, key).ok();
         user.set(
             "trusted-public-keys",
             &format!("{} {builder_key}", server.public_key()),
         );
-        let build = "nix-build --no-out-link --substituters '' --secret-key-files $HOME/builder.sec $FILES/floating.nix";
+        let build = "nix-build --no-out-link --substituters '' \
+                     --secret-key-files $HOME/builder.sec $FILES/floating.nix";
         let top = builder.sh(&user, &nix, build).ok();
         builder
             .sh(
@@ -262,7 +268,8 @@ fn realisations_lead_to_what_another_machine_built() {
     }
 }
 
-/// A derivation is a path like any other: `nix copy --derivation` there, `nix-store -r` of the .drv back.
+/// A derivation is a path like any other: `nix copy --derivation` there, `nix-store -r` of the
+/// .drv back.
 #[test]
 fn derivations_travel_too() {
     let server = Snowcached::start();
@@ -298,7 +305,8 @@ fn derivations_travel_too() {
     }
 }
 
-/// An ordinary closure that is content-addressed in places only: the corpus has `.drv` files and outputs side by side.
+/// An ordinary closure that is content-addressed in places only: the corpus has `.drv` files and
+/// outputs side by side.
 #[test]
 fn the_small_closure_arrives_with_its_derivations() {
     let server = Snowcached::start();

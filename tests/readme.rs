@@ -1,18 +1,23 @@
-//! Runs the README: every command block, in order, as a person would, and compares the output shown there with the real one.
+//! Runs the README: every command block, in order, as a person would, and compares the output
+//! shown there with the real one.
 //!
 //! The rules:
-//! - A ` ```console ` block holds commands and their output. A line that begins with `$ ` is a command; a command goes on over
-//!   lines that end in `\` and over lines that begin with `> `. What follows, up to the next command, is the output shown (stdout
-//!   and stderr); where nothing is shown, nothing is compared.
+//! - A ` ```console ` block holds commands and their output. A line that begins with `$ ` is a
+//!   command; a command goes on over lines that end in `\` and over lines that begin with `> `.
+//!   What follows, up to the next command, is the output shown (stdout and stderr); where nothing
+//!   is shown, nothing is compared.
 //! - A ` ```sh ` block is a script: it is run as it stands, nothing is compared.
-//! - In an output, `…` stands for any text within a line, and a line that is only `…` for any lines. Nothing else is a placeholder.
+//! - In an output, `…` stands for any text within a line, and a line that is only `…` for any
+//!   lines. Nothing else is a placeholder.
 //! - Every command must end with 0, but for those whose last output line shown is `[exit code N]`.
-//! - A command that serves (`make run`, `…/snowcached …`) is left running: the next command begins when its whole output was seen.
-//! - `make test` and what tests or measures at length (`LONG`) are not run again from here; they must be targets of the Makefile.
+//! - A command that serves (`make run`, `…/snowcached …`) is left running: the next command begins
+//!   when its whole output was seen.
+//! - `make test` and what tests or measures at length (`LONG`) are not run again from here; they
+//!   must be targets of the Makefile.
 //! - Other languages (` ```toml `, ` ```nix `, ` ```text `, none) are no commands.
 //!
-//! All commands run in one shell, in the folder of the README, on a machine of their own: an empty /nix, an empty ./var, an empty
-//! home, and a network that has nothing but its loopback.
+//! All commands run in one shell, in the folder of the README, on a machine of their own: an empty
+//! /nix, an empty ./var, an empty home, and a network that has nothing but its loopback.
 
 mod support;
 
@@ -195,7 +200,8 @@ impl Shell {
         fs::create_dir_all(support::root().join("var"))
             .expect("./var, for an empty one to lie over");
         let script = format!(
-            "ip link set lo up; mount --bind {0}/nix /nix; mount --bind {0}/var ./var; exec bash --norc --noprofile 2>&1",
+            "ip link set lo up; mount --bind {0}/nix /nix; mount --bind {0}/var ./var
+             exec bash --norc --noprofile 2>&1",
             folder.path().display()
         );
         let keep = |name: &str| std::env::var_os(name).unwrap_or_default();
@@ -315,7 +321,8 @@ impl Drop for Shell {
 
 #[test]
 fn commands_and_outputs_are_told_apart() {
-    let text = "words\n```console\n$ one \\\n  more\nout\n\n$ two <<X\n> line\n> X\n```\n```sh\nthree\nfour\n```\n```toml\n$ no\n```\n";
+    let text = "words\n```console\n$ one \\\n  more\nout\n\n$ two <<X\n> line\n> X\n```\n\
+                ```sh\nthree\nfour\n```\n```toml\n$ no\n```\n";
     let commands: Vec<String> = steps(text).into_iter().map(|step| step.command).collect();
     assert_eq!(
         commands,

@@ -1,6 +1,8 @@
-//! Keeps the house in order: which crate may know which, how long a file or a function may grow, what may not be written.
+//! Keeps the house in order: which crate may know which, how long a file or a function may grow,
+//! what may not be written.
 //!
-//! Reads `cargo metadata` and the sources as text; runs nothing of ours. Each rule reports everything that breaks it.
+//! Reads `cargo metadata` and the sources as text; runs nothing of ours. Each rule reports
+//! everything that breaks it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +11,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// server -> depot -> core -> nix; client -> core. The harness (tests, benches) only drives binaries and reads formats.
+/// server -> depot -> core -> nix; client -> core. The harness (tests, benches) only drives
+/// binaries and reads formats.
 const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
     ("snowcache-nix", &[]),
     ("snowcache-core", &["snowcache-nix"]),
@@ -126,7 +129,9 @@ fn files_and_functions_stay_short() {
             }
         }
         for (number, line) in source.lines() {
-            if line.chars().count() > COLUMNS_AT_MOST {
+            // Golden vectors do not break.
+            let golden = source.is_beside_a_module() && line.contains('"');
+            if line.chars().count() > COLUMNS_AT_MOST && !golden {
                 broken.push(format!(
                     "{}:{number}: wider than {COLUMNS_AT_MOST}",
                     source.name
@@ -161,6 +166,7 @@ fn nothing_unsafe_and_nothing_unwrapped() {
 fn every_module_says_what_it_is() {
     let broken: Vec<String> = sources(&["rs"])
         .filter(|source| !source.text.trim_start().starts_with("//!"))
+        .filter(|source| !source.is_beside_a_module())
         .filter(|source| !source.name.contains("/fuzz/"))
         .map(|source| source.name)
         .collect();
@@ -256,7 +262,8 @@ impl Source {
     }
 }
 
-/// (line, length) of each function, found by the indentation that rustfmt gives its first and last line.
+/// (line, length) of each function, found by the indentation that rustfmt gives its first and last
+/// line.
 fn functions(lines: &[(usize, &str)]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for (index, (number, line)) in lines.iter().enumerate() {

@@ -30,7 +30,7 @@ pub struct Cli {
 /// Which cache, and who asks.
 #[derive(Args, Debug)]
 pub struct CacheArgs {
-    /// The cache: http(s)://HOST[:PORT][/NAME] or unix:SOCKET
+    /// The cache: `http(s)://HOST[:PORT][/NAME]` or `unix:SOCKET`
     #[arg(long, global = true, value_name = "URL", env = "SNOWCACHE_URL")]
     #[arg(default_value = "http://127.0.0.1:8420")]
     pub cache: String,

@@ -1,4 +1,5 @@
-//! Two generations of a small fake NixOS system, as real paths of this machine's /nix/store (see tests/corpus/).
+//! Two generations of a small fake NixOS system, as real paths of this machine's /nix/store (see
+//! tests/corpus/).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,7 +36,8 @@ pub fn generations() -> &'static [Generation; 2] {
     })
 }
 
-/// One path of the first generation with a closure of some 20 MB in a dozen paths: enough for one codec.
+/// One path of the first generation with a closure of some 20 MB in a dozen paths: enough for one
+/// codec.
 pub fn small() -> &'static Generation {
     static SMALL: OnceLock<Generation> = OnceLock::new();
     SMALL.get_or_init(|| {

@@ -1,7 +1,8 @@
-//! A plain HTTP/1.1 client: one connection a request, every byte as the test wants it, lies included.
+//! A plain HTTP/1.1 client: one connection a request, every byte as the test wants it, lies
+//! included.
 //!
-//! It reads the answer while it still sends, so that a server may refuse an upload early; it never follows redirects, never
-//! normalises a path, never decodes a body.
+//! It reads the answer while it still sends, so that a server may refuse an upload early; it never
+//! follows redirects, never normalises a path, never decodes a body.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -101,7 +102,8 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// Hands the answer's head and a reader of its body to `read`, while the request may still be on its way.
+    /// Hands the answer's head and a reader of its body to `read`, while the request may still be
+    /// on its way.
     pub fn exchange<T>(
         self,
         read: impl FnOnce(Response, Box<dyn Read + '_>) -> io::Result<T>,

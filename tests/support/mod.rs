@@ -1,10 +1,14 @@
-//! What the tests share: a snowcached of their own, real Nix clients on machines of their own, a plain HTTP client, the corpus.
+//! What the tests share: a snowcached of their own, real Nix clients on machines of their own, a
+//! plain HTTP client, the corpus.
 //!
-//! Everything lives in temporary folders and on ports that were free; nothing of the user's is read or written, except that the
-//! corpus is registered in the machine's own /nix/store, from where it is pushed.
+//! Everything lives in temporary folders and on ports that were free; nothing of the user's is
+//! read or written, except that the corpus is registered in the machine's own /nix/store, from
+//! where it is pushed.
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod attacks;
+pub mod big;
 pub mod codec;
 pub mod corpus;
 pub mod http;
@@ -13,6 +17,7 @@ pub mod nix;
 pub mod proxy;
 pub mod random;
 pub mod server;
+pub mod stocked;
 
 use std::path::PathBuf;
 
@@ -21,7 +26,8 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A temporary folder on a disk (not in memory): for what must meet a real fsync, or is too big for memory.
+/// A temporary folder on a disk (not in memory): for what must meet a real fsync, or is too big
+/// for memory.
 pub fn folder_on_disk() -> tempfile::TempDir {
     let base = std::env::temp_dir();
     tempfile::Builder::new()
@@ -30,7 +36,8 @@ pub fn folder_on_disk() -> tempfile::TempDir {
         .expect("a temporary folder")
 }
 
-/// A temporary folder for stores full of small files: in memory where there is room (8 GiB), which spares ext4 the churn.
+/// A temporary folder for stores full of small files: in memory where there is room (8 GiB), which
+/// spares ext4 the churn.
 pub fn folder_for_files() -> tempfile::TempDir {
     let shared_memory = PathBuf::from("/dev/shm");
     let roomy = free_kib(&shared_memory).is_some_and(|kib| kib > 8 << 20);

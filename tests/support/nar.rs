@@ -76,7 +76,8 @@ impl Nar {
     }
 }
 
-/// A path to push: its NAR as sent, and the lines of its narinfo, each of which a test may change into a lie.
+/// A path to push: its NAR as sent, and the lines of its narinfo, each of which a test may change
+/// into a lie.
 #[derive(Clone)]
 pub struct Upload {
     pub store_path: String,
@@ -91,7 +92,8 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// An honest upload of `nar` under a store path with this name; the hash part is made from `seed`.
+    /// An honest upload of `nar` under a store path with this name; the hash part is made from
+    /// `seed`.
     pub fn honest(seed: u64, name: &str, nar: &Nar, codec: &Codec) -> Upload {
         let body = codec.compress(&nar.0);
         Upload {

@@ -1,8 +1,9 @@
 //! Real Nix, old and new, on machines of their own.
 //!
-//! A [`Node`] is a machine: with `unshare -m` an empty folder lies over /nix, so that store paths have their real names and the
-//! machine's own store is out of sight. A [`User`] is a home: caches, netrc and settings. A [`Nix`] is a version of the programs.
-//! `node.sh(&user, &nix, "nix copy …")` puts the three together.
+//! A [`Node`] is a machine: with `unshare -m` an empty folder lies over /nix, so that store paths
+//! have their real names and the machine's own store is out of sight. A [`User`] is a home:
+//! caches, netrc and settings. A [`Nix`] is a version of the programs. `node.sh(&user, &nix, "nix
+//! copy …")` puts the three together.
 
 use std::ffi::OsString;
 use std::fs;
@@ -94,8 +95,8 @@ impl User {
         user
     }
 
-    /// Someone who has pasted into nix.conf what the server printed, and keeps its push token in a netrc.
-    /// In scripts, `$URL` and `$PUSH` are the server's.
+    /// Someone who has pasted into nix.conf what the server printed, and keeps its push token in a
+    /// netrc. In scripts, `$URL` and `$PUSH` are the server's.
     pub fn of(server: &Snowcached) -> User {
         let mut user = User::new();
         user.set("substituters", &server.url());
@@ -294,7 +295,8 @@ impl Ran {
     }
 }
 
-/// `nix path-info --json` prints a list until 2.18 and a map since: (store path, its facts), sorted.
+/// `nix path-info --json` prints a list until 2.18 and a map since: (store path, its facts),
+/// sorted.
 pub fn path_infos(printed: Value) -> Vec<(String, Value)> {
     let mut infos: Vec<(String, Value)> = match printed {
         Value::Array(list) => {

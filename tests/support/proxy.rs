@@ -1,4 +1,5 @@
-//! A cache gone bad: a proxy that stands between Nix and a good server, and spoils some of what passes through.
+//! A cache gone bad: a proxy that stands between Nix and a good server, and spoils some of what
+//! passes through.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

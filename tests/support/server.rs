@@ -1,4 +1,5 @@
-//! A snowcached of a test's own: the release binary, a data folder, a free port; stopped when it goes out of scope.
+//! A snowcached of a test's own: the release binary, a data folder, a free port; stopped when it
+//! goes out of scope.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -335,7 +335,10 @@ proptest! {
     }
 
     #[test]
-    fn it_does_not_matter_how_the_bytes_come((nar, files) in nar_with_files(), step in 1usize..700) {
+    fn it_does_not_matter_how_the_bytes_come(
+        (nar, files) in nar_with_files(),
+        step in 1usize..700,
+    ) {
         prop_assert_eq!(cut(nar.chunks(step), &files, SMALL), whole(&nar, &files, SMALL));
     }
 }
