@@ -70,8 +70,8 @@ fn badly_built() -> Vec<Named<Nar>> {
     ]
 }
 
-/// A NAR like any other, of one file with nothing but zeros in it: only its size is an attack:
-/// Brotli packs a gigabyte of them into a kilobyte. (zstd's 32 KiB are what an empty disk image has.)
+/// A NAR like any other, of one file with nothing but zeros in it: only its size is an attack.
+/// Brotli packs a gigabyte of them into a kilobyte. (zstd makes 32 KiB of it: an empty disk image.)
 pub fn canonical_bomb() -> Vec<u8> {
     let folder = super::folder_on_disk();
     let (head, tail) = (folder.path().join("head"), folder.path().join("tail"));
