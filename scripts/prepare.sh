@@ -17,7 +17,9 @@ packages=("${build_packages[@]}")
 [ "$purpose" = run ] || packages+=("${test_packages[@]}")
 
 missing=()
-if command -v dpkg-query >/dev/null && [ ! -e /etc/NIXOS ]; then
+if [ -e /etc/NIXOS ]; then
+  : # the dev shell, in which the Makefile runs everything there, has it all
+elif command -v dpkg-query >/dev/null; then
   for package in "${packages[@]}"; do
     state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || missing+=("$package")
