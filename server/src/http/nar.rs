@@ -19,8 +19,11 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use bytes::Bytes;
+use futures::stream;
 use snowcache_depot::{Encoding, NarReader, UploadInfo};
 use snowcache_nix::NarHash;
+use std::convert::Infallible;
 use std::ops::Range;
 
 /// A year, as much as caches honour: the URL names the bytes.
@@ -223,7 +226,8 @@ async fn uploaded(
     let codec = Codec::from_name(&upload.codec).unwrap_or(Codec::None);
     let nar_size_bytes = upload.nar.nar_size_bytes;
     let body = if method == Method::HEAD {
-        Body::empty()
+        // Of unknown length, like the packed NAR: an empty body would be announced as such.
+        Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())
     } else {
         let raw = reader
             .raw(0..nar_size_bytes)

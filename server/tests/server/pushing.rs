@@ -34,7 +34,12 @@ fn every_codec_comes_in_and_goes_back_under_its_own_name() {
         let back = cache.get(&url);
         assert_eq!((back.status, back.header("accept-ranges")), (200, ""));
         assert!(unpack(codec, &back.body) == sample.nar, "{codec}");
-        assert_eq!(cache.head(&url).status, 200);
+        let head = cache.head(&url);
+        assert_eq!(head.status, 200);
+        // What GET sends is as long as that says, or nothing is said.
+        let length = head.headers.get("content-length");
+        let told = length.is_none_or(|length| *length == back.body.len().to_string());
+        assert!(told, "{codec}: HEAD says {length:?}");
         let published = sample.published(&cache);
         let encoded = cache.get(&published.url).body;
         assert!(unpack(Codec::Zstd, &encoded) == sample.nar, "{codec}");
