@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn one_cache_s_keys_never_start_like_another_s() {
-        let (a, ab): (CacheName, CacheName) = ("a".parse().unwrap(), "ab".parse().unwrap());
+        let (a, ab): (CacheName, CacheName) =
+            ("a".parse().expect("good"), "ab".parse().expect("good"));
         assert!(!ab.key(b"").starts_with(&a.key(b"")));
     }
 }
