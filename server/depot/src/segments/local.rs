@@ -31,8 +31,18 @@ impl LocalSegments {
     /// Opens the folder, creating it when it is not there.
     pub fn open(folder: &Path) -> io::Result<LocalSegments> {
         std::fs::create_dir_all(folder)?;
-        if let Some(parent) = folder.parent() {
-            sync_folder(parent)?;
+        // Any of these may be new: segments in depot in DATA in the folder above it.
+        for parent in folder.ancestors().skip(1).take(3) {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            match sync_folder(parent) {
+                // A folder that we may not even open was not made by us.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced?,
+            }
         }
         Ok(LocalSegments {
             folder: folder.to_owned(),
