@@ -27,7 +27,7 @@ use crate::index::{Batch, Table};
 use crate::keys::CacheName;
 use crate::layout::{Builder, Layout, Location};
 use crate::pool::Stream;
-use crate::record::{FRAME_HEADER_BYTES, FrameHeader, Kind};
+use crate::record::{FrameHeader, Kind};
 use crate::state::{UploadState, recipe_payload, to_json};
 use crate::{Error, ErrorKind, Result};
 
@@ -344,8 +344,3 @@ fn upload_state(nar: Nar, upload: Upload) -> UploadState {
         expires: upload.expires_unix_s,
     }
 }
-
-const _: () = assert!(
-    FRAME_HEADER_BYTES + (1 << 20) < 2 << 20,
-    "one frame fits a read buffer"
-);
