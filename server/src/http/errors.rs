@@ -4,6 +4,7 @@
 //! ```text
 //!   400 malformed    403 not this way   405 wrong URL to write to   413 too large
 //!   401 no token     404 missing        412 an encoding gone        422 understood, but refused
+//!   409 under way already (native API)  431 a head too large
 //!   503 later (nix comes again)         500, 507 our fault
 //! ```
 //! Guarantees: what is merely missing is 404, never 5xx; our own faults are logged in full and told
@@ -95,13 +96,17 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         match error.kind() {
             ErrorKind::BadNar | ErrorKind::Refused => Refusal::refused(error),
+            ErrorKind::Busy => Refusal::new(StatusCode::CONFLICT, error.to_string()),
             ErrorKind::Closed => {
                 let sentence = "the server is shutting down; try again in a while";
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence).retry()
             }
             ErrorKind::Full => {
-                tracing::error!(%error, "the disk is full");
-                let sentence = "the cache's disk is full; free some space there, then push again";
+                tracing::error!(%error, "there is no room");
+                let sentence = format!(
+                    "the cache has no room: {error}. A collection was started; push again in a \
+                     while"
+                );
                 Refusal::new(StatusCode::INSUFFICIENT_STORAGE, sentence)
             }
             ErrorKind::Storage | ErrorKind::Corrupt => {
