@@ -96,20 +96,26 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         match error.kind() {
             ErrorKind::BadNar | ErrorKind::Refused => Refusal::refused(error),
-            ErrorKind::Busy => Refusal::new(StatusCode::CONFLICT, error.to_string()),
             ErrorKind::Closed => {
                 let sentence = "the server is shutting down; try again in a while";
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence).retry()
             }
+            ErrorKind::Busy => Refusal::new(StatusCode::CONFLICT, error.to_string()),
             ErrorKind::Full => {
                 tracing::error!(%error, "there is no room");
-                let sentence = format!(
-                    "the cache has no room: {error}. A collection was started; push again in a \
-                     while"
-                );
+                let why = match std::error::Error::source(&error) {
+                    Some(_) => "the cache's disk is full".to_owned(),
+                    None => error.to_string(),
+                };
+                let sentence = format!("{why}; a collection was started, push again in a while");
                 Refusal::new(StatusCode::INSUFFICIENT_STORAGE, sentence)
             }
-            ErrorKind::Storage | ErrorKind::Corrupt => {
+            ErrorKind::Storage => {
+                tracing::error!(%error, "the disk failed");
+                let sentence = "the cache's disk failed, nothing of this was kept; try again";
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence).retry()
+            }
+            ErrorKind::Corrupt => {
                 tracing::error!(%error, "the depot failed");
                 Refusal::internal()
             }

@@ -488,7 +488,9 @@ fn a_full_cache_answers_507_reads_on_and_collects() {
     let begin = Instant::now();
     loop {
         let put = cache.put(&name, &wanted.nar);
-        if put.status == 200 { break; }
+        if put.status == 200 {
+            break;
+        }
         println!("{}", put.text());
         assert!(
             begin.elapsed() < Duration::from_secs(120),
