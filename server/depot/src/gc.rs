@@ -29,7 +29,7 @@ use std::sync::{Arc, TryLockError};
 use serde::Serialize;
 use snowcache_nix::{NarHash, StoreHash, StorePath};
 
-use self::graph::{Graph, Node, Reason};
+use self::graph::{Graph, Limit, Node, Reason};
 pub use self::removals::Removals;
 use self::removals::{Doomed, REMOVALS_AT_ONCE};
 use self::rewrite::Rewrite;
@@ -257,7 +257,10 @@ impl Collection<'_> {
         let pinned = graph.pinned(&shared, self.now)?;
         let mut coverage = Coverage::default();
         let mut cost = |nar| cover(&shared, &nar, &mut coverage, &mut |_| {});
-        let limit = shared.room.usable_bytes();
+        let limit = shared.room.usable_bytes().map(|bytes| Limit {
+            bytes,
+            was_met: !self.dry_run && shared.room.take_refused(),
+        });
         let verdict = graph.judge(self.policy, limit, &pinned, self.now, &mut cost)?;
         let goes = verdict.goes.iter().enumerate();
         let goes = goes.filter_map(|(node, reason)| Some((node as Node, (*reason)?)));
