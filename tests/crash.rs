@@ -14,17 +14,15 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::codec::Codec;
-use support::corpus::sha256;
 use support::http::Http;
-use support::nar::{Nar, Upload};
+use support::oracle::{self, all_paths, assert_whole, upload};
 use support::random::Random;
 use support::server::Snowcached;
 
@@ -125,7 +123,7 @@ fn the_index_is_only_an_index(server: &mut Snowcached, acknowledged: &[u64]) {
         begin.elapsed()
     );
     for &number in acknowledged {
-        assert_whole(server.http(), number);
+        assert_whole(server.http(), &upload(number));
     }
     assert_eq!(all_paths(server.http()), before.1);
     for count in ["paths", "nars", "frames"] {
@@ -164,36 +162,7 @@ fn push_until_over(oracle: &Oracle, http: Http, token: &str) {
 /// Whether it was acknowledged. A refusal is a failure of the test: only silence is allowed, when
 /// the server has been killed.
 fn put(http: Http, path: &str, token: &str, body: &[u8]) -> bool {
-    match http
-        .request("PUT", path)
-        .bearer(token)
-        .bytes(body)
-        .try_send()
-    {
-        Ok(answer) => answer.is(200).status == 200,
-        Err(_) => false,
-    }
-}
-
-/// Path number `number`: from a few bytes to two megabytes, half of it shared with its neighbours,
-/// a reference-like token inside.
-fn upload(number: u64) -> Upload {
-    let mut own = Random::seeded(number);
-    let size = [100, 5_000, 60_000, 400_000, 2_000_000][own.below(5) as usize];
-    let shared = Random::seeded(number % 5).bytes(size / 2);
-    let text = format!(
-        "#! /nix/store/{}-interpreter\n",
-        support::nar::hash_part(number)
-    );
-    let own = own.bytes(size / 2);
-    let nar = Nar::new()
-        .directory()
-        .entry(b"own", |nar| nar.file(&own))
-        .entry(b"script", |nar| nar.file(text.as_bytes()))
-        .entry(b"shared", |nar| nar.file(&shared))
-        .end();
-    let codec = ["none", "zstd", "gzip"][(number % 3) as usize];
-    Upload::honest(number, &format!("path-{number}"), &nar, Codec::named(codec))
+    oracle::put(http, path, token, body).is_ok_and(|answer| answer.is(200).status == 200)
 }
 
 // ---- the judge ----
@@ -211,11 +180,7 @@ fn judge(oracle: &Oracle, http: Http, token: &str, random: &mut Random, sample: 
     let recent = known.len().saturating_sub(24);
     let listed = all_paths(http);
     for (index, &(number, progress)) in known.iter().enumerate() {
-        let upload = || Upload {
-            nar: Vec::new(),
-            ..upload(number)
-        };
-        let name = format!("{}-path-{number}", support::nar::hash_part(number));
+        let name = oracle::base_name(number);
         let visible = listed.contains(&name);
         let look_closely =
             index >= recent || sample == u64::MAX || random.below(known.len() as u64) < sample;
@@ -223,10 +188,10 @@ fn judge(oracle: &Oracle, http: Http, token: &str, random: &mut Random, sample: 
             Progress::Acknowledged => {
                 assert!(visible, "{name} was acknowledged and is gone");
                 if look_closely {
-                    assert_whole(http, number);
+                    assert_whole(http, &upload(number));
                 }
             }
-            Progress::InfoSent if visible => assert_whole(http, number),
+            Progress::InfoSent if visible => assert_whole(http, &upload(number)),
             Progress::InfoSent | Progress::NarSent | Progress::NarAcknowledged => {
                 assert!(!visible, "{name} is visible, and its narinfo was not sent");
                 if look_closely {
@@ -236,52 +201,11 @@ fn judge(oracle: &Oracle, http: Http, token: &str, random: &mut Random, sample: 
         }
         // A NAR that was acknowledged needs no second upload, only its narinfo.
         if progress == Progress::NarAcknowledged && look_closely {
-            let upload = upload();
+            let upload = upload(number);
             http.put(&upload.narinfo_path(), token, upload.narinfo().as_bytes())
                 .is(200);
             oracle.note(number, Progress::Acknowledged);
-            assert_whole(http, number);
-        }
-    }
-}
-
-/// The path is there with its narinfo and its NAR, byte for byte.
-fn assert_whole(http: Http, number: u64) {
-    let upload = upload(number);
-    let narinfo = http
-        .get(&format!("/{}.narinfo", upload.hash_part()))
-        .is(200)
-        .text();
-    assert!(
-        narinfo.contains(&format!("NarHash: {}\n", upload.nar_hash)),
-        "{narinfo}"
-    );
-    let raw = http
-        .get(&format!(
-            "/nar/{}.nar",
-            upload.nar_hash.trim_start_matches("sha256:")
-        ))
-        .is(200);
-    assert_eq!(
-        sha256(raw.body.as_slice()),
-        sha256(upload.nar.as_slice()),
-        "path-{number}"
-    );
-}
-
-/// Every path that the cache lists, as `<hash>-<name>`.
-fn all_paths(http: Http) -> BTreeSet<String> {
-    let (mut paths, mut after) = (BTreeSet::new(), String::new());
-    loop {
-        let page = http
-            .get(&format!("/api/v1/paths?limit=1000{after}"))
-            .is(200)
-            .json();
-        let names = page["paths"].as_array().expect("a list").iter();
-        paths.extend(names.map(|name| name.as_str().expect("a name").to_owned()));
-        match page["next"].as_str() {
-            Some(next) => after = format!("&after={next}"),
-            None => return paths,
+            assert_whole(http, &upload);
         }
     }
 }

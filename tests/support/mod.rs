@@ -14,10 +14,12 @@ pub mod corpus;
 pub mod http;
 pub mod nar;
 pub mod nix;
+pub mod oracle;
 pub mod proxy;
 pub mod random;
 pub mod server;
 pub mod stocked;
+pub mod strace;
 
 use std::path::PathBuf;
 
