@@ -232,7 +232,8 @@ impl Victim {
         let (mut hit, mut failed) = (0, Vec::new());
         for point in &points {
             match catch_unwind(AssertUnwindSafe(|| self.suffers(point))) {
-                Ok(came_about) => hit += u32::from(came_about),
+                Ok(true) => hit += 1,
+                Ok(false) => println!("{:?}: {point} did not come about", self.stage),
                 Err(_) => failed.push(point.to_string()),
             }
         }
@@ -246,10 +247,8 @@ impl Victim {
             "invariants broken at:\n{}",
             failed.join("\n")
         );
-        assert!(
-            hit * 2 >= points.len() as u32,
-            "most faults must come about"
-        );
+        // Threads of RocksDB's own may do a little less than when they were counted.
+        assert!(hit * 10 >= points.len() * 9, "most faults must come about");
     }
 
     /// One point; whether its fault came about.

@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Calls that change a disk, and those that open files to do so.
 pub const CALLS: [&str; 16] = [
@@ -160,9 +161,10 @@ pub fn count(log: &Path) -> Vec<String> {
     .to_vec()
 }
 
-/// What stands before the server's command when it is traced from its start.
+/// What stands before the server's command when it is traced from its start. (Not with
+/// --seccomp-bpf, under which strace 6.1 sends no signal but the first.)
 pub fn wrapper(arguments: Vec<String>) -> Vec<String> {
-    let strace = ["strace", "-f", "--seccomp-bpf", "-qq"].map(str::to_owned);
+    let strace = ["strace", "-f", "-qq"].map(str::to_owned);
     strace.into_iter().chain(arguments).collect()
 }
 
@@ -218,14 +220,21 @@ impl Attached {
         Attached(child)
     }
 
-    /// Lets the server go, if it is still there.
+    /// Lets the server go, if it is still there. (A strace whose tracee died may wait for ever
+    /// for one of its threads: then it is killed, which lets go as well.)
     pub fn detach(mut self) {
         Command::new("kill")
             .args(["-INT", &self.0.id().to_string()])
             .stderr(Stdio::null())
             .status()
             .expect("kill runs");
-        self.0.wait().expect("strace ends");
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(2) {
+            if self.0.try_wait().expect("our own child").is_some() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
