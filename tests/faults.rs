@@ -248,7 +248,8 @@ impl Victim {
             failed.join("\n")
         );
         // Threads of RocksDB's own may do a little less than when they were counted.
-        assert!(hit * 10 >= points.len() * 9, "most faults must come about");
+        let few = wanted.is_none() && hit * 4 < points.len() * 3;
+        assert!(!few, "most faults must come about");
     }
 
     /// One point; whether its fault came about.
@@ -289,9 +290,10 @@ impl Victim {
             strace.detach();
             return Ok(());
         }
-        let answers = self.push_while_reading();
+        let (answers, trouble) = self.push_while_reading();
         strace.detach();
         let lives = self.server.runs();
+        assert!(!lives || trouble.is_none(), "a reader met {trouble:?}");
         match (lives, fault.map(|fault| fault.kind)) {
             (true, Some(kind)) => {
                 answers.iter().for_each(|answer| check_answer(answer, kind));
@@ -308,8 +310,9 @@ impl Victim {
         }
     }
 
-    /// The requests of the stage, and what they were answered, while someone reads the old path.
-    fn push_while_reading(&self) -> Vec<Answer> {
+    /// The requests of the stage, and what they were answered, while someone reads the old path;
+    /// what that one met.
+    fn push_while_reading(&self) -> (Vec<Answer>, Option<String>) {
         let (http, world, over) = (self.server.http(), &self.world, AtomicBool::new(false));
         let put = |path: &str, body: &[u8]| {
             let begin = Instant::now();
@@ -334,10 +337,7 @@ impl Victim {
                 Stage::First | Stage::Restart | Stage::Stop => Vec::new(),
             };
             over.store(true, Ordering::Relaxed);
-            let trouble = reader.join().expect("the reader");
-            let alive = answers.last().is_none_or(|(answer, _)| answer.is_ok());
-            assert!(!alive || trouble.is_none(), "a reader met {trouble:?}");
-            answers
+            (answers, reader.join().expect("the reader"))
         })
     }
 

@@ -136,6 +136,10 @@ impl Journal {
     }
 
     fn carry_out(&mut self, group: Vec<Request>) {
+        if let Err(error) = self.shared.index.ready() {
+            let replies = group.into_iter().map(|request| request.reply);
+            return replies.for_each(|reply| answer(&reply, Err(error.again())));
+        }
         let mut draft = Draft::new(self.shared.clone());
         let mut answers = Vec::with_capacity(group.len());
         for Request { change, reply } in group {
@@ -143,14 +147,12 @@ impl Journal {
         }
         let durable = self.write(draft);
         for (reply, decision) in answers {
-            let answer = match (&durable, decision) {
+            let outcome = match (&durable, decision) {
                 (Ok(()), decision) => decision,
                 (Err(error), Ok(_)) => Err(error.again()),
                 (Err(_), Err(refusal)) => Err(refusal),
             };
-            if reply.send(answer).is_err() {
-                tracing::debug!("a client went away before its commit was answered");
-            }
+            answer(&reply, outcome);
         }
     }
 
@@ -191,6 +193,12 @@ impl Journal {
         stream.committed();
         self.shared
             .index_committed(batch, std::slice::from_ref(stream))
+    }
+}
+
+fn answer(reply: &SyncSender<Result<Outcome>>, outcome: Result<Outcome>) {
+    if reply.send(outcome).is_err() {
+        tracing::debug!("a client went away before its commit was answered");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The depot: one handle over segments, index and the threads that write.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use snowcache_nix::{NarHash, PathInfo, StoreHash, StorePath};
 
 use crate::commit::{Change, Committer, Outcome};
 use crate::compress::Compressors;
-use crate::index::rocks::RocksIndex;
+use crate::index::renewing::{RenewingIndex, set_aside};
 use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar};
 use crate::keys::CacheName;
@@ -21,6 +21,7 @@ use crate::layout::{Encoding, Layout};
 use crate::pool::{Pool, Stream};
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
+use crate::segments::committed::Committed;
 use crate::segments::local::LocalSegments;
 use crate::segments::{SegmentId, Segments};
 use crate::state::{Document, UploadState, document_of, from_json};
@@ -182,8 +183,34 @@ impl Depot {
             .map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         let segments = LocalSegments::open(&dir.join("segments"))
             .map_err(|e| Error::io(format!("opening the segments in {}", dir.display()), e))?;
-        let index = open_index(&dir.join("index"))?;
-        Depot::over(options, Arc::new(segments), Arc::new(index))
+        let (segments, folder) = (Arc::new(segments), dir.join("index"));
+        let index = Arc::new(RenewingIndex::open(&folder)?);
+        let depot = match Depot::over(options.clone(), segments.clone(), index.clone()) {
+            Err(error) if index.is_damaged() => {
+                tracing::error!(%error, "the index is damaged and is made anew");
+                drop(index);
+                set_aside(&folder)?;
+                let index = Arc::new(RenewingIndex::open(&folder)?);
+                let depot = Depot::over(options, segments.clone(), index.clone())?;
+                depot.renews(&index);
+                depot
+            }
+            opened => {
+                let depot = opened?;
+                depot.renews(&index);
+                depot
+            }
+        };
+        Ok(depot)
+    }
+
+    /// Tells an index that failed how to catch up.
+    fn renews(&self, index: &RenewingIndex) {
+        let (segments, pool) = (self.shared.segments.clone(), self.shared.pool.clone());
+        index.catches_up_by(Box::new(move |fresh| {
+            let committed = Committed::new(&*segments, pool.committed_lengths());
+            replay::replay(&committed, fresh).map(drop)
+        }));
     }
 
     /// A depot over any segments and index.
@@ -390,22 +417,6 @@ impl Depot {
                 None => return Ok(total),
             }
         }
-    }
-}
-
-/// Opens the index; a damaged one is set aside, since it can be replayed.
-fn open_index(folder: &Path) -> Result<RocksIndex> {
-    match RocksIndex::open(folder) {
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let aside = folder.with_extension("damaged");
-            tracing::error!(%error, aside = %aside.display(), "rebuilding a damaged index");
-            if aside.exists() {
-                fs::remove_dir_all(&aside).map_err(|e| Error::io("removing an old index", e))?;
-            }
-            fs::rename(folder, &aside).map_err(|e| Error::io("setting the index aside", e))?;
-            RocksIndex::open(folder)
-        }
-        opened => opened,
     }
 }
 

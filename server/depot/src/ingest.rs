@@ -248,6 +248,7 @@ impl Frames {
 
     /// The one rule: append, fsync, index; only then the caller may acknowledge.
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
+        self.depot.index.ready()?;
         let known = Layout::read(&*self.depot.index, &nar.nar_hash)?.is_some();
         let mut batch = Batch::default();
         if known {

@@ -9,8 +9,9 @@
 //! Guarantees: a segment has one writer at a time, so the records of one upload lie together; what
 //! was not committed leaves nothing behind; a segment that failed once is never written again.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::record::{FrameHeader, Kind, StateHeader};
 use crate::segments::{SegmentId, SegmentWriter, Segments};
@@ -24,6 +25,8 @@ pub const SEGMENT_BYTES: u64 = 256 << 20;
 pub struct Pool {
     segments: Arc<dyn Segments>,
     idle: Mutex<Vec<Idle>>,
+    /// Committed lengths of the segments that were written to.
+    committed: Mutex<HashMap<SegmentId, u64>>,
     next_segment: AtomicU32,
     next_seq: AtomicU64,
 }
@@ -51,6 +54,7 @@ impl Pool {
         Arc::new(Pool {
             segments,
             idle: Mutex::new(idle.collect()),
+            committed: Mutex::default(),
             next_segment: AtomicU32::new(next_segment),
             next_seq: AtomicU64::new(next_seq),
         })
@@ -74,6 +78,7 @@ impl Pool {
                 .append(id, len)
                 .map_err(|e| failed("opening", id, e))?,
         };
+        self.lengths().insert(id, len);
         Ok(Stream {
             pool: self.clone(),
             id,
@@ -82,6 +87,17 @@ impl Pool {
             grown: 0,
             writer: Some(writer),
         })
+    }
+
+    /// How far each segment that was written to is committed.
+    pub fn committed_lengths(&self) -> HashMap<SegmentId, u64> {
+        self.lengths().clone()
+    }
+
+    fn lengths(&self) -> MutexGuard<'_, HashMap<SegmentId, u64>> {
+        self.committed
+            .lock()
+            .expect("invariant: no panic while the lock is held")
     }
 
     /// The first sequence number that no record has.
@@ -95,6 +111,7 @@ impl Pool {
             .segments
             .append(id, 0)
             .map_err(|e| failed("creating", id, e))?;
+        self.lengths().insert(id, 0);
         let pool = self.clone();
         let mut stream = Stream {
             pool,
@@ -169,6 +186,7 @@ impl Stream {
     pub fn committed(&mut self) {
         self.grown = self.len - self.committed;
         self.committed = self.len;
+        self.pool.lengths().insert(self.id, self.len);
     }
 
     /// Bytes that the last commit added.
