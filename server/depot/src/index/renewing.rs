@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use super::rocks::RocksIndex;
 use super::{Batch, Index, Row, Table};
+use crate::rows::{SCHEMA, SCHEMA_KEY};
 use crate::{Error, ErrorKind, Result};
 
 /// What opening takes at least: RocksDB writes 100 KB of options and a manifest.
@@ -55,11 +56,22 @@ impl RenewingIndex {
         }
         let index = match RocksIndex::open(folder) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                tracing::error!(%error, "rebuilding a damaged index");
+                tracing::error!(%error, "the index is damaged and is made anew");
+                None
+            }
+            Err(error) => return Err(error),
+            Ok(index) if is_of_our_version(&index)? => Some(index),
+            Ok(_) => {
+                tracing::info!("the index is of another version and is made anew");
+                None
+            }
+        };
+        let index = match index {
+            Some(index) => index,
+            None => {
                 set_aside(folder)?;
                 RocksIndex::open(folder)?
             }
-            opened => opened?,
         };
         Ok(RenewingIndex {
             folder: folder.to_owned(),
@@ -185,6 +197,19 @@ impl Index for RenewingIndex {
             self.renew()?;
         }
         Ok(())
+    }
+}
+
+/// Whether it has the rows of this version, or none yet. A damaged row says no.
+fn is_of_our_version(index: &RocksIndex) -> Result<bool> {
+    let damaged = |error: &Error| error.kind() == ErrorKind::Corrupt;
+    let read = || match index.get(Table::About, SCHEMA_KEY)? {
+        Some(schema) => Ok(schema == SCHEMA),
+        None => Ok(index.scan(Table::Marks, &[], None, 1)?.is_empty()),
+    };
+    match read() {
+        Err(error) if damaged(&error) => Ok(false),
+        read => read,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use super::{SegmentId, SegmentWriter, Segments};
+use super::{SegmentId, SegmentWriter, Segments, Space};
 
 /// Segments up to their committed lengths.
 pub struct Committed<'a> {
@@ -42,6 +42,10 @@ impl Segments for Committed<'_> {
 
     fn remove(&self, _: SegmentId) -> io::Result<()> {
         Ok(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.segments.space()
     }
 }
 
