@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   data folder --lock--> keys and tokens --> depot --> socket --> router --> serve until stopped
+//!                                               '--> collector, by the clock
 //! ```
 
 use crate::auth::Gate;
 use crate::banner::{banner, public_url};
+use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
 use crate::http::{App, Shared, router};
@@ -22,7 +24,7 @@ use thiserror::Error;
 /// body's 1 MiB (logs up to max_log_bytes), and one fsync serves all of them.
 const COMMITS_AT_ONCE: usize = 64;
 
-/// Threads for name lookups and the like, beside the pools'.
+/// Threads for a collection, for what was used, for name lookups and the like, beside the pools'.
 const SPARE_THREADS: usize = 8;
 
 /// Why the server did not start.
@@ -85,7 +87,10 @@ impl Server {
             StartError::Listen { listen, source }
         })?;
         let banner = banner(&config, listener.bound(), &identity);
+        let policy = config.retention.policy();
+        let interval = config.retention.gc_interval();
         let app = App {
+            collector: Collector::new(depot.clone(), policy, interval),
             depot,
             cache: CacheName::default_cache(),
             gate: Gate::new(&identity, config.auth.allow_plaintext_writes),
@@ -118,7 +123,14 @@ impl Server {
     /// Serves until `stop` is ready, then lets what is under way end.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         let router = router::router(self.app.clone());
+        let collector = self.app.collector.clone();
+        let background = [
+            tokio::spawn(collector.clone().by_itself()),
+            tokio::spawn(collector.clone().note()),
+        ];
         listen::serve(self.listener, router, &self.app.config.http, stop).await;
+        background.iter().for_each(|task| task.abort());
+        collector.stop().await;
         drop(self.app);
         drop(self.lock);
     }
@@ -139,6 +151,8 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
     let options = Options {
         zstd_level: config.depot.zstd_level,
         max_nar_bytes: config.uploads.max_nar_size_bytes,
+        max_size_bytes: (config.depot.max_size_bytes > 0).then_some(config.depot.max_size_bytes),
+        reserve_bytes: config.depot.reserve_bytes,
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

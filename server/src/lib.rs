@@ -11,6 +11,7 @@
 
 pub mod auth;
 pub mod banner;
+pub mod collector;
 pub mod compose;
 pub mod config;
 pub mod files;

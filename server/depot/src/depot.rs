@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -89,6 +89,8 @@ pub(crate) struct Shared {
     pub gate: RwLock<()>,
     /// Held by the one collection that runs.
     pub collecting: Mutex<()>,
+    /// A collection ends at its next step.
+    pub stopping: AtomicBool,
     pub max_nar_bytes: u64,
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     uncheckpointed: AtomicU64,
@@ -222,6 +224,7 @@ impl Depot {
             uses: Uses::default(),
             gate: RwLock::new(()),
             collecting: Mutex::new(()),
+            stopping: AtomicBool::new(false),
             max_nar_bytes: options.max_nar_bytes,
             clock: options.clock,
             uncheckpointed: AtomicU64::new(0),
