@@ -158,6 +158,7 @@ impl Depot {
         on: &mut dyn FnMut(Finding),
     ) -> Result<Collected> {
         self.alone(|depot| {
+            depot.shared().index.ready()?;
             let mut collection = Collection {
                 depot,
                 policy,

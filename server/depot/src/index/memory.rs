@@ -70,6 +70,10 @@ impl Index for MemoryIndex {
     fn checkpoint(&self) -> Result<()> {
         Ok(())
     }
+
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
