@@ -5,10 +5,10 @@ mod support;
 
 use serde_json::Value;
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use support::nar::Nar;
 use support::nix::{Nix, Node, User};
 use support::random::Random;
 use support::server::{Snowcached, binary};
@@ -53,9 +53,13 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
+        Place::with(CONFIG)
+    }
+
+    fn with(text: &str) -> Place {
         let folder = support::folder_on_disk();
         let config = folder.path().join("snowcached.toml");
-        fs::write(&config, CONFIG).expect("a configuration");
+        fs::write(&config, text).expect("a configuration");
         let config = config.to_string_lossy().into_owned();
         let server = Snowcached::start_with(folder, "info", &["--config", &config]);
         Place {
@@ -277,9 +281,7 @@ fn a_rollback_keeps_the_older_generation() {
 #[test]
 fn an_upload_that_nobody_names_goes_when_its_lease_ends() {
     let place = Place::new();
-    let mut noise = vec![0; 20 << 20];
-    Random::new(7).fill(&mut noise);
-    let nar = support::nar::file(&noise);
+    let nar = Nar::of_file(&Random::seeded(7).bytes(20 << 20)).0;
     let token = place.server.push_token();
     let name = "/push/nar/1111111111111111111111111111111111111111111111111111.nar";
     place.server.http().put(name, &token, &nar).is(200);
@@ -352,17 +354,7 @@ fn rm_takes_what_nothing_needs_and_says_what_needs_the_rest() {
 
 #[test]
 fn a_collection_by_itself_ends_the_life_of_what_nobody_asks_for() {
-    let folder = support::folder_on_disk();
-    let config: PathBuf = folder.path().join("snowcached.toml");
-    let often = CONFIG.replace("gc_interval_s = 0", "gc_interval_s = 1");
-    fs::write(&config, often).expect("a configuration");
-    let config = config.to_string_lossy().into_owned();
-    let place = Place {
-        server: Snowcached::start_with(folder, "info", &["--config", &config]),
-        ..Place::new()
-    };
-    let user = User::of(&place.server);
-    let place = Place { user, ..place };
+    let place = Place::with(&CONFIG.replace("gc_interval_s = 0", "gc_interval_s = 1"));
     let generation = place.build("1");
     place.push(&generation);
     let begin = Instant::now();

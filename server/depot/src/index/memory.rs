@@ -74,6 +74,10 @@ impl Index for MemoryIndex {
     fn ready(&self) -> Result<()> {
         Ok(())
     }
+
+    fn renewals(&self) -> u64 {
+        0
+    }
 }
 
 #[cfg(test)]

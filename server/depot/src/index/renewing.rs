@@ -14,7 +14,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -44,6 +44,7 @@ pub struct RenewingIndex {
     /// A read found damage.
     damaged: AtomicBool,
     catch_up: OnceLock<CatchUp>,
+    renewals: AtomicU64,
 }
 
 impl RenewingIndex {
@@ -79,6 +80,7 @@ impl RenewingIndex {
             behind: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
             catch_up: OnceLock::new(),
+            renewals: AtomicU64::new(0),
         })
     }
 
@@ -133,6 +135,7 @@ impl RenewingIndex {
         // As long as it would not open it had better stay open, for those who read.
         probe(&self.folder)?;
         *current = None;
+        self.renewals.fetch_add(1, Ordering::Release);
         let open = || {
             let fresh = RocksIndex::open(&self.folder)?;
             catch_up(&fresh)?;
@@ -197,6 +200,10 @@ impl Index for RenewingIndex {
             self.renew()?;
         }
         Ok(())
+    }
+
+    fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Acquire)
     }
 }
 
@@ -278,6 +285,7 @@ mod tests {
         index.ready().expect("renewed");
         let get = |key| index.get(Table::Marks, key).expect("get");
         assert_eq!(get(b"from").as_deref(), Some(&b"segments"[..]));
+        assert_eq!(index.renewals(), 1, "who wrote before must know");
     }
 
     #[test]

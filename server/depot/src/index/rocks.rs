@@ -178,6 +178,10 @@ impl Index for RocksIndex {
     fn ready(&self) -> Result<()> {
         Ok(())
     }
+
+    fn renewals(&self) -> u64 {
+        0
+    }
 }
 
 #[cfg(test)]
