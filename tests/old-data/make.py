@@ -138,9 +138,8 @@ def main(program, name):
         served = golden(server, *fill(server))
         server.stop()
         (HERE / f"{name}.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n")
-        tar = ["tar", "-C", folder, "--sort=name", "--exclude=LOG*", "--owner=0", "--group=0", "-c", "data"]
-        packed = subprocess.run([*tar, "-I", "zstd -19"], stdout=subprocess.PIPE, check=True)
-        (HERE / f"{name}.tar.zst").write_bytes(packed.stdout)
+        subprocess.run(["tar", "-C", folder, "--sort=name", "--owner=0", "--group=0", "--exclude=LOG*",
+                        "-I", "zstd -19", "-cf", HERE / f"{name}.tar.zst", "data"], check=True)
     print(f"{name}.tar.zst: {os.path.getsize(HERE / f'{name}.tar.zst')} bytes")
 
 

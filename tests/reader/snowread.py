@@ -180,7 +180,7 @@ class Depot:
         elif kind == SIGNATURES and path in self.paths:
             narinfo = re.sub(r"^Sig: .*\n", "", self.paths[path], flags=re.M)
             place = re.search(r"^References:.*\n(Deriver: .*\n)?", narinfo, re.M).end()
-            lines = "".join(f"Sig: {signature}\n" for signature in state["signatures"])
+            lines = "".join(f"Sig: {signature}\n" for signature in sorted(state["signatures"]))
             self.paths[path] = narinfo[:place] + lines + narinfo[place:]
         elif kind == REMOVED:
             self.paths.pop(path, None)
@@ -235,8 +235,7 @@ def ops(recipe):
     if take(4) != b"snr1":
         raise LookupError("its recipe does not begin with snr1: a newer reader may know it")
     count = varint()
-    for _ in range(-(-count // 1024) * 2):
-        varint()  # the table of blocks helps those who want the middle of a NAR
+    [varint() for _ in range(-(-count // 1024) * 2)]  # a table, to find the middle of a NAR
     for first in range(0, count, 1024):
         block = min(1024, count - first)
         kinds = [byte >> 2 * i & 3 for byte in take(-(-block // 4)) for i in range(4)][:block]
@@ -291,8 +290,9 @@ def main():
                 (folder / f"{path}.narinfo").write_text(text)
         except LookupError as error:
             complain(f"lost: {name}: {error}")
-    for name, pin in sorted(depot.pins.items() if asked.command == "list" else ()):
-        print("pin", name, json.dumps(pin))
+    for name, pin in sorted(depot.pins.items()):
+        if asked.command == "list" and pin["generations"]:
+            print("pin", name, json.dumps(pin))
     sys.exit(1 if faults else 0)
 
 

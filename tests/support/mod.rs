@@ -16,7 +16,9 @@ pub mod nar;
 pub mod nix;
 pub mod proxy;
 pub mod random;
+pub mod served;
 pub mod server;
+pub mod snowread;
 pub mod stocked;
 
 use std::path::PathBuf;
