@@ -20,29 +20,39 @@ mod commit;
 mod compress;
 mod depot;
 mod error;
+mod gc;
 pub mod index;
 mod ingest;
 mod keys;
 mod layout;
+mod pinning;
+mod pins;
 mod pool;
 mod read;
 pub mod record;
+mod relayout;
 mod replay;
+mod room;
+mod rows;
 mod scan;
 pub mod segments;
 mod state;
+mod stats;
+mod uses;
 mod varint;
 
-pub use depot::{
-    CHECKPOINT_BYTES, Depot, Entry, MAX_PAGE, Options, Published, Stats, Stored, UploadInfo,
-};
+pub use depot::{CHECKPOINT_BYTES, Depot, Entry, MAX_PAGE, Options, Published, Stored, UploadInfo};
 pub use error::{Error, ErrorKind, Result};
+pub use gc::{Collected, Finding, Policy, Removal};
 pub use ingest::{Ingest, MAX_QUEUED, Nar, Upload};
 pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
 pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
+pub use pins::{Generation, Keep, MAX_GENERATIONS, MAX_PIN_ROOTS, Pin, PinChange, PinName};
 pub use pool::SEGMENT_BYTES;
 pub use read::{Chunks, Cost, NarReader};
+pub use room::RESERVE_BYTES;
 pub use state::Document;
+pub use stats::Stats;
 
 #[cfg(test)]
 mod tests;

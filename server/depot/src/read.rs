@@ -18,7 +18,11 @@ use crate::layout::{Encoding, Extent, Layout, Part, literal_frame, literal_frame
 use crate::record::{Checksum, Header, STATE_HEADER_BYTES, StateHeader};
 use crate::segments::{SegmentId, Segments};
 use crate::state::recipe_of;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
+
+/// Times that a reader looks for moved frames before one part of a NAR: a segment is rewritten
+/// once in minutes, a part is read in milliseconds.
+const MAX_MOVES: u32 = 8;
 
 /// A NAR that can be read.
 #[derive(Clone)]
@@ -86,8 +90,8 @@ impl NarReader {
 
     /// What the NAR takes on disk, shared frames counted in full.
     pub fn cost(&self) -> Result<Cost> {
-        let (segment, offset) = self.layout.recipe;
-        let (header, payload) = read_state(&*self.shared.segments, segment, offset)?;
+        let place = self.layout.recipe;
+        let (header, payload) = read_state(&*self.shared.segments, place.segment(), place.offset)?;
         let (_, _, recipe) = recipe_of(&payload)?;
         let recipe_bytes = STATE_HEADER_BYTES as u64 + u64::from(header.payload_len);
         let mut cost = Cost {
@@ -161,16 +165,12 @@ impl Chunks {
     }
 
     fn advance(&mut self) -> Result<Option<Bytes>> {
+        let mut moves = 0;
         while self.range.start < self.range.end {
             let Some(part) = self.parts.next() else {
-                let NarReader {
-                    shared,
-                    nar,
-                    layout,
-                } = &self.reader;
-                let parts = layout.block(&*shared.index, &nar.nar_hash, self.next_block)?;
-                self.parts = parts.into_iter();
-                self.next_block += 1;
+                if !self.next_parts()? {
+                    self.follow(&mut moves)?;
+                }
                 continue;
             };
             let len = if self.view == View::Raw {
@@ -185,10 +185,53 @@ impl Chunks {
             }
             let from = (self.range.start - start) as usize;
             let to = (self.range.end.min(self.at) - start) as usize;
-            self.range.start = start + to as u64;
-            return Ok(Some(self.part(&part, from..to)?));
+            match self.part(&part, from..to) {
+                Err(error) if error.is_gone() && moves < MAX_MOVES => self.follow(&mut moves)?,
+                Err(error) => return Err(error),
+                Ok(bytes) => {
+                    self.range.start = start + to as u64;
+                    return Ok(Some(bytes));
+                }
+            }
         }
         Ok(None)
+    }
+
+    /// Goes on to the next block. False where the layout is another one by now.
+    fn next_parts(&mut self) -> Result<bool> {
+        let NarReader {
+            shared,
+            nar,
+            layout,
+        } = &self.reader;
+        if self.next_block >= layout.blocks.len() {
+            return Ok(false);
+        }
+        let parts = layout.block(&*shared.index, &nar.nar_hash, self.next_block)?;
+        self.next_block += 1;
+        let known = parts.is_some();
+        self.parts = parts.unwrap_or_default().into_iter();
+        Ok(known)
+    }
+
+    /// The frames were moved: goes on where they are now, at the byte that is due.
+    fn follow(&mut self, moves: &mut u32) -> Result<()> {
+        *moves += 1;
+        let NarReader {
+            shared,
+            nar,
+            layout,
+        } = &self.reader;
+        let now = NarReader::open(shared.clone(), nar.nar_hash)?;
+        let now = now.filter(|now| *moves <= MAX_MOVES && now.encoding() == &layout.encoding);
+        let now = now.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Storage,
+                format!("NAR {} was removed while it was read", nar.nar_hash),
+            )
+        })?;
+        *self = Chunks::new(&now, self.view, self.range.clone());
+        Ok(())
     }
 
     fn part(&self, part: &Part, wanted: Range<usize>) -> Result<Bytes> {

@@ -18,12 +18,25 @@ const WINDOW_BYTES: u64 = 4 << 20;
 pub struct Scanned {
     /// Frames of finished commits.
     pub frames: Vec<(FrameId, Location)>,
-    /// State records of finished commits: sequence number and offset.
-    pub states: Vec<(u64, u64)>,
+    /// State records of finished commits.
+    pub states: Vec<StateAt>,
     /// Where the last commit ends; the start of the scan when there is none.
     pub end: u64,
     /// Damaged records and gaps before `end`.
     pub damaged: u64,
+}
+
+/// A state record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateAt {
+    /// What it is.
+    pub kind: Kind,
+    /// Its sequence number.
+    pub seq: u64,
+    /// Where it begins.
+    pub offset: u64,
+    /// Its length with the header.
+    pub len: u64,
 }
 
 /// Scans `segment` from a record boundary to its end.
@@ -74,7 +87,12 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
             }
             Header::State(state) => {
                 if state.kind != Kind::Segment {
-                    states.push((state.seq, at));
+                    states.push(StateAt {
+                        kind: state.kind,
+                        seq: state.seq,
+                        offset: at,
+                        len: end - at,
+                    });
                 }
                 if state.commit {
                     found.frames.append(&mut frames);

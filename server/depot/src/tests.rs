@@ -11,6 +11,7 @@ use crate::segments::Segments;
 use crate::segments::memory::MemorySegments;
 use crate::*;
 
+mod collect;
 mod ingest;
 mod publish;
 mod replay;
@@ -28,8 +29,14 @@ impl Bench {
 
     /// A depot with an empty index over segments that are there.
     fn over(segments: MemorySegments) -> Bench {
+        Bench::with(segments, |_| {})
+    }
+
+    /// The same, with other options.
+    fn with(segments: MemorySegments, change: impl FnOnce(&mut Options)) -> Bench {
         let mut options = Options::new("/nonexistent");
         options.clock = Arc::new(|| 1_700_000_000);
+        change(&mut options);
         let index = Arc::new(MemoryIndex::default());
         let depot = Depot::over(options, Arc::new(segments.clone()), index).expect("open");
         Bench { segments, depot }
