@@ -106,6 +106,11 @@ impl Disk {
         self.lock().fuse = Some(calls);
     }
 
+    /// Not any more.
+    pub fn put_fuse_out(&self) {
+        self.lock().fuse = None;
+    }
+
     /// Whether it went.
     pub fn is_dead(&self) -> bool {
         self.lock().last.is_some()
@@ -114,7 +119,10 @@ impl Disk {
     /// What the next start finds. Whoever still uses the old disk changes nothing of it.
     pub fn after(&self, end: End) -> Disk {
         let mut state = self.lock();
-        let mut next = state.last.take().map_or_else(|| state.clone(), |last| *last);
+        let mut next = state
+            .last
+            .take()
+            .map_or_else(|| state.clone(), |last| *last);
         drop(state);
         next.fuse = None;
         let State { files, random, .. } = &mut next;
@@ -141,7 +149,11 @@ impl Disk {
     /// Bytes in all segments.
     pub fn stored_bytes(&self) -> u64 {
         let state = self.lock();
-        state.files.values().map(|file| file.written.len() as u64).sum()
+        state
+            .files
+            .values()
+            .map(|file| file.written.len() as u64)
+            .sum()
     }
 
     /// How many segments there are.
@@ -190,7 +202,8 @@ impl File {
         let synced = self.dirty_from.min(self.written.len());
         if end == End::Kill {
             let unsynced = (self.written.len() - synced) as u64;
-            self.written.truncate(synced + random.below(unsynced + 1) as usize);
+            self.written
+                .truncate(synced + random.below(unsynced + 1) as usize);
             return true;
         }
         if self.durable.is_none() && random.chance(500) {
@@ -205,7 +218,11 @@ impl File {
     /// Any sectors of what was written since the last sync reach the disk, and any length.
     fn tear(&mut self, random: &mut Random) {
         let old = self.durable.take().unwrap_or_default();
-        let mut len = if random.chance(500) { old.len() } else { self.written.len() };
+        let mut len = if random.chance(500) {
+            old.len()
+        } else {
+            self.written.len()
+        };
         if len > self.dirty_from && random.chance(500) {
             len = self.dirty_from + random.below((len - self.dirty_from) as u64 + 1) as usize;
         }
@@ -213,7 +230,11 @@ impl File {
         let all = random.chance(500);
         while torn.len() < len {
             let end = len.min((torn.len() / SECTOR_BYTES + 1) * SECTOR_BYTES);
-            let from = if all || random.chance(700) { &self.written } else { &old };
+            let from = if all || random.chance(700) {
+                &self.written
+            } else {
+                &old
+            };
             let at = torn.len();
             torn.extend_from_slice(from.get(at..end.min(from.len())).unwrap_or_default());
             torn.resize(end, 0);
@@ -225,7 +246,10 @@ impl File {
 impl Segments for Disk {
     fn list(&self) -> io::Result<Vec<(SegmentId, u64)>> {
         let state = self.lock();
-        let listed = state.files.iter().map(|(id, file)| (*id, file.written.len() as u64));
+        let listed = state
+            .files
+            .iter()
+            .map(|(id, file)| (*id, file.written.len() as u64));
         Ok(listed.collect())
     }
 
@@ -258,7 +282,9 @@ impl Segments for Disk {
     fn remove(&self, id: SegmentId) -> io::Result<()> {
         let mut state = self.call(|faults| faults.other)?;
         let removed = state.files.remove(&id);
-        removed.map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        removed
+            .map(|_| ())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -282,7 +308,10 @@ struct Writer {
 }
 
 fn file(state: &mut State, id: SegmentId) -> io::Result<&mut File> {
-    state.files.get_mut(&id).ok_or(io::ErrorKind::NotFound.into())
+    state
+        .files
+        .get_mut(&id)
+        .ok_or(io::ErrorKind::NotFound.into())
 }
 
 impl SegmentWriter for Writer {
@@ -290,9 +319,19 @@ impl SegmentWriter for Writer {
         let mut state = self.disk.call(|_| 0)?;
         let State { random, faults, .. } = &mut *state;
         let fails = random.chance(faults.write);
-        let len = if fails { random.below(bytes.len() as u64 + 1) as usize } else { bytes.len() };
-        file(&mut state, self.id)?.written.extend_from_slice(&bytes[..len]);
-        if fails { Err(broken(&mut state.random)) } else { Ok(()) }
+        let len = if fails {
+            random.below(bytes.len() as u64 + 1) as usize
+        } else {
+            bytes.len()
+        };
+        file(&mut state, self.id)?
+            .written
+            .extend_from_slice(&bytes[..len]);
+        if fails {
+            Err(broken(&mut state.random))
+        } else {
+            Ok(())
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -357,7 +396,8 @@ impl Index for DiskIndex {
         let state = self.0.lock();
         let found = state.rows.range((start, Bound::Unbounded));
         let found = found.take_while(|((of, key), _)| *of == table && key.starts_with(prefix));
-        let row = |((_, key), value): (&(Table, Vec<u8>), &Bytes)| (key.clone().into(), value.clone());
+        let row =
+            |((_, key), value): (&(Table, Vec<u8>), &Bytes)| (key.clone().into(), value.clone());
         Ok(found.take(limit).map(row).collect())
     }
 
