@@ -303,12 +303,19 @@ fn apply_upload(
     place: Place,
     batch: &mut Batch,
 ) -> Result<()> {
+    let row = UploadRow { place, state };
+    let have = index.get(Table::Uploads, &row.key())?;
+    let have = have.map(|row| Place::of_row(&row)).transpose()?;
+    if have.is_some_and(|have| have.seq > place.seq) {
+        return Ok(());
+    }
+    let state = &row.state;
     if Layout::read(index, &state.nar_hash)?.is_none() {
         let (name, expires) = (&state.name, state.expires);
         tracing::debug!(name, expires, "an upload whose NAR was collected");
         return Ok(());
     }
-    UploadRow { place, state }.put(batch);
+    row.put(batch);
     Ok(())
 }
 
