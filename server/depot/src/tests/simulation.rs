@@ -16,6 +16,7 @@
 
 mod checks;
 mod disk;
+mod found;
 mod model;
 mod operations;
 mod random;
@@ -33,6 +34,23 @@ use super::*;
 const SEEDS: u64 = 2_000;
 /// Operations in a life, at most.
 const STEPS_AT_MOST: u64 = 60;
+/// What some lives of the short form must have seen, by the words of their stories.
+const EVENTS: [&str; 14] = [
+    "PowerCut",
+    "Kill",
+    "index lost: true",
+    "the power went during the start",
+    "writing segment",
+    "syncing segment",
+    "writing the index failed",
+    "Ok(Conflict {",
+    "Ok(Known)",
+    "kind: Refused",
+    "NAR goes on",
+    "segments_removed: 1",
+    "segments_rewritten: 1",
+    "removed: [",
+];
 /// When every life begins.
 const START: u64 = 1_700_000_000;
 
@@ -180,15 +198,15 @@ impl Life {
     }
 }
 
-/// Runs one life; what went wrong, with its story.
-fn run(seed: u64) -> Result<(), String> {
+/// Runs one life; its story, or what went wrong in it.
+fn run(seed: u64) -> Result<String, String> {
     let story = Arc::new(Mutex::new(Vec::new()));
     let told = story.clone();
     let lived = catch_unwind(AssertUnwindSafe(|| Life::new(seed, told).live()));
-    lived.map_err(|panic| {
+    let story = story.lock().expect("no poison").join("\n  ");
+    lived.map(|()| story.clone()).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        let story = story.lock().expect("no poison").join("\n  ");
         let text = text.unwrap_or_default();
         format!("SNOWCACHE_SEED={seed}: {text}\n  {story}")
     })
@@ -201,39 +219,84 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn lives_of_a_depot() {
     if let Some(seed) = number("SNOWCACHE_SEED") {
-        return run(seed).unwrap_or_else(|failure| panic!("{failure}"));
+        return println!(
+            "{}",
+            run(seed).unwrap_or_else(|failure| panic!("{failure}"))
+        );
     }
     let seeds = number("SNOWCACHE_SEEDS").unwrap_or(SEEDS);
     let first = number("SNOWCACHE_FIRST_SEED").unwrap_or(0);
     let (next, failures) = (AtomicU64::new(first), Mutex::new(Vec::new()));
+    let seen: [AtomicU64; EVENTS.len()] = Default::default();
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds {
-                        break;
-                    }
-                    if let Err(failure) = run(seed) {
-                        failures.lock().expect("no poison").push((seed, failure));
-                    }
-                }
-            });
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + seeds {
+                break;
+            }
+            let told = run(seed);
+            let story = told.as_ref().unwrap_or_else(|failure| failure);
+            for (event, seen) in EVENTS.iter().zip(&seen) {
+                seen.fetch_add(story.contains(event).into(), Ordering::Relaxed);
+            }
+            if let Err(failure) = told {
+                failures.lock().expect("no poison").push((seed, failure));
+            }
         }
-    });
+    };
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
     let mut failures = failures.into_inner().expect("no poison");
     failures.sort();
-    let shown: Vec<_> = failures
-        .iter()
-        .take(3)
-        .map(|(_, text)| text.as_str())
-        .collect();
-    let seeds: Vec<_> = failures.iter().map(|(seed, _)| seed).collect();
+    let shown = failures.iter().take(3).map(|(_, text)| text.as_str());
+    let shown: Vec<&str> = shown.collect();
+    let failed: Vec<u64> = failures.iter().map(|(seed, _)| *seed).collect();
+    let count = failed.len();
     assert!(
-        seeds.is_empty(),
-        "{} lives failed: {seeds:?}\n{}",
-        seeds.len(),
+        count == 0,
+        "{count} lives failed: {failed:?}\n{}",
         shown.join("\n")
+    );
+    for (event, seen) in EVENTS.iter().zip(seen) {
+        let seen = seen.into_inner();
+        println!("{seen} of {seeds} lives have seen {event:?}");
+        assert!(
+            seen > 0 || seeds < SEEDS,
+            "no life has seen {event:?}: the test is worthless"
+        );
+    }
+}
+
+/// A disk whose syncs do nothing can lose what was acknowledged; it cannot make us serve other
+/// bytes.
+#[test]
+fn a_disk_that_lies_loses_but_never_falsifies() {
+    let (mut lost, mut refused) = (0, 0);
+    for seed in 0..150 {
+        let mut life = Life::new(seed, Arc::default());
+        life.faults = Faults {
+            lies: 400,
+            ..Faults::default()
+        };
+        life.disk.set_faults(life.faults);
+        (0..12).for_each(|_| life.put_and_publish());
+        let disk = life.disk.after(End::PowerCut);
+        disk.set_faults(Faults::default());
+        if seed % 2 == 0 {
+            disk.lose_index();
+        }
+        let options = Options::new("/nonexistent");
+        match Depot::over(options, Arc::new(disk.clone()), Arc::new(DiskIndex(disk))) {
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "seed {seed}: {error}");
+                refused += 1;
+            }
+            Ok(depot) => lost += life.what_is_there_is_right(&depot),
+        }
+    }
+    println!("{lost} paths were lost, {refused} starts refused");
+    assert!(
+        lost > 0 && refused > 0,
+        "the disk did not lie: the test is worthless"
     );
 }

@@ -214,6 +214,32 @@ impl Life {
         );
     }
 
+    /// Whatever another depot shows of this life's paths is right, or an error; returns how many
+    /// are gone.
+    pub fn what_is_there_is_right(&self, depot: &Depot) -> usize {
+        let mut gone = 0;
+        for (number, path) in &self.model.paths {
+            let hash = store_path(*number).hash();
+            let Ok(Some(entry)) = depot.path(&cache(), &hash) else {
+                gone += 1;
+                continue;
+            };
+            let content = self.model.nars.iter();
+            let content = content.filter(|content| content.nar.nar_hash == entry.info.nar_hash);
+            let content = content.last().expect("a NAR that was put");
+            let reader = depot.nar(&cache(), &content.nar.nar_hash).expect("look up");
+            let chunks = reader.expect("visible").raw(0..u64::MAX);
+            let bytes = chunks
+                .collect::<Result<Vec<_>>>()
+                .map(|chunks| chunks.concat());
+            match bytes {
+                Ok(bytes) => assert!(bytes == content.bytes, "{number}: {path:?} has other bytes"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+            }
+        }
+        gone
+    }
+
     /// Hardly more is stored than lives.
     pub fn check_space(&self) {
         let policy = Policy {

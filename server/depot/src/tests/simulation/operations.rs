@@ -119,7 +119,7 @@ impl Life {
         let end = at + self.random.below((bytes.len() - at) as u64 + 1) as usize;
         let written = ingest.write(&bytes[at..end]);
         let over = end == bytes.len() || self.random.chance(200);
-        self.tell(format!("NAR {nar} goes on to {end}: {written:?}"));
+        self.tell(format!("NAR goes on: {nar} to {end}: {written:?}"));
         match written {
             _ if self.random.chance(100) => self.tell("and is given up"),
             Ok(()) if over => {
@@ -135,7 +135,7 @@ impl Life {
 
     // ---- paths ----
 
-    fn put_and_publish(&mut self) {
+    pub fn put_and_publish(&mut self) {
         if let Some(nar) = self.put() {
             let number = self.random.below(PATHS) as u8;
             self.offer(number, nar, None);
