@@ -18,7 +18,9 @@ pub mod nix;
 pub mod oracle;
 pub mod proxy;
 pub mod random;
+pub mod served;
 pub mod server;
+pub mod snowread;
 pub mod stocked;
 pub mod strace;
 

@@ -134,6 +134,18 @@ impl Drop for Committer {
     }
 }
 
+fn refuse(group: Vec<Request>, error: &Error) {
+    for Request { reply, .. } in group {
+        tell(&reply, Err(error.again()));
+    }
+}
+
+fn tell(reply: &SyncSender<Result<Outcome>>, answer: Result<Outcome>) {
+    if reply.send(answer).is_err() {
+        tracing::debug!("a client went away before its commit was answered");
+    }
+}
+
 /// Where the committer writes.
 struct Journal {
     shared: Arc<Shared>,
@@ -157,11 +169,10 @@ impl Journal {
 
     fn carry_out(&mut self, group: Vec<Request>) {
         let shared = self.shared.clone();
-        if let Err(error) = shared.index.ready() {
-            let replies = group.into_iter().map(|request| request.reply);
-            return replies.for_each(|reply| answer(&reply, Err(error.again())));
-        }
-        let _gate = shared.gate.read().expect("invariant: no panic at the gate");
+        let _gate = match shared.commits() {
+            Ok(gate) => gate,
+            Err(error) => return refuse(group, &error),
+        };
         let mut draft = Draft::new(shared.clone());
         let mut answers = Vec::with_capacity(group.len());
         for Request { change, reply } in group {
@@ -181,7 +192,7 @@ impl Journal {
                 (Err(error), Ok(_)) => Err(error.again()),
                 (Err(_), Err(refusal)) => Err(refusal),
             };
-            answer(&reply, outcome);
+            tell(&reply, outcome);
         }
     }
 
@@ -206,20 +217,13 @@ impl Journal {
             .as_mut()
             .expect("invariant: one was just borrowed");
         let (batch, nars) = draft.append(stream)?;
+        for nar in nars {
+            self.shared.uses.nar(nar);
+        }
         tracing::debug!(phase = "fsync", "making a group of changes durable");
         stream.sync()?;
         stream.committed();
         self.shared
-            .index_committed(batch, std::slice::from_ref(stream))?;
-        for nar in nars {
-            self.shared.uses.nar(nar);
-        }
-        Ok(())
-    }
-}
-
-fn answer(reply: &SyncSender<Result<Outcome>>, outcome: Result<Outcome>) {
-    if reply.send(outcome).is_err() {
-        tracing::debug!("a client went away before its commit was answered");
+            .index_committed(batch, std::slice::from_ref(stream))
     }
 }

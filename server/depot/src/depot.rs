@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use snowcache_nix::{NarHash, PathInfo, StoreHash, StorePath};
 
 use crate::commit::{Change, Committer, Outcome};
 use crate::compress::Compressors;
+use crate::index::owed::Owed;
 use crate::index::renewing::{RenewingIndex, set_aside};
 use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar};
@@ -32,6 +33,8 @@ use crate::{Error, Result};
 /// Segment bytes committed between checkpoints of the index: what a start after a crash reads
 /// again, under half a second.
 pub const CHECKPOINT_BYTES: u64 = 512 << 20;
+
+const AT_THE_GATE: &str = "invariant: no panic at the gate";
 
 /// The most rows that one page of a listing holds.
 pub const MAX_PAGE: usize = 10_000;
@@ -80,13 +83,15 @@ impl Options {
 pub(crate) struct Shared {
     pub segments: Arc<dyn Segments>,
     pub index: Arc<dyn Index>,
+    /// The same index, where it takes what is durable.
+    owed: Arc<Owed>,
     pub pool: Arc<Pool>,
     pub compressors: Compressors,
     pub room: Room,
     pub uses: Uses,
     /// Commits read it from their first look to their last write; the collector writes it where
     /// nothing may change under its hands.
-    pub gate: RwLock<()>,
+    gate: RwLock<()>,
     /// Held by the one collection that runs.
     pub collecting: Mutex<()>,
     /// A collection ends at its next step.
@@ -97,6 +102,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Passes the gate to commit something: what is read from here on holds until the guard is
+    /// dropped, and lacks nothing that is durable.
+    pub fn commits(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let gate = self.gate.read().expect(AT_THE_GATE);
+        self.owed.pay()?;
+        Ok(gate)
+    }
+
+    /// Closes the gate: nothing is committed until the guard is dropped.
+    pub fn undisturbed(&self) -> Result<RwLockWriteGuard<'_, ()>> {
+        let gate = self.gate.write().expect(AT_THE_GATE);
+        self.owed.pay()?;
+        Ok(gate)
+    }
+
     /// Indexes what `streams` made durable, with their replay marks, in one batch.
     pub fn index_committed(&self, mut batch: Batch, streams: &[Stream]) -> Result<()> {
         tracing::debug!(phase = "index", "indexing what is durable");
@@ -110,7 +130,7 @@ impl Shared {
             .put(&mut batch, stream.id());
             grown += stream.grown();
         }
-        self.index.write(batch)?;
+        self.owed.write_durable(batch)?;
         if self.uncheckpointed.fetch_add(grown, Ordering::Relaxed) + grown >= CHECKPOINT_BYTES {
             self.uncheckpointed.store(0, Ordering::Relaxed);
             self.index.checkpoint()?;
@@ -215,9 +235,11 @@ impl Depot {
             options.max_size_bytes,
             options.reserve_bytes,
         );
+        let owed = Arc::new(Owed::new(index));
         let shared = Arc::new(Shared {
             segments,
-            index,
+            index: owed.clone(),
+            owed,
             pool,
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             room,

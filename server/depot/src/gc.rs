@@ -220,13 +220,10 @@ impl Depot {
         };
         shared.uses.watch();
         // What was decided before anybody watched is in the index when this is passed.
-        drop(
-            shared
-                .gate
-                .write()
-                .expect("invariant: no panic at the gate"),
-        );
-        let done = work(self);
+        let done = shared.undisturbed().and_then(|gate| {
+            drop(gate);
+            work(self)
+        });
         shared.uses.unwatch();
         done
     }

@@ -261,8 +261,7 @@ impl Frames {
     /// collector out from the first look to the last write.
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
-        depot.index.ready()?;
-        let _gate = depot.gate.read().expect("invariant: no panic at the gate");
+        let _gate = depot.commits()?;
         let mut batch = Batch::default();
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
         let whole = known.is_some() && self.adds_nothing()?;
@@ -285,9 +284,8 @@ impl Frames {
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
         UploadRow { place, state }.put(&mut batch);
-        depot.index_committed(batch, &self.streams)?;
         depot.uses.nar(nar.nar_hash);
-        Ok(())
+        depot.index_committed(batch, &self.streams)
     }
 
     /// Whether all frames of the NAR are in the index, also those that were stored here: another

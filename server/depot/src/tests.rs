@@ -15,6 +15,7 @@ mod collect;
 mod ingest;
 mod publish;
 mod replay;
+mod simulation;
 
 /// A depot over memory whose segments outlive it.
 struct Bench {

@@ -45,8 +45,6 @@ const ROWS_AT_ONCE: usize = 1000;
 /// Room that must be left beside a copy: the index's own flush.
 const SLACK_BYTES: u64 = 8 << 20;
 
-const AT_THE_GATE: &str = "invariant: no panic at the gate";
-
 /// The segments of one collection.
 pub struct Rewrite<'a, 'b> {
     collection: &'a mut Collection<'b>,
@@ -235,7 +233,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
     /// Returns the frames that live, with the offset of each.
     fn unlink(&mut self, id: SegmentId, scanned: &Scanned) -> Result<Vec<(FrameId, Location)>> {
         let shared = self.shared.clone();
-        let _gate = shared.gate.write().expect(AT_THE_GATE);
+        let _gate = shared.undisturbed()?;
         self.catch_up()?;
         let mut unlinked = HashMap::new();
         let mut batch = Batch::default();
@@ -326,7 +324,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
 
     fn forget(&self, spent: &[(Target, Place)]) -> Result<()> {
         for part in spent.chunks(ROWS_AT_ONCE) {
-            let _gate = self.shared.gate.write().expect(AT_THE_GATE);
+            let _gate = self.shared.undisturbed()?;
             let mut batch = Batch::default();
             for (target, old) in part {
                 rows::forget(&*self.shared.index, target, old, &mut batch)?;
@@ -394,7 +392,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
     ) -> Result<()> {
         let shared = self.shared.clone();
         for part in frames.chunks(ROWS_AT_ONCE) {
-            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            let _gate = shared.undisturbed()?;
             let mut batch = Batch::default();
             for (frame, old, new) in part {
                 let row = shared.index.get(Table::Frames, frame.as_bytes())?;
@@ -406,7 +404,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         }
         let mut users = self.users.remove(&id).unwrap_or_default();
         for part in states.chunks(ROWS_AT_ONCE) {
-            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            let _gate = shared.undisturbed()?;
             for (target, old, new) in part {
                 let mut batch = Batch::default();
                 rows::repoint(&*shared.index, target, old, new, &mut batch)?;
@@ -415,14 +413,14 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         }
         {
             // Commits that began before the rows were changed have ended when this is passed.
-            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            let _gate = shared.undisturbed()?;
             users.extend(shared.uses.nars(self.seen));
         }
         users.sort_unstable();
         users.dedup();
         for nar in users {
             let mut batch = Batch::default();
-            let gate = shared.gate.write().expect(AT_THE_GATE);
+            let gate = shared.undisturbed()?;
             relayout(&shared, &nar, &mut batch)?;
             shared.index.write(batch)?;
             drop(gate);

@@ -6,6 +6,7 @@
 
 pub mod contract;
 pub mod memory;
+pub(crate) mod owed;
 pub mod renewing;
 pub mod rocks;
 
