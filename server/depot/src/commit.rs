@@ -268,12 +268,8 @@ impl Draft {
             return self.offered_again(cache, path_info(&text)?, &info, subject);
         }
         let nar = info.nar_hash;
-        if self
-            .shared
-            .index
-            .get(Table::Layouts, nar.as_bytes())?
-            .is_none()
-        {
+        let layout = self.shared.index.get(Table::Layouts, nar.as_bytes())?;
+        if layout.is_none() || self.shared.quarantine.is_sick(&nar) {
             let path = &info.store_path;
             return Err(Error::refused(format!(
                 "{path}: its NAR {nar} is not here; upload it first"
@@ -297,6 +293,12 @@ impl Draft {
         Ok(Published::New)
     }
 
+    /// Whether a path that the index has is not served.
+    fn is_sick(&self, text: &[u8]) -> bool {
+        let quarantine = &self.shared.quarantine;
+        quarantine.any() && path_info(text).map_or(true, |info| quarantine.is_sick(&info.nar_hash))
+    }
+
     /// A path becomes visible only when all that it refers to is.
     fn check_references(&self, cache: &CacheName, info: &PathInfo) -> Result<()> {
         let others = info
@@ -315,7 +317,7 @@ impl Draft {
         let missing = unknown
             .iter()
             .zip(found)
-            .filter(|(_, found)| found.is_none());
+            .filter(|(_, found)| found.as_ref().is_none_or(|text| self.is_sick(text)));
         let missing: Vec<String> = missing.map(|((path, _), _)| path.to_string()).collect();
         if missing.is_empty() {
             return Ok(());

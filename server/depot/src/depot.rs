@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::ingest::{Ingest, Nar};
 use crate::keys::CacheName;
 use crate::layout::{Encoding, Layout};
 use crate::pool::{Pool, Stream};
+use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
 use crate::segments::local::LocalSegments;
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub compressors: Compressors,
     pub max_nar_bytes: u64,
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    pub gate: RwLock<()>,
+    pub quarantine: Quarantine,
     uncheckpointed: AtomicU64,
 }
 
@@ -104,7 +107,7 @@ impl Shared {
 /// A depot. Clones are handles to the same one; all calls block on the disk.
 #[derive(Clone)]
 pub struct Depot {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     committer: Arc<Committer>,
 }
 
@@ -170,6 +173,8 @@ pub struct Stats {
     pub segments: u64,
     /// Bytes in them.
     pub segment_bytes: u64,
+    /// NARs that are damaged and not served until they are pushed again.
+    pub sick_nars: u64,
 }
 
 impl Depot {
@@ -206,8 +211,11 @@ impl Depot {
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             max_nar_bytes: options.max_nar_bytes,
             clock: options.clock,
+            gate: RwLock::new(()),
+            quarantine: Quarantine::default(),
             uncheckpointed: AtomicU64::new(0),
         });
+        shared.read_quarantine()?;
         let committer = Arc::new(Committer::start(shared.clone())?);
         Ok(Depot { shared, committer })
     }
@@ -271,6 +279,9 @@ impl Depot {
             return Ok(None);
         };
         let info = path_info(&text)?;
+        if self.shared.quarantine.is_sick(&info.nar_hash) {
+            return Ok(None);
+        }
         let layout = Layout::read(&*self.shared.index, &info.nar_hash)?.ok_or_else(|| {
             Error::corrupt(format!("{} is published without its NAR", info.store_path))
         })?;
@@ -285,7 +296,12 @@ impl Depot {
         let keys: Vec<_> = hashes.iter().map(|hash| cache.path_key(hash)).collect();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let found = self.shared.index.get_many(Table::Paths, &keys)?;
-        Ok(found.iter().map(Option::is_some).collect())
+        let quarantine = &self.shared.quarantine;
+        let servable = |text: Option<Bytes>| match text {
+            Some(text) if quarantine.any() => Ok(!quarantine.is_sick(&path_info(&text)?.nar_hash)),
+            text => Ok(text.is_some()),
+        };
+        found.into_iter().map(servable).collect()
     }
 
     /// Visible paths behind `after`, by hash; at most `limit` and [`MAX_PAGE`].
@@ -295,15 +311,27 @@ impl Depot {
         after: Option<StoreHash>,
         limit: usize,
     ) -> Result<Vec<StorePath>> {
-        let after = after.map(|hash| cache.path_key(&hash));
-        let limit = limit.min(MAX_PAGE);
-        let rows =
-            self.shared
+        let mut after = after.map(|hash| Bytes::from(cache.path_key(&hash)));
+        let (limit, prefix) = (limit.min(MAX_PAGE), cache.key(b""));
+        let mut paths = Vec::new();
+        while paths.len() < limit {
+            let left = limit - paths.len();
+            let rows = self
+                .shared
                 .index
-                .scan(Table::Paths, &cache.key(b""), after.as_deref(), limit)?;
-        rows.iter()
-            .map(|(_, text)| Ok(path_info(text)?.store_path))
-            .collect()
+                .scan(Table::Paths, &prefix, after.as_deref(), left)?;
+            for (_, text) in &rows {
+                let info = path_info(text)?;
+                if !self.shared.quarantine.is_sick(&info.nar_hash) {
+                    paths.push(info.store_path);
+                }
+            }
+            match rows.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        Ok(paths)
     }
 
     /// Reads the NAR of a visible path.
@@ -374,6 +402,7 @@ impl Depot {
             documents: self.count(Table::Documents, |_| true)?,
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|(_, len)| len).sum(),
+            sick_nars: self.shared.quarantine.len() as u64,
         })
     }
 

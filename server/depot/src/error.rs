@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Storage,
     /// Stored bytes are not what was written: do not serve them.
     Corrupt,
+    /// Another of its kind is under way: come again later.
+    Busy,
     /// The depot is shutting down: answer 503.
     Closed,
 }

@@ -248,7 +248,8 @@ impl Frames {
 
     /// The one rule: append, fsync, index; only then the caller may acknowledge.
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
-        let known = Layout::read(&*self.depot.index, &nar.nar_hash)?.is_some();
+        let known = Layout::read(&*self.depot.index, &nar.nar_hash)?.is_some()
+            && !self.depot.quarantine.is_sick(&nar.nar_hash);
         let mut batch = Batch::default();
         if known {
             self.at.clear();
@@ -273,7 +274,14 @@ impl Frames {
                 batch.put(Table::Frames, id.as_bytes().as_slice(), at.encode());
             }
         }
-        self.depot.index_committed(batch, &self.streams)
+        self.depot.index_committed(batch, &self.streams)?;
+        let new = self
+            .at
+            .iter()
+            .filter(|(_, place)| matches!(place, Place::New(_)));
+        let new = new.map(|(id, _)| *id).collect();
+        self.depot.heal(&new, Some(&nar.nar_hash))?;
+        Ok(())
     }
 
     fn layout(&self, recipe: &Recipe) -> Result<Builder> {

@@ -156,6 +156,14 @@ impl Layout {
         }))
     }
 
+    /// Takes the layout out of the index.
+    pub fn remove(&self, batch: &mut Batch, nar: &NarHash) {
+        batch.delete(Table::Layouts, nar.as_bytes().as_slice());
+        for number in 0..self.blocks.len() {
+            batch.delete(Table::Layouts, block_key(nar, number));
+        }
+    }
+
     /// The parts of block `number`.
     pub fn block(&self, index: &dyn Index, nar: &NarHash, number: usize) -> Result<Vec<Part>> {
         let value = index.get(Table::Layouts, &block_key(nar, number))?;

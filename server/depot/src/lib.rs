@@ -25,10 +25,13 @@ mod ingest;
 mod keys;
 mod layout;
 mod pool;
+mod quarantine;
 mod read;
 pub mod record;
+mod relayout;
 mod replay;
 mod scan;
+mod scrub;
 pub mod segments;
 mod state;
 mod varint;
@@ -41,7 +44,9 @@ pub use ingest::{Ingest, MAX_QUEUED, Nar, Upload};
 pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
 pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
 pub use pool::SEGMENT_BYTES;
+pub use quarantine::{Broken, Damage};
 pub use read::{Chunks, Cost, NarReader};
+pub use scrub::{Progress, Scrub, Scrubbed, Scrubbing, Subset};
 pub use state::Document;
 
 #[cfg(test)]

@@ -12,12 +12,14 @@ use crate::segments::memory::MemorySegments;
 use crate::*;
 
 mod ingest;
+mod integrity;
 mod publish;
 mod replay;
 
 /// A depot over memory whose segments outlive it.
 struct Bench {
     segments: MemorySegments,
+    index: Arc<MemoryIndex>,
     depot: Depot,
 }
 
@@ -28,11 +30,25 @@ impl Bench {
 
     /// A depot with an empty index over segments that are there.
     fn over(segments: MemorySegments) -> Bench {
+        Bench::over_both(segments, Arc::new(MemoryIndex::default()))
+    }
+
+    fn over_both(segments: MemorySegments, index: Arc<MemoryIndex>) -> Bench {
         let mut options = Options::new("/nonexistent");
         options.clock = Arc::new(|| 1_700_000_000);
-        let index = Arc::new(MemoryIndex::default());
-        let depot = Depot::over(options, Arc::new(segments.clone()), index).expect("open");
-        Bench { segments, depot }
+        let depot = Depot::over(options, Arc::new(segments.clone()), index.clone()).expect("open");
+        Bench {
+            segments,
+            index,
+            depot,
+        }
+    }
+
+    /// The same segments and the same index, as after an orderly stop.
+    fn restarted(self) -> Bench {
+        let (segments, index) = (self.segments.clone(), self.index.clone());
+        drop(self);
+        Bench::over_both(segments, index)
     }
 
     /// The same segments after the process is gone, with a new index.

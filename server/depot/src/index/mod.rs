@@ -29,11 +29,14 @@ pub enum Table {
     Documents,
     /// Segment number (big-endian) -> how far it was replayed.
     Marks,
+    /// NarHash, and FrameId where it lacks one -> nothing, or where its recipe lay: why a NAR is
+    /// not served.
+    Sick,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 7] = [
+    pub const ALL: [Table; 8] = [
         Table::Frames,
         Table::Layouts,
         Table::Uploads,
@@ -41,6 +44,7 @@ impl Table {
         Table::Visible,
         Table::Documents,
         Table::Marks,
+        Table::Sick,
     ];
 
     /// A short name for people and column families.
@@ -53,6 +57,7 @@ impl Table {
             Table::Visible => "visible",
             Table::Documents => "documents",
             Table::Marks => "marks",
+            Table::Sick => "sick",
         }
     }
 }
