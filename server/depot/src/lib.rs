@@ -16,6 +16,7 @@
 //!
 //! All calls block on the disk: call them off an async runtime's workers.
 
+pub mod backup;
 mod commit;
 mod compress;
 mod depot;

@@ -217,37 +217,47 @@ impl Window<'_> {
             let size = count.max(WINDOW_BYTES).min(self.len - at);
             self.bytes.resize(size as usize, 0);
             self.start = at;
-            match self.segments.read(self.segment, at, &mut self.bytes) {
-                Err(error) if self.bad_sectors == BadSectors::Damage && is_bad_sector(&error) => {
-                    self.read_what_reads()?
-                }
-                read => read.map_err(|error| self.unreadable(at, error))?,
+            let Window {
+                segments, segment, ..
+            } = *self;
+            match self.bad_sectors {
+                BadSectors::Fail => segments
+                    .read(segment, at, &mut self.bytes)
+                    .map_err(|error| unreadable(segment, at, error))?,
+                BadSectors::Damage => read_what_reads(segments, segment, at, &mut self.bytes)?,
             }
         }
         let from = (at - self.start) as usize;
         Ok(&self.bytes[from..from + count as usize])
     }
+}
 
-    /// Reads the window a sector at a time, with zeros for those that do not read: whatever
-    /// checksum covers them will not match.
-    fn read_what_reads(&mut self) -> Result<()> {
-        let (start, segment, segments) = (self.start, self.segment, self.segments);
-        let mut at = start;
-        let mut bytes = std::mem::take(&mut self.bytes);
-        for sector in bytes.chunks_mut(SECTOR_BYTES) {
-            match segments.read(segment, at, sector) {
-                Err(error) if is_bad_sector(&error) => sector.fill(0),
-                read => read.map_err(|error| self.unreadable(at, error))?,
-            }
-            at += sector.len() as u64;
+/// Fills `bytes` from `at` on, with zeros for sectors that do not read: whatever checksum covers
+/// them will not match.
+pub fn read_what_reads(
+    segments: &dyn Segments,
+    segment: SegmentId,
+    at: u64,
+    bytes: &mut [u8],
+) -> Result<()> {
+    let failed = |at, error| unreadable(segment, at, error);
+    match segments.read(segment, at, bytes) {
+        Err(error) if is_bad_sector(&error) => {}
+        read => return read.map_err(|error| failed(at, error)),
+    }
+    let mut at = at;
+    for sector in bytes.chunks_mut(SECTOR_BYTES) {
+        match segments.read(segment, at, sector) {
+            Err(error) if is_bad_sector(&error) => sector.fill(0),
+            read => read.map_err(|error| failed(at, error))?,
         }
-        self.bytes = bytes;
-        Ok(())
+        at += sector.len() as u64;
     }
+    Ok(())
+}
 
-    fn unreadable(&self, at: u64, error: std::io::Error) -> Error {
-        Error::io(format!("reading segment {} at {at}", self.segment), error)
-    }
+fn unreadable(segment: SegmentId, at: u64, error: std::io::Error) -> Error {
+    Error::io(format!("reading segment {segment} at {at}"), error)
 }
 
 /// Whether it is these bytes that do not read: no other error says anything about them.

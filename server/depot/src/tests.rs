@@ -11,6 +11,7 @@ use crate::segments::Segments;
 use crate::segments::memory::MemorySegments;
 use crate::*;
 
+mod backup;
 mod ingest;
 mod integrity;
 mod publish;
