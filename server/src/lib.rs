@@ -11,6 +11,7 @@
 
 pub mod auth;
 pub mod banner;
+pub mod commands;
 pub mod compose;
 pub mod config;
 pub mod files;
