@@ -1,9 +1,12 @@
 //! The command line: what can be said, and what `--help` tells about it.
 
+mod keep;
+
 use clap::{Args, Parser, Subcommand};
+pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 use std::path::PathBuf;
 
-/// Look into a Nix binary cache, and prove that it holds what it says.
+/// Look into a Nix binary cache, say what it keeps, and prove that it holds what it says.
 #[derive(Debug, Parser)]
 #[command(
     name = "snowcache",
@@ -16,6 +19,7 @@ Examples:
   snowcache info
   snowcache --cache http://cache.example.org:8420 verify --all
   snowcache ls /nix/store/HASH-hello-2.12/bin
+  snowcache --token-file push.token pin set web /nix/store/HASH-nixos-system-web --keep 5
 
 Exit codes: 0 well, 1 not there or not verified, 2 wrong usage, 3 cache unreachable.")]
 pub struct Cli {
@@ -81,6 +85,34 @@ Examples:
 
 Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable.")]
     Verify(VerifyArgs),
+    /// Name what the cache must keep, with generations to go back to
+    #[command(subcommand)]
+    Pin(PinCommand),
+    /// Collect what nothing keeps, and say of each thing that goes why
+    #[command(after_help = "\
+A path stays while a pin keeps it, while something that stays refers to it, or until nobody asked
+for it or pushed it for retention.grace_s. The server also collects by itself, every
+retention.gc_interval_s.
+
+Examples:
+  snowcache --token-file /var/lib/snowcached/admin.token gc --dry-run
+  snowcache --token-file /var/lib/snowcached/admin.token gc --json | jq .summary
+
+Takes the admin token. A collection that has begun goes on when this command is ended.
+Exit codes: 0 collected, 1 not (another one is running, say), 2 wrong usage, 3 cache unreachable.")]
+    Gc(GcArgs),
+    /// Remove paths now, as far as nothing that stays needs them
+    #[command(after_help = "\
+What a pin keeps, or what a path refers to that is not removed with it, is kept, and it is said
+why. The space comes back with the next collections.
+
+Examples:
+  snowcache --token-file /var/lib/snowcached/admin.token rm /nix/store/HASH-leaked-secret
+  snowcache --token-file /var/lib/snowcached/admin.token rm --dry-run HASH HASH
+
+Takes the admin token. Exit codes: 0 all removed, 1 some kept or not there, 2 wrong usage,
+3 cache unreachable.")]
+    Rm(RmArgs),
 }
 
 /// Signing keys.

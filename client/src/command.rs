@@ -4,15 +4,18 @@
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
 mod closure;
+mod gc;
 mod info;
 mod key;
 mod ls;
+mod pin;
+mod rm;
 mod subject;
 mod verify;
 
 use crate::cli::{CacheArgs, Cli, Command};
 use crate::failure::Failure;
-use crate::remote::Remote;
+use crate::remote::{Remote, RemoteError};
 use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
@@ -42,6 +45,18 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&cache.cache, cache)?;
             block_on(verify::run(&remote, &args))
         }
+        Command::Pin(command) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(pin::run(&remote, command))
+        }
+        Command::Gc(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(gc::run(&remote, &args))
+        }
+        Command::Rm(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(rm::run(&remote, &args))
+        }
     }
 }
 
@@ -60,6 +75,17 @@ fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
         .map(str::trim)
         .filter(|token| !token.is_empty());
     Remote::new(endpoint, token).map_err(Failure::usage)
+}
+
+/// A failed request; of one that lacked the right token it is said which one to take.
+fn denied(error: RemoteError, token_file: &str) -> Failure {
+    if !error.is_denial() {
+        return error.into();
+    }
+    Failure::failed(format!(
+        "{error}\nsnowcache: this takes the token of {token_file} in the server's data folder: \
+         --token-file FILE, or the token itself in $SNOWCACHE_TOKEN"
+    ))
 }
 
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

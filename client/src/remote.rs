@@ -12,6 +12,7 @@
 //! body is bounded. Never: a byte believed that was not hashed.
 
 mod about;
+mod admin;
 mod body;
 mod connect;
 mod decode;
@@ -24,6 +25,7 @@ mod retry;
 mod tls;
 
 pub use about::{CacheInfo, Page};
+pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
 

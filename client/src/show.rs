@@ -43,6 +43,25 @@ pub fn span(span: Duration) -> String {
     }
 }
 
+/// A time in seconds since 1970: `2026-11-22 19:30 UTC`.
+pub fn time(seconds: u64) -> String {
+    let (days, minutes) = (seconds / 86_400, seconds / 60 % (24 * 60));
+    // Years from March, in eras of 400 years, from the first of March of the year 0 (Howard
+    // Hinnant, "chrono-compatible low-level date algorithms").
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month {
+        0..10 => (era * 400 + year, month + 3),
+        _ => (era * 400 + year + 1, month - 9),
+    };
+    let (hour, minute) = (minutes / 60, minutes % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
 /// `1 path`, `2 paths`.
 pub fn paths(number: usize) -> String {
     match number {
@@ -67,6 +86,17 @@ mod tests {
         );
         let spans = [9, 200, 7500].map(|seconds| span(Duration::from_secs(seconds)));
         assert_eq!(spans, ["9 s", "3 min 20 s", "2 h 5 min"]);
+        for (seconds, shown) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59 UTC"),
+            (951_782_400, "2000-02-29 00:00 UTC"),
+            (951_868_800, "2000-03-01 00:00 UTC"),
+            (1_798_761_599, "2026-12-31 23:59 UTC"),
+            (1_798_761_600, "2027-01-01 00:00 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(time(seconds), shown);
+        }
         assert_eq!([1, 2].map(paths), ["1 path", "2 paths"]);
     }
 }

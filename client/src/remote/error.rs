@@ -107,6 +107,14 @@ pub enum RemoteError {
     },
 }
 
+impl RemoteError {
+    /// Whether a token is missing, or is not the right one.
+    pub fn is_denial(&self) -> bool {
+        let denials = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+        matches!(self, RemoteError::Status { status, .. } if denials.contains(status))
+    }
+}
+
 impl From<RemoteError> for Error {
     fn from(error: RemoteError) -> Error {
         let (kind, blame) = match &error {
