@@ -34,7 +34,7 @@ mod hold;
 mod manifest;
 mod verify;
 
-pub use hold::Hold;
+pub use hold::{HOLD, Hold};
 pub use verify::{Verified, verify};
 
 use copy::Target;

@@ -30,7 +30,7 @@ use crate::segments::SegmentId;
 use crate::varint::Reader;
 use crate::{Error, ErrorKind, Result};
 
-mod unpack;
+pub(crate) mod unpack;
 
 use unpack::{Unpackers, with_unpackers};
 
@@ -91,6 +91,8 @@ pub enum Scrubbing {
     Progress(Progress),
     /// What it found.
     Damage(Damage),
+    /// A path that is not served any more.
+    Lost(String),
 }
 
 /// How far a scrub is.
@@ -128,7 +130,7 @@ pub struct Scrubbed {
     /// State records that were written anew from what the index knew of them.
     pub rewritten_records: u64,
     /// Store paths that these NARs belonged to.
-    pub lost_paths: Vec<String>,
+    pub lost_paths: u64,
     /// Whether it was stopped before its end.
     pub stopped: bool,
     /// How long it took.
@@ -323,8 +325,10 @@ impl Run<'_> {
             let isolated = self.shared.isolate(damage)?;
             self.result.sick_nars += isolated.sick.len() as u64;
             self.result.rewritten_records += isolated.rewritten_records;
-            let lost = self.shared.paths_of(&isolated.sick)?;
-            self.result.lost_paths.extend(lost);
+            for path in self.shared.paths_of(&isolated.sick)? {
+                self.result.lost_paths += 1;
+                self.tell(Scrubbing::Lost(path));
+            }
         }
         let mut found = std::mem::take(&mut self.found);
         found.retain(|(id, _)| !damage.iter().any(|one| one.what == Broken::Frame(*id)));

@@ -103,7 +103,7 @@ fn damage_is_not_served_and_one_push_heals_all_that_lacked_only_it() {
         (1, 2),
         "{scrubbed:?}"
     );
-    assert_eq!(scrubbed.lost_paths.len(), 2);
+    assert_eq!(scrubbed.lost_paths, 2);
     // A restart knows it still; a new index leaves them out by itself.
     let bench = bench.restarted();
     assert_eq!(bench.depot.stats().expect("stats").sick_nars, 2);
