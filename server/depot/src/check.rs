@@ -26,7 +26,7 @@ use crate::index::rocks::RocksIndex;
 use crate::index::{Index, Rows, Table};
 use crate::quarantine::{Broken, Damage};
 use crate::record::{Header, Kind, StateHeader};
-use crate::replay::{Lost, replay_telling};
+use crate::replay::replay_telling;
 use crate::scan::{BadSectors, Found, Item, walk};
 use crate::scrub::unpack::{Unpackers, with_unpackers};
 use crate::segments::local::LocalSegments;
@@ -130,12 +130,18 @@ struct Pass {
 fn pass(data: &Path, depot: &Path, on: &mut dyn FnMut(Finding)) -> Result<Pass> {
     let segments = open_segments(depot)?;
     let mut pass = Pass::default();
-    let mut tell = Teller { on, checked: &mut Checked::default() };
+    let mut checked = Checked::default();
+    let mut tell = Teller {
+        on,
+        checked: &mut checked,
+    };
     pass.leftovers = files::check(data, &mut tell)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    with_unpackers(cores, |unpackers| pass.read(&segments, unpackers, &mut tell))?;
+    with_unpackers(cores, |unpackers| {
+        pass.read(&segments, unpackers, &mut tell)
+    })?;
     pass.index(depot, &segments, &mut tell)?;
-    pass.checked = tell.checked.clone();
+    pass.checked = checked;
     Ok(pass)
 }
 
@@ -231,7 +237,9 @@ impl Pass {
         })?;
         damage.extend(unpackers.finish()?);
         if !belongs {
-            tell.problem(format!("segment {id} has another segment's number in it: was it renamed?"));
+            tell.problem(format!(
+                "segment {id} has another segment's number in it: was it renamed?"
+            ));
         }
         if end < len {
             tell.note(format!(
@@ -260,7 +268,12 @@ impl Pass {
         replay_telling(&Frozen(segments), &fresh, 0, &mut |one| lost.push(one))?;
         let needed = self.hold_against(depot, segments, &fresh, tell)?;
         for (number, one) in self.damage.iter().enumerate() {
-            let Damage { offset, bytes, what, .. } = one;
+            let Damage {
+                offset,
+                bytes,
+                what,
+                ..
+            } = one;
             let segment = SegmentId(one.segment);
             let place = format!("segment {segment} at {offset}: {what} is damaged ({bytes} bytes)");
             match needed.contains(&number) {
@@ -309,12 +322,7 @@ impl Pass {
     }
 
     /// Puts right what this pass found; how many things.
-    fn repair(
-        &self,
-        data: &Path,
-        depot: &Path,
-        on: &mut dyn FnMut(Finding),
-    ) -> Result<u64> {
+    fn repair(&self, data: &Path, depot: &Path, on: &mut dyn FnMut(Finding)) -> Result<u64> {
         let mut repaired = 0;
         let mut done = |sentence: String| {
             repaired += 1;
@@ -348,7 +356,10 @@ impl Pass {
         }
         if self.index_is_wrong {
             let recovered = recover(data, &mut |_| {})?;
-            done(format!("the index was made anew: {} paths", recovered.paths));
+            done(format!(
+                "the index was made anew: {} paths",
+                recovered.paths
+            ));
         }
         Ok(repaired)
     }

@@ -2,41 +2,38 @@
 //!
 //! ```text
 //!   publish() --+
-//!   publish() --+--> queue --> [decide, append]* --> fsync --> index --> answer all
+//!   set_pin() --+--> queue --> [decide, append]* --> fsync --> index --> answer all
 //!   document()--+              up to MAX_GROUP at a time: one fsync for all of them
+//!   remove() ---'              (removals: in a group of their own)
 //! ```
 //!
 //! Guarantees: nothing is answered before it is durable; of two offers for one path the first
-//! stays; a path becomes visible only when its NAR and all its references are; after a failed write
-//! the segment is given up and the whole group is told.
+//! stays; a path becomes visible only when its NAR and all its references are, and goes only when
+//! nothing visible refers to it; after a failed write the segment is given up and the whole group
+//! is told.
 
-use std::collections::HashMap;
+mod again;
+mod draft;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use snowcache_nix::{PathInfo, StorePath, fingerprint};
+use snowcache_nix::PathInfo;
 
-use crate::depot::{Published, Shared, Stored, document_key, path_info, read_document};
-use crate::index::{Batch, Table};
+use self::draft::Draft;
+use crate::depot::{Published, Shared, Stored};
+use crate::gc::Removals;
 use crate::keys::CacheName;
+use crate::pins::{Pin, PinName};
 use crate::pool::Stream;
-use crate::record::Kind;
-use crate::state::{
-    ConflictState, Document, DocumentState, PathState, SignaturesState, document_payload, to_json,
-};
-use crate::varint::put;
+use crate::quarantine::Harmed;
+use crate::state::Document;
 use crate::{Error, Result};
 
 /// The most changes that share one fsync.
 pub const MAX_GROUP: usize = 256;
-
-/// The most signatures kept with a path: keys of a chain of caches, each with a rotation under way.
-pub const MAX_SIGNATURES: usize = 32;
-
-/// Missing references that an error names.
-const NAMED_IN_ERRORS: usize = 3;
 
 /// What can be asked of the committer.
 pub enum Change {
@@ -54,7 +51,22 @@ pub enum Change {
         body: Bytes,
         subject: String,
     },
+    /// Change a pin; `edit` is given the pin as it is.
+    Pin {
+        cache: CacheName,
+        name: PinName,
+        edit: PinEdit,
+    },
+    /// Make paths invisible.
+    Remove(Arc<Removals>),
+    /// Write damaged records again, as far as the index knows what they said.
+    Again(Vec<Harmed>),
+    /// Let go of the segment that is being written to, so that it can be rewritten.
+    Rest,
 }
+
+/// What becomes of a pin: None removes it.
+pub type PinEdit = Box<dyn FnOnce(Option<Pin>) -> Result<Option<Pin>> + Send>;
 
 /// What a change came to.
 #[derive(Debug)]
@@ -63,6 +75,14 @@ pub enum Outcome {
     Published(Published),
     /// Of a document.
     Stored(Stored),
+    /// Of a pin: as it is now, if it is.
+    Pin(Option<Pin>),
+    /// Of removals: the keys of the paths that are gone.
+    Removed(Vec<Vec<u8>>),
+    /// Of writing records again: how many.
+    Again(u64),
+    /// Of resting.
+    Rested,
 }
 
 struct Request {
@@ -131,17 +151,32 @@ impl Journal {
         while let Ok(first) = requests.recv() {
             let mut group = vec![first];
             group.extend(requests.try_iter().take(MAX_GROUP - 1));
-            self.carry_out(group);
+            while !group.is_empty() {
+                let alone =
+                    |request: &Request| matches!(request.change, Change::Remove(_) | Change::Rest);
+                let at = group.iter().position(alone).unwrap_or(group.len());
+                let rest = group.split_off(at.max(1));
+                self.carry_out(std::mem::replace(&mut group, rest));
+            }
         }
     }
 
     fn carry_out(&mut self, group: Vec<Request>) {
-        let mut draft = Draft::new(self.shared.clone());
+        let shared = self.shared.clone();
+        let _gate = shared.gate.read().expect("invariant: no panic at the gate");
+        let mut draft = Draft::new(shared.clone());
         let mut answers = Vec::with_capacity(group.len());
         for Request { change, reply } in group {
+            if matches!(change, Change::Rest) {
+                self.stream = None;
+            }
             answers.push((reply, draft.decide(change)));
         }
+        let removes = draft.removes();
         let durable = self.write(draft);
+        if removes {
+            shared.uses.left();
+        }
         for (reply, decision) in answers {
             let answer = match (&durable, decision) {
                 (Ok(()), decision) => decision,
@@ -155,7 +190,7 @@ impl Journal {
     }
 
     fn write(&mut self, draft: Draft) -> Result<()> {
-        if draft.records.is_empty() {
+        if draft.is_empty() {
             return Ok(());
         }
         let written = self.append(draft);
@@ -166,9 +201,6 @@ impl Journal {
     }
 
     fn append(&mut self, draft: Draft) -> Result<()> {
-        let Draft {
-            records, mut batch, ..
-        } = draft;
         if self.stream.as_ref().is_none_or(Stream::is_full) {
             self.stream = None;
             self.stream = Some(self.shared.pool.borrow()?);
@@ -177,240 +209,15 @@ impl Journal {
             .stream
             .as_mut()
             .expect("invariant: one was just borrowed");
-        for record in records {
-            let (offset, _) = stream.state(record.kind, true, &record.payload)?;
-            if let Some(key) = record.located {
-                let mut location = Vec::new();
-                put(&mut location, stream.id().0.into());
-                put(&mut location, offset);
-                batch.put(Table::Documents, key, location);
-            }
-        }
+        let (batch, nars) = draft.append(stream)?;
         tracing::debug!(phase = "fsync", "making a group of changes durable");
         stream.sync()?;
         stream.committed();
         self.shared
-            .index_committed(batch, std::slice::from_ref(stream))
-    }
-}
-
-struct Record {
-    kind: Kind,
-    payload: Vec<u8>,
-    /// The key of the document whose location this record is.
-    located: Option<Vec<u8>>,
-}
-
-/// The changes of one group: each sees those before it.
-struct Draft {
-    shared: Arc<Shared>,
-    records: Vec<Record>,
-    batch: Batch,
-    paths: HashMap<Vec<u8>, Bytes>,
-    documents: HashMap<Vec<u8>, Bytes>,
-}
-
-impl Draft {
-    fn new(shared: Arc<Shared>) -> Draft {
-        let (paths, documents) = (HashMap::new(), HashMap::new());
-        Draft {
-            shared,
-            records: Vec::new(),
-            batch: Batch::default(),
-            paths,
-            documents,
+            .index_committed(batch, std::slice::from_ref(stream))?;
+        for nar in nars {
+            self.shared.uses.nar(nar);
         }
-    }
-
-    fn decide(&mut self, change: Change) -> Result<Outcome> {
-        match change {
-            Change::Publish {
-                cache,
-                info,
-                subject,
-            } => self.publish(cache, info, subject).map(Outcome::Published),
-            Change::Document {
-                cache,
-                kind,
-                key,
-                body,
-                subject,
-            } => {
-                let head = DocumentState {
-                    cache,
-                    kind,
-                    key,
-                    subject,
-                };
-                self.document(&head, body).map(Outcome::Stored)
-            }
-        }
-    }
-
-    fn record(&mut self, kind: Kind, payload: Vec<u8>) {
-        self.records.push(Record {
-            kind,
-            payload,
-            located: None,
-        });
-    }
-
-    fn path(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        match self.paths.get(key) {
-            Some(text) => Ok(Some(text.clone())),
-            None => self.shared.index.get(Table::Paths, key),
-        }
-    }
-
-    fn publish(&mut self, cache: CacheName, info: PathInfo, subject: String) -> Result<Published> {
-        let key = cache.path_key(&info.store_path.hash());
-        if let Some(text) = self.path(&key)? {
-            return self.offered_again(cache, path_info(&text)?, &info, subject);
-        }
-        let nar = info.nar_hash;
-        let layout = self.shared.index.get(Table::Layouts, nar.as_bytes())?;
-        if layout.is_none() || self.shared.quarantine.is_sick(&nar) {
-            let path = &info.store_path;
-            return Err(Error::refused(format!(
-                "{path}: its NAR {nar} is not here; upload it first"
-            )));
-        }
-        self.check_references(&cache, &info)?;
-        let narinfo = info.to_record();
-        let time = (self.shared.clock)();
-        self.batch.put(Table::Visible, cache.nar_key(&nar), []);
-        self.batch.put(Table::Paths, key.clone(), narinfo.clone());
-        self.paths.insert(key, narinfo.clone().into());
-        self.record(
-            Kind::Path,
-            to_json(&PathState {
-                cache,
-                subject,
-                time,
-                narinfo,
-            }),
-        );
-        Ok(Published::New)
-    }
-
-    /// Whether a path that the index has is not served.
-    fn is_sick(&self, text: &[u8]) -> bool {
-        let quarantine = &self.shared.quarantine;
-        quarantine.any() && path_info(text).map_or(true, |info| quarantine.is_sick(&info.nar_hash))
-    }
-
-    /// A path becomes visible only when all that it refers to is.
-    fn check_references(&self, cache: &CacheName, info: &PathInfo) -> Result<()> {
-        let others = info
-            .references
-            .iter()
-            .filter(|path| **path != info.store_path);
-        let others: Vec<(&StorePath, Vec<u8>)> = others
-            .map(|path| (path, cache.path_key(&path.hash())))
-            .collect();
-        let unknown = others
-            .iter()
-            .filter(|(_, key)| !self.paths.contains_key(key));
-        let unknown: Vec<_> = unknown.collect();
-        let keys: Vec<&[u8]> = unknown.iter().map(|(_, key)| key.as_slice()).collect();
-        let found = self.shared.index.get_many(Table::Paths, &keys)?;
-        let missing = unknown
-            .iter()
-            .zip(found)
-            .filter(|(_, found)| found.as_ref().is_none_or(|text| self.is_sick(text)));
-        let missing: Vec<String> = missing.map(|((path, _), _)| path.to_string()).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let named = missing
-            .iter()
-            .take(NAMED_IN_ERRORS)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
-        let more = match missing.len().saturating_sub(NAMED_IN_ERRORS) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        Err(Error::refused(format!(
-            "{} refers to paths that this cache does not have: {named}{more}; upload them first",
-            info.store_path
-        )))
-    }
-
-    /// The first commit stays; signatures that say the same may be added to it.
-    fn offered_again(
-        &mut self,
-        cache: CacheName,
-        mut have: PathInfo,
-        offer: &PathInfo,
-        subject: String,
-    ) -> Result<Published> {
-        if fingerprint(&have) != fingerprint(offer) {
-            let (winner, loser) = (have.nar_hash, offer.nar_hash);
-            let (time, store_path) = ((self.shared.clock)(), have.store_path.to_string());
-            tracing::warn!(path = store_path, %winner, %loser, subject, "other content offered");
-            let conflict = ConflictState {
-                cache,
-                store_path,
-                winner,
-                loser,
-                subject,
-                time,
-            };
-            self.record(Kind::Conflict, to_json(&conflict));
-            return Ok(Published::Conflict { winner });
-        }
-        let before = have.signatures.len();
-        for signature in &offer.signatures {
-            if have.signatures.len() < MAX_SIGNATURES && !have.signatures.contains(signature) {
-                have.signatures.push(signature.clone());
-            }
-        }
-        if have.signatures.len() > before {
-            let store_hash = have.store_path.hash();
-            let signatures = have.signatures.iter().map(|one| one.to_string()).collect();
-            let (key, text) = (cache.path_key(&store_hash), have.to_record());
-            self.batch.put(Table::Paths, key.clone(), text.clone());
-            self.paths.insert(key, text.into());
-            let state = SignaturesState {
-                cache,
-                store_hash,
-                subject,
-                signatures,
-            };
-            self.record(Kind::Signatures, to_json(&state));
-        }
-        Ok(Published::Known)
-    }
-
-    fn document(&mut self, head: &DocumentState, body: Bytes) -> Result<Stored> {
-        let key = document_key(&head.cache, head.kind, &head.key);
-        let have = match self.documents.get(&key) {
-            Some(body) => Some(body.clone()),
-            None => {
-                let location = self.shared.index.get(Table::Documents, &key)?;
-                location
-                    .map(|at| read_document(&self.shared, &at))
-                    .transpose()?
-            }
-        };
-        match have {
-            Some(have) if have == body => return Ok(Stored::Same),
-            Some(_) if head.kind != Document::Log => {
-                let (kind, key, subject) = (head.kind, &head.key, &head.subject);
-                tracing::warn!(?kind, key, subject, "another document was offered");
-                return Ok(Stored::Conflict);
-            }
-            _ => {}
-        }
-        let payload = document_payload(head, &body)?;
-        self.documents.insert(key.clone(), body);
-        self.records.push(Record {
-            kind: Kind::Document,
-            payload,
-            located: Some(key),
-        });
-        Ok(Stored::New)
+        Ok(())
     }
 }

@@ -3,11 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use serde::Serialize;
 use snowcache_core::path_info::Signed;
 use snowcache_nix::{NarHash, PathInfo, StoreHash, StorePath};
 
@@ -22,10 +21,12 @@ use crate::pool::{Pool, Stream};
 use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
+use crate::room::{RESERVE_BYTES, Room};
+use crate::rows::{PathRow, Place, SCHEMA, SCHEMA_KEY, UploadRow, time_row};
+use crate::segments::Segments;
 use crate::segments::local::LocalSegments;
-use crate::segments::{SegmentId, Segments};
-use crate::state::{Document, UploadState, document_of, from_json};
-use crate::varint::Reader;
+use crate::state::{Document, UploadState, document_of};
+use crate::uses::Uses;
 use crate::{Error, ErrorKind, Result};
 
 /// Segment bytes committed between checkpoints of the index: what a start after a crash reads
@@ -46,12 +47,17 @@ pub struct Options {
     pub threads: usize,
     /// The largest NAR taken, in bytes.
     pub max_nar_bytes: u64,
+    /// The most bytes that segments may hold; None: as many as the disk.
+    pub max_size_bytes: Option<u64>,
+    /// Room on the disk, or below the maximum, that uploads leave for collection; never more than
+    /// a twentieth of it.
+    pub reserve_bytes: u64,
     /// Seconds since 1970.
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Options {
-    /// Level 3, a thread a core, NARs up to 1 TiB, the system's clock.
+    /// Level 3, a thread a core, NARs up to 1 TiB, as many as the disk holds, the system's clock.
     pub fn new(dir: impl Into<PathBuf>) -> Options {
         let clock = || {
             SystemTime::now()
@@ -63,6 +69,8 @@ impl Options {
             zstd_level: 3,
             threads: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
             max_nar_bytes: 1 << 40,
+            max_size_bytes: None,
+            reserve_bytes: RESERVE_BYTES,
             clock: Arc::new(clock),
         }
     }
@@ -74,10 +82,19 @@ pub(crate) struct Shared {
     pub index: Arc<dyn Index>,
     pub pool: Arc<Pool>,
     pub compressors: Compressors,
+    pub room: Room,
+    pub uses: Uses,
+    /// Commits read it from their first look to their last write; the collector writes it where
+    /// nothing may change under its hands.
+    pub gate: RwLock<()>,
+    /// What is damaged and not served.
+    pub quarantine: Quarantine,
+    /// The depot's folder, where others may hold its segments.
+    pub dir: PathBuf,
+    /// Held by the one collection that runs.
+    pub collecting: Mutex<()>,
     pub max_nar_bytes: u64,
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
-    pub gate: RwLock<()>,
-    pub quarantine: Quarantine,
     uncheckpointed: AtomicU64,
 }
 
@@ -107,7 +124,7 @@ impl Shared {
 /// A depot. Clones are handles to the same one; all calls block on the disk.
 #[derive(Clone)]
 pub struct Depot {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     committer: Arc<Committer>,
 }
 
@@ -156,27 +173,6 @@ pub struct UploadInfo {
     pub file_size_bytes: u64,
 }
 
-/// Counts of everything, exact; they take a walk over the index.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Stats {
-    /// Visible paths, over all caches.
-    pub paths: u64,
-    /// NARs, visible or under lease.
-    pub nars: u64,
-    /// Frames.
-    pub frames: u64,
-    /// Names of uploads.
-    pub uploads: u64,
-    /// Logs, realisations, build traces.
-    pub documents: u64,
-    /// Segments.
-    pub segments: u64,
-    /// Bytes in them.
-    pub segment_bytes: u64,
-    /// NARs that are damaged and not served until they are pushed again.
-    pub sick_nars: u64,
-}
-
 impl Depot {
     /// Opens the depot in a folder, creating it when it is not there. What the index lacks is
     /// replayed from the segments; an index that does not open is set aside as `index.damaged` and
@@ -197,22 +193,27 @@ impl Depot {
         segments: Arc<dyn Segments>,
         index: Arc<dyn Index>,
     ) -> Result<Depot> {
-        let found = replay::replay(&*segments, &*index)?;
-        let pool = Pool::new(
+        let found = replay::replay(&*segments, &*index, (options.clock)())?;
+        let pool = Pool::new(segments.clone(), found);
+        let room = Room::new(
             segments.clone(),
-            found.unsealed,
-            found.next_segment,
-            found.next_seq,
+            pool.clone(),
+            options.max_size_bytes,
+            options.reserve_bytes,
         );
         let shared = Arc::new(Shared {
             segments,
             index,
             pool,
             compressors: Compressors::start(options.threads, options.zstd_level)?,
-            max_nar_bytes: options.max_nar_bytes,
-            clock: options.clock,
+            room,
+            uses: Uses::default(),
             gate: RwLock::new(()),
             quarantine: Quarantine::default(),
+            dir: options.dir,
+            collecting: Mutex::new(()),
+            max_nar_bytes: options.max_nar_bytes,
+            clock: options.clock,
             uncheckpointed: AtomicU64::new(0),
         });
         shared.read_quarantine()?;
@@ -251,9 +252,8 @@ impl Depot {
             .shared
             .index
             .get(Table::Uploads, &cache.key(name.as_bytes()))?;
-        value
-            .map(|value| from_json(&value, "an upload in the index"))
-            .transpose()
+        let row = value.map(|value| UploadRow::decode(&value)).transpose()?;
+        Ok(row.map(|row| row.state))
     }
 
     /// Makes a path visible; it is durable when this returns.
@@ -269,19 +269,20 @@ impl Depot {
         };
         match self.committer.commit(change)? {
             Outcome::Published(published) => Ok(published),
-            Outcome::Stored(_) => unreachable!("a publication was asked for"),
+            _ => unreachable!("a publication was asked for"),
         }
     }
 
-    /// A visible path.
+    /// A visible path. Looking it up counts as using it.
     pub fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<Entry>> {
-        let Some(text) = self.shared.index.get(Table::Paths, &cache.path_key(hash))? else {
+        let key = cache.path_key(hash);
+        let Some(value) = self.used(&[&key])?.pop().flatten() else {
             return Ok(None);
         };
-        let info = path_info(&text)?;
-        if self.shared.quarantine.is_sick(&info.nar_hash) {
+        if self.shared.quarantine.hides(&value)? {
             return Ok(None);
         }
+        let info = PathRow::decode(&value)?.info()?;
         let layout = Layout::read(&*self.shared.index, &info.nar_hash)?.ok_or_else(|| {
             Error::corrupt(format!("{} is published without its NAR", info.store_path))
         })?;
@@ -291,17 +292,57 @@ impl Depot {
         }))
     }
 
-    /// Which of these paths are visible.
+    /// Which of these paths are visible. Those that are count as used: who hears that they are here
+    /// does not push them again.
     pub fn has(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<bool>> {
         let keys: Vec<_> = hashes.iter().map(|hash| cache.path_key(hash)).collect();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let found = self.shared.index.get_many(Table::Paths, &keys)?;
-        let quarantine = &self.shared.quarantine;
-        let servable = |text: Option<Bytes>| match text {
-            Some(text) if quarantine.any() => Ok(!quarantine.is_sick(&path_info(&text)?.nar_hash)),
-            text => Ok(text.is_some()),
+        let found = self.used(&keys)?.into_iter();
+        let shown = |row: Option<Bytes>| match row {
+            Some(row) => Ok(!self.shared.quarantine.hides(&row)?),
+            None => Ok(false),
         };
-        found.into_iter().map(servable).collect()
+        found.map(shown).collect()
+    }
+
+    /// The rows of visible paths, which count as used from now on.
+    fn used(&self, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
+        loop {
+            let before = self.shared.uses.before();
+            let mut rows = self.shared.index.get_many(Table::Paths, keys)?;
+            let here = keys.iter().zip(&rows).filter(|(_, row)| row.is_some());
+            let here: Vec<&[u8]> = here.map(|(key, _)| *key).collect();
+            if here.is_empty() {
+                return Ok(rows);
+            }
+            let Some(stays) = self.shared.uses.found(before, &here) else {
+                continue;
+            };
+            let found = rows.iter_mut().filter(|row| row.is_some());
+            for (row, _) in found.zip(stays).filter(|(_, stays)| !stays) {
+                *row = None;
+            }
+            if self.shared.uses.is_full() {
+                self.write_uses()?;
+            }
+            return Ok(rows);
+        }
+    }
+
+    /// Writes down when paths were last used: call it every minute or so. What a crash loses of it
+    /// is at most what came since the last [`Depot::checkpoint`].
+    pub fn write_uses(&self) -> Result<()> {
+        let now = time_row((self.shared.clock)());
+        let mut batch = Batch::default();
+        for key in self.shared.uses.take_touched() {
+            batch.put(Table::Used, key, now.clone());
+        }
+        self.shared.index.write(batch)
+    }
+
+    /// Makes the index survive a crash as it is now, without replay.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.shared.index.checkpoint()
     }
 
     /// Visible paths behind `after`, by hash; at most `limit` and [`MAX_PAGE`].
@@ -313,17 +354,13 @@ impl Depot {
     ) -> Result<Vec<StorePath>> {
         let mut after = after.map(|hash| Bytes::from(cache.path_key(&hash)));
         let (limit, prefix) = (limit.min(MAX_PAGE), cache.key(b""));
-        let mut paths = Vec::new();
+        let (index, mut paths) = (&self.shared.index, Vec::new());
         while paths.len() < limit {
             let left = limit - paths.len();
-            let rows = self
-                .shared
-                .index
-                .scan(Table::Paths, &prefix, after.as_deref(), left)?;
-            for (_, text) in &rows {
-                let info = path_info(text)?;
-                if !self.shared.quarantine.is_sick(&info.nar_hash) {
-                    paths.push(info.store_path);
+            let rows = index.scan(Table::Paths, &prefix, after.as_deref(), left)?;
+            for (_, row) in &rows {
+                if !self.shared.quarantine.hides(row)? {
+                    paths.push(PathRow::decode(row)?.info()?.store_path);
                 }
             }
             match rows.into_iter().next_back() {
@@ -374,76 +411,47 @@ impl Depot {
             subject,
         })? {
             Outcome::Stored(stored) => Ok(stored),
-            Outcome::Published(_) => unreachable!("a document was handed in"),
+            _ => unreachable!("a document was handed in"),
         }
     }
 
     /// Reads a document.
     pub fn document(&self, cache: &CacheName, kind: Document, key: &str) -> Result<Option<Bytes>> {
-        let key = document_key(cache, kind, key);
-        let Some(value) = self.shared.index.get(Table::Documents, &key)? else {
-            return Ok(None);
-        };
-        Ok(Some(read_document(&self.shared, &value)?))
+        read_document(&self.shared, &document_key(cache, kind, key))
     }
 
-    /// Counts everything.
-    pub fn stats(&self) -> Result<Stats> {
-        let segments = self
-            .shared
-            .segments
-            .list()
-            .map_err(|e| Error::io("listing segments", e))?;
-        Ok(Stats {
-            paths: self.count(Table::Paths, |_| true)?,
-            nars: self.count(Table::Layouts, |key| key.len() == 32)?,
-            frames: self.count(Table::Frames, |_| true)?,
-            uploads: self.count(Table::Uploads, |_| true)?,
-            documents: self.count(Table::Documents, |_| true)?,
-            segments: segments.len() as u64,
-            segment_bytes: segments.iter().map(|(_, len)| len).sum(),
-            sick_nars: self.shared.quarantine.len() as u64,
-        })
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
-    fn count(&self, table: Table, counts: impl Fn(&[u8]) -> bool) -> Result<u64> {
-        let (mut total, mut after) = (0, None::<Bytes>);
-        loop {
-            let rows = self
-                .shared
-                .index
-                .scan(table, &[], after.as_deref(), MAX_PAGE)?;
-            total += rows.iter().filter(|(key, _)| counts(key)).count() as u64;
-            match rows.last() {
-                Some((key, _)) => after = Some(key.clone()),
-                None => return Ok(total),
-            }
-        }
+    pub(crate) fn commit(&self, change: Change) -> Result<Outcome> {
+        self.committer.commit(change)
     }
 }
 
-/// Opens the index; a damaged one is set aside, since it can be replayed.
+/// Opens the index; one that is damaged, or has the rows of another version, is set aside, since
+/// it can be replayed.
 fn open_index(folder: &Path) -> Result<RocksIndex> {
     match RocksIndex::open(folder) {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let aside = folder.with_extension("damaged");
-            tracing::error!(%error, aside = %aside.display(), "rebuilding a damaged index");
-            if aside.exists() {
-                fs::remove_dir_all(&aside).map_err(|e| Error::io("removing an old index", e))?;
-            }
-            fs::rename(folder, &aside).map_err(|e| Error::io("setting the index aside", e))?;
-            RocksIndex::open(folder)
+            tracing::error!(%error, "the index is damaged and is made anew");
         }
-        opened => opened,
+        Err(error) => return Err(error),
+        Ok(index) => {
+            let schema = index.get(Table::About, SCHEMA_KEY)?;
+            let fresh = schema.is_none() && index.scan(Table::Marks, &[], None, 1)?.is_empty();
+            if fresh || schema.is_some_and(|schema| schema == SCHEMA) {
+                return Ok(index);
+            }
+            tracing::info!("the index is of another version and is made anew");
+        }
     }
-}
-
-/// A path's record in the index.
-pub(crate) fn path_info(text: &[u8]) -> Result<PathInfo> {
-    let text = std::str::from_utf8(text)
-        .map_err(|e| Error::caused(ErrorKind::Corrupt, "a path's record does not read", e))?;
-    PathInfo::from_record(text)
-        .map_err(|e| Error::caused(ErrorKind::Corrupt, "a path's record does not read", e))
+    let aside = folder.with_extension("damaged");
+    if aside.exists() {
+        fs::remove_dir_all(&aside).map_err(|e| Error::io("removing an old index", e))?;
+    }
+    fs::rename(folder, &aside).map_err(|e| Error::io("setting the index aside", e))?;
+    RocksIndex::open(folder)
 }
 
 /// A document's key in the index.
@@ -456,10 +464,19 @@ pub(crate) fn document_key(cache: &CacheName, kind: Document, key: &str) -> Vec<
     cache.key(&[&[kind], key.as_bytes()].concat())
 }
 
-/// The body of the document at a location of the index.
-pub(crate) fn read_document(shared: &Shared, location: &[u8]) -> Result<Bytes> {
-    let mut reader = Reader::new(location, "a document's location");
-    let (segment, offset) = (SegmentId(reader.u32()?), reader.u64()?);
-    let (_, payload) = read_state(&*shared.segments, segment, offset)?;
-    Ok(document_of(&payload)?.1)
+/// The body of the document with this key of the index.
+pub(crate) fn read_document(shared: &Shared, key: &[u8]) -> Result<Option<Bytes>> {
+    let mut tried = None;
+    loop {
+        let Some(row) = shared.index.get(Table::Documents, key)? else {
+            return Ok(None);
+        };
+        let place = Place::of_row(&row)?;
+        match read_state(&*shared.segments, place.segment(), place.offset) {
+            Ok((_, payload)) => return Ok(Some(document_of(&payload)?.1)),
+            // Its segment was rewritten between the two look-ups.
+            Err(error) if error.is_gone() && tried != Some(place) => tried = Some(place),
+            Err(error) => return Err(error),
+        }
+    }
 }

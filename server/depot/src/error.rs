@@ -18,10 +18,10 @@ pub enum ErrorKind {
     Storage,
     /// Stored bytes are not what was written: do not serve them.
     Corrupt,
-    /// Another of its kind is under way: come again later.
-    Busy,
     /// The depot is shutting down: answer 503.
     Closed,
+    /// Another of its kind runs, a collection or a scrub: wait for its end (409).
+    Busy,
 }
 
 /// A failed depot operation.
@@ -83,6 +83,13 @@ impl Error {
     /// The same failure, told to one more waiter of the same group commit.
     pub(crate) fn again(&self) -> Error {
         Error::new(self.kind, self.to_string())
+    }
+
+    /// Whether a file was not there: its segment was rewritten since it was looked up.
+    pub(crate) fn is_gone(&self) -> bool {
+        let source = self.source.as_ref();
+        let io = source.and_then(|source| source.downcast_ref::<io::Error>());
+        io.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// What the caller can do about it.

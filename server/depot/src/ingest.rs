@@ -11,8 +11,8 @@
 //! and about 100 bytes for each frame of the NAR.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -28,7 +28,10 @@ use crate::keys::CacheName;
 use crate::layout::{Builder, Layout, Location};
 use crate::pool::Stream;
 use crate::record::{FrameHeader, Kind};
+use crate::relayout::header_of;
+use crate::rows::UploadRow;
 use crate::state::{UploadState, recipe_payload, to_json};
+use crate::uses::{Flight, FramePlace};
 use crate::{Error, ErrorKind, Result};
 
 /// Pieces of one upload that wait for compression.
@@ -84,9 +87,9 @@ impl Ingest {
             cutter: Cutter::new(Params::V1),
             files: Vec::new(),
             frames: Frames {
+                flight: depot.uses.take_off(),
                 depot,
                 ops: Vec::new(),
-                at: HashMap::new(),
                 queue: VecDeque::new(),
                 streams: Vec::new(),
             },
@@ -153,20 +156,11 @@ impl Ingest {
 struct Frames {
     depot: Arc<Shared>,
     ops: Vec<Op>,
-    /// Where each frame of the NAR lies.
-    at: HashMap<FrameId, Place>,
+    /// Where each frame of the NAR lies; the collector leaves alone what is shared.
+    flight: Arc<Flight>,
     queue: VecDeque<Receiver<Result<Frame>>>,
     /// The segments written to; all but the last are full.
     streams: Vec<Stream>,
-}
-
-enum Place {
-    /// The depot has it already.
-    Known(Location),
-    /// Handed to compression.
-    Queued,
-    /// Appended by this upload.
-    New(Location),
 }
 
 impl Frames {
@@ -194,18 +188,34 @@ impl Frames {
             },
         };
         self.ops.push(op);
-        if self.at.contains_key(&id) {
-            return Ok(());
-        }
-        if let Some(value) = self.depot.index.get(Table::Frames, id.as_bytes())? {
-            self.at.insert(id, Place::Known(Location::decode(&value)?));
+        if self.is_here(id)? {
             return Ok(());
         }
         self.drain(MAX_QUEUED - 1)?;
         self.queue
             .push_back(self.depot.compressors.compress(id, raw)?);
-        self.at.insert(id, Place::Queued);
+        self.at().insert(id, FramePlace::Queued);
         Ok(())
+    }
+
+    /// Whether the frame needs no storing. Looked up and noted under one lock, so that the
+    /// collector sees it noted, or the look-up sees it gone.
+    fn is_here(&self, id: FrameId) -> Result<bool> {
+        let mut at = self.at();
+        if at.contains_key(&id) {
+            return Ok(true);
+        }
+        let Some(value) = self.depot.index.get(Table::Frames, id.as_bytes())? else {
+            return Ok(false);
+        };
+        at.insert(id, FramePlace::Known(Location::decode(&value)?));
+        Ok(true)
+    }
+
+    fn at(&self) -> MutexGuard<'_, HashMap<FrameId, FramePlace>> {
+        self.flight
+            .lock()
+            .expect("invariant: no panic while the lock is held")
     }
 
     /// Appends compressed frames, in order, until at most `leave` are still under way.
@@ -215,6 +225,7 @@ impl Frames {
                 return Ok(());
             };
             let Frame { header, stored } = next.recv().map_err(|_| Error::closed())??;
+            self.depot.room.check(stored.len() as u64)?;
             let stream = self.stream()?;
             let segment = stream.id();
             let offset = stream.frame(&header, &stored)?;
@@ -231,7 +242,7 @@ impl Frames {
                 raw_len,
                 checksum,
             };
-            self.at.insert(id, Place::New(at));
+            self.at().insert(id, FramePlace::New(at));
         }
         Ok(())
     }
@@ -246,51 +257,88 @@ impl Frames {
             .expect("invariant: one was just pushed"))
     }
 
-    /// The one rule: append, fsync, index; only then the caller may acknowledge.
+    /// The one rule: append, fsync, index; only then the caller may acknowledge. The gate keeps the
+    /// collector out from the first look to the last write.
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
-        let known = Layout::read(&*self.depot.index, &nar.nar_hash)?.is_some()
-            && !self.depot.quarantine.is_sick(&nar.nar_hash);
+        let depot = self.depot.clone();
+        let gate = depot.gate.read().expect("invariant: no panic at the gate");
         let mut batch = Batch::default();
-        if known {
-            self.at.clear();
+        let known = Layout::read(&*depot.index, &nar.nar_hash)?;
+        let sick = depot.quarantine.is_sick(&nar.nar_hash);
+        let whole = known.is_some() && !sick && self.adds_nothing()?;
+        if whole {
+            self.at().clear();
             self.streams.clear(); // cuts them back
-        }
-        let recipe = Recipe::new(std::mem::take(&mut self.ops))
-            .map_err(|e| Error::caused(ErrorKind::Corrupt, "the NAR was cut wrongly", e))?;
-        let payload = recipe_payload(&nar.nar_hash, nar.nar_size_bytes, &recipe)?;
-        let stream = self.stream()?;
-        let segment = stream.id();
-        if !known {
-            let (offset, _) = stream.state(Kind::Recipe, false, &payload)?;
+        } else {
+            let recipe = Recipe::new(std::mem::take(&mut self.ops))
+                .map_err(|e| Error::caused(ErrorKind::Corrupt, "the NAR was cut wrongly", e))?;
+            let payload = recipe_payload(&nar.nar_hash, nar.nar_size_bytes, &recipe)?;
+            let place = self.stream()?.state(Kind::Recipe, false, &payload)?;
+            self.index_frames(&mut batch)?;
+            if let Some(known) = known {
+                known.remove(&mut batch, &nar.nar_hash);
+            }
             self.layout(&recipe)?
-                .finish(&mut batch, &nar.nar_hash, (segment, offset));
+                .finish(&mut batch, &nar.nar_hash, place);
         }
         let state = upload_state(nar, upload);
-        self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
+        let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
-        index_upload(&state, &mut batch);
-        for (id, place) in &self.at {
-            if let Place::New(at) = place {
-                batch.put(Table::Frames, id.as_bytes().as_slice(), at.encode());
+        UploadRow { place, state }.put(&mut batch);
+        depot.index_committed(batch, &self.streams)?;
+        depot.uses.nar(nar.nar_hash);
+        drop(gate);
+        if depot.quarantine.any() {
+            depot.heal(&self.at().keys().copied().collect(), Some(&nar.nar_hash))?;
+        }
+        Ok(())
+    }
+
+    /// Whether all frames of the NAR are in the index, also those that were stored here: another
+    /// upload of the same NAR was faster.
+    fn adds_nothing(&self) -> Result<bool> {
+        let at = self.at();
+        let new = at
+            .iter()
+            .filter(|(_, place)| !matches!(place, FramePlace::Known(_)));
+        let keys: Vec<&[u8]> = new.map(|(id, _)| id.as_bytes().as_slice()).collect();
+        let found = self.depot.index.get_many(Table::Frames, &keys)?;
+        Ok(found.iter().all(Option::is_some))
+    }
+
+    /// Puts the frames stored here into `batch`, and looks the shared ones up once more: they may
+    /// have been moved since.
+    fn index_frames(&self, batch: &mut Batch) -> Result<()> {
+        let mut at = self.at();
+        let shared = at.iter().filter_map(|(id, place)| match place {
+            FramePlace::Known(_) => Some(*id),
+            _ => None,
+        });
+        let shared: Vec<FrameId> = shared.collect();
+        let keys: Vec<&[u8]> = shared.iter().map(|id| id.as_bytes().as_slice()).collect();
+        let found = self.depot.index.get_many(Table::Frames, &keys)?;
+        for (id, value) in shared.iter().zip(found) {
+            let value = value.ok_or_else(|| {
+                let lost = format!("frame {id} was found damaged during the upload");
+                Error::new(ErrorKind::Storage, format!("{lost}; upload the NAR again"))
+            })?;
+            at.insert(*id, FramePlace::Known(Location::decode(&value)?));
+        }
+        for (id, place) in at.iter() {
+            if let FramePlace::New(location) = place {
+                batch.put(Table::Frames, id.as_bytes().as_slice(), location.encode());
             }
         }
-        self.depot.index_committed(batch, &self.streams)?;
-        let new = self
-            .at
-            .iter()
-            .filter(|(_, place)| matches!(place, Place::New(_)));
-        let new = new.map(|(id, _)| *id).collect();
-        self.depot.heal(&new, Some(&nar.nar_hash))?;
         Ok(())
     }
 
     fn layout(&self, recipe: &Recipe) -> Result<Builder> {
-        let mut builder = Builder::default();
+        let (mut builder, at) = (Builder::default(), self.at());
         for op in recipe.ops() {
             match op {
                 Op::Literal(bytes) => builder.literal(bytes),
-                Op::Frame { id, .. } | Op::Dense { id, .. } => match self.at.get(id) {
-                    Some(Place::Known(at) | Place::New(at)) => {
+                Op::Frame { id, .. } | Op::Dense { id, .. } => match at.get(id) {
+                    Some(FramePlace::Known(at) | FramePlace::New(at)) => {
                         builder.frame(&header_of(*id, at), at)
                     }
                     _ => return Err(Error::corrupt(format!("frame {id} was never appended"))),
@@ -313,31 +361,6 @@ impl Frames {
         self.streams.iter_mut().for_each(Stream::committed);
         Ok(())
     }
-}
-
-/// The header of the frame record at a location.
-pub(crate) fn header_of(id: FrameId, at: &Location) -> FrameHeader {
-    let Location {
-        raw_len,
-        stored_len,
-        checksum,
-        ..
-    } = *at;
-    FrameHeader {
-        id,
-        raw_len,
-        stored_len,
-        checksum,
-    }
-}
-
-/// What the index says of an upload.
-pub(crate) fn index_upload(state: &UploadState, batch: &mut Batch) {
-    batch.put(
-        Table::Uploads,
-        state.cache.key(state.name.as_bytes()),
-        to_json(state),
-    );
 }
 
 fn upload_state(nar: Nar, upload: Upload) -> UploadState {

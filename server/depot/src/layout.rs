@@ -8,18 +8,23 @@
 //! ```text
 //!   NarHash        -> nar size, encoded size, encoding name, where the recipe lies,
 //!                     [raw start, encoded start] a block
-//!   NarHash, 0000  -> extent(segment, offset, stored, raw), literal(bytes), extent ...
+//!   NarHash, 0000  -> raw start, encoded start,
+//!                     extent(segment, offset, stored, raw), literal(bytes), extent ...
 //!   NarHash, 0001  -> ...
 //! ```
+//!
+//! A block repeats where it begins, so that a reader notices when the layout was made anew since it
+//! read the summary.
 
 use bytes::Bytes;
 use snowcache_nix::{NarHash, base32};
 
+use crate::Result;
 use crate::index::{Batch, Index, Table};
 use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
+use crate::rows::Place;
 use crate::segments::SegmentId;
 use crate::varint::{Reader, put};
-use crate::{Error, Result};
 
 /// Parts a block of a layout: decoding one costs microseconds, and 300,000 ops need 1,200 rows.
 pub const BLOCK_PARTS: usize = 256;
@@ -127,7 +132,7 @@ pub struct Layout {
     /// What is served.
     pub encoding: Encoding,
     /// Where the recipe record lies.
-    pub recipe: (SegmentId, u64),
+    pub recipe: Place,
     /// Raw and encoded offset at which each block starts.
     pub blocks: Vec<(u64, u64)>,
 }
@@ -142,7 +147,7 @@ impl Layout {
         let nar_size = reader.u64()?;
         let size_bytes = reader.u64()?;
         let name = base32::encode(&reader.array::<NAME_BYTES>()?);
-        let recipe = (SegmentId(reader.u32()?), reader.u64()?);
+        let recipe = Place::read(&mut reader)?;
         let mut blocks = vec![(0, 0)];
         while !reader.is_empty() {
             let (raw, encoded) = *blocks.last().expect("invariant: starts with one");
@@ -156,6 +161,19 @@ impl Layout {
         }))
     }
 
+    /// The summary `row` with its recipe at another place.
+    pub fn with_recipe(row: &[u8], recipe: Place) -> Result<Vec<u8>> {
+        let mut reader = Reader::new(row, "a layout");
+        let mut out = Vec::with_capacity(row.len() + 8);
+        put(&mut out, reader.u64()?);
+        put(&mut out, reader.u64()?);
+        out.extend(reader.array::<NAME_BYTES>()?);
+        Place::read(&mut reader)?;
+        recipe.put(&mut out);
+        out.extend_from_slice(reader.rest());
+        Ok(out)
+    }
+
     /// Takes the layout out of the index.
     pub fn remove(&self, batch: &mut Batch, nar: &NarHash) {
         batch.delete(Table::Layouts, nar.as_bytes().as_slice());
@@ -164,16 +182,20 @@ impl Layout {
         }
     }
 
-    /// The parts of block `number`.
-    pub fn block(&self, index: &dyn Index, nar: &NarHash, number: usize) -> Result<Vec<Part>> {
-        let value = index.get(Table::Layouts, &block_key(nar, number))?;
-        let value = value.ok_or_else(|| {
-            let lost = format!("block {number} of the layout of {nar} is not in the index");
-            Error::corrupt(format!(
-                "{lost}; stop snowcached, remove the index folder, start it"
-            ))
-        })?;
+    /// The parts of block `number`; None where the layout was made anew since it was read.
+    pub fn block(
+        &self,
+        index: &dyn Index,
+        nar: &NarHash,
+        number: usize,
+    ) -> Result<Option<Vec<Part>>> {
+        let Some(value) = index.get(Table::Layouts, &block_key(nar, number))? else {
+            return Ok(None);
+        };
         let mut reader = Reader::new(&value, "a block of a layout");
+        if (reader.u64()?, reader.u64()?) != self.blocks[number] {
+            return Ok(None);
+        }
         let mut parts = Vec::with_capacity(BLOCK_PARTS);
         while !reader.is_empty() {
             parts.push(match reader.u64()? {
@@ -186,7 +208,7 @@ impl Layout {
                 len => Part::Literal(Bytes::copy_from_slice(reader.take(len)?)),
             });
         }
-        Ok(parts)
+        Ok(Some(parts))
     }
 }
 
@@ -243,6 +265,10 @@ impl Builder {
     }
 
     fn push(&mut self, part: &Part) {
+        if self.block_parts == 0 {
+            put(&mut self.block, self.end.0);
+            put(&mut self.block, self.end.1);
+        }
         match part {
             Part::Extent(extent) => {
                 let Extent {
@@ -281,7 +307,7 @@ impl Builder {
     }
 
     /// Writes the layout of `nar`, whose recipe lies at `recipe`, into `batch`.
-    pub fn finish(mut self, batch: &mut Batch, nar: &NarHash, recipe: (SegmentId, u64)) {
+    pub fn finish(mut self, batch: &mut Batch, nar: &NarHash, recipe: Place) {
         self.close_extent();
         if self.block_parts > 0 {
             self.close_block();
@@ -290,8 +316,7 @@ impl Builder {
         put(&mut summary, self.end.0);
         put(&mut summary, self.end.1);
         summary.extend_from_slice(&self.hasher.finalize().as_bytes()[..NAME_BYTES]);
-        put(&mut summary, recipe.0.0.into());
-        put(&mut summary, recipe.1);
+        recipe.put(&mut summary);
         let mut last = (0, 0);
         let inner = self.blocks.len().saturating_sub(1);
         for (_, end) in &self.blocks[..inner] {
@@ -390,7 +415,7 @@ mod tests {
                 next += 1000; // the next pair lies elsewhere
             }
         }
-        builder.finish(&mut batch, &nar, (SegmentId(1), 77));
+        builder.finish(&mut batch, &nar, Place::default());
         index.write(batch).expect("write");
 
         let layout = Layout::read(&index, &nar).expect("read").expect("is there");
@@ -400,7 +425,8 @@ mod tests {
         let mut at = (0, 0);
         for (number, start) in layout.blocks.iter().enumerate() {
             assert_eq!(*start, at, "block {number}");
-            for part in layout.block(&index, &nar, number).expect("block") {
+            let parts = layout.block(&index, &nar, number).expect("block");
+            for part in parts.expect("of this layout") {
                 if let Part::Extent(extent) = &part {
                     assert_eq!((extent.stored_len, extent.raw_len), (928, 2000));
                 }
@@ -418,7 +444,7 @@ mod tests {
             let (header, at) = frame(1, 60, stored);
             builder.frame(&header, &at);
             let nar = NarHash::from_bytes([6; 32]);
-            builder.finish(&mut batch, &nar, (SegmentId(1), 0));
+            builder.finish(&mut batch, &nar, Place::default());
             index.write(batch).expect("write");
             Layout::read(&index, &nar)
                 .expect("read")

@@ -17,40 +17,48 @@
 //! All calls block on the disk: call them off an async runtime's workers.
 
 pub mod backup;
+pub mod check;
 mod commit;
 mod compress;
 mod depot;
 mod error;
+mod gc;
 pub mod index;
 mod ingest;
 mod keys;
 mod layout;
-pub mod pins;
+mod pinning;
+mod pins;
 mod pool;
 mod quarantine;
 mod read;
 pub mod record;
 mod relayout;
 mod replay;
+mod room;
+mod rows;
 mod scan;
 mod scrub;
 pub mod segments;
 mod state;
+mod stats;
+mod uses;
 mod varint;
 
-pub use depot::{
-    CHECKPOINT_BYTES, Depot, Entry, MAX_PAGE, Options, Published, Stats, Stored, UploadInfo,
-};
+pub use depot::{CHECKPOINT_BYTES, Depot, Entry, MAX_PAGE, Options, Published, Stored, UploadInfo};
 pub use error::{Error, ErrorKind, Result};
+pub use gc::{Collected, Finding, Policy, Removal};
 pub use ingest::{Ingest, MAX_QUEUED, Nar, Upload};
 pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
 pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
-pub use pins::{Generation, Keep, Pin, PinChange, PinName};
+pub use pins::{Generation, Keep, MAX_GENERATIONS, MAX_PIN_ROOTS, Pin, PinChange, PinName};
 pub use pool::SEGMENT_BYTES;
 pub use quarantine::{Broken, Damage};
 pub use read::{Chunks, Cost, NarReader};
+pub use room::RESERVE_BYTES;
 pub use scrub::{Progress, Scrub, Scrubbed, Scrubbing, Subset};
 pub use state::Document;
+pub use stats::Stats;
 
 #[cfg(test)]
 mod tests;

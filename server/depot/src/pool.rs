@@ -9,10 +9,13 @@
 //! Guarantees: a segment has one writer at a time, so the records of one upload lie together; what
 //! was not committed leaves nothing behind; a segment that failed once is never written again.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::record::{FrameHeader, Kind, StateHeader};
+use crate::replay::Replayed;
+use crate::rows::Place;
 use crate::segments::{SegmentId, SegmentWriter, Segments};
 use crate::{Error, Result};
 
@@ -23,9 +26,19 @@ pub const SEGMENT_BYTES: u64 = 256 << 20;
 /// Hands out streams and depot-wide numbers.
 pub struct Pool {
     segments: Arc<dyn Segments>,
-    idle: Mutex<Vec<Idle>>,
+    open: Mutex<Open>,
     next_segment: AtomicU32,
     next_seq: AtomicU64,
+    /// Bytes in all segments.
+    bytes: AtomicU64,
+}
+
+/// Segments that are not sealed.
+#[derive(Default)]
+struct Open {
+    idle: Vec<Idle>,
+    /// In the hands of a stream.
+    busy: HashSet<SegmentId>,
 }
 
 struct Idle {
@@ -36,52 +49,87 @@ struct Idle {
 }
 
 impl Pool {
-    /// A pool that goes on with `unsealed` segments of the given committed lengths.
-    pub fn new(
-        segments: Arc<dyn Segments>,
-        unsealed: Vec<(SegmentId, u64)>,
-        next_segment: u32,
-        next_seq: u64,
-    ) -> Arc<Pool> {
-        let idle = unsealed.into_iter().map(|(id, len)| Idle {
+    /// A pool that goes on where a replay has ended.
+    pub fn new(segments: Arc<dyn Segments>, found: Replayed) -> Arc<Pool> {
+        let idle = found.unsealed.into_iter().map(|(id, len)| Idle {
             id,
             len,
             writer: None,
         });
+        let open = Open {
+            idle: idle.collect(),
+            busy: HashSet::new(),
+        };
         Arc::new(Pool {
             segments,
-            idle: Mutex::new(idle.collect()),
-            next_segment: AtomicU32::new(next_segment),
-            next_seq: AtomicU64::new(next_seq),
+            open: Mutex::new(open),
+            next_segment: AtomicU32::new(found.next_segment),
+            next_seq: AtomicU64::new(found.next_seq),
+            bytes: AtomicU64::new(found.bytes),
         })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open
+            .lock()
+            .expect("invariant: no panic while the lock is held")
+    }
+
+    /// Bytes in all segments.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes a segment out of use for good, so that it can be rewritten. False where a stream
+    /// writes to it now.
+    pub fn seal(&self, id: SegmentId) -> bool {
+        let mut open = self.open();
+        open.idle.retain(|idle| idle.id != id);
+        !open.busy.contains(&id)
+    }
+
+    /// Removes a sealed segment of `len` bytes.
+    pub fn remove(&self, id: SegmentId, len: u64) -> Result<()> {
+        self.segments
+            .remove(id)
+            .map_err(|e| failed("removing", id, e))?;
+        self.bytes.fetch_sub(len, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A segment for the caller alone: the one used last, so that as few as possible grow; a new
     /// one when none is idle.
     pub fn borrow(self: &Arc<Pool>) -> Result<Stream> {
-        let idle = self
-            .idle
-            .lock()
-            .expect("invariant: no panic while the lock is held")
-            .pop();
+        let idle = {
+            let mut open = self.open();
+            let idle = open.idle.pop();
+            open.busy.extend(idle.as_ref().map(|idle| idle.id));
+            idle
+        };
         let Some(Idle { id, len, writer }) = idle else {
             return self.create();
         };
-        let writer = match writer {
-            Some(writer) => writer,
-            None => self
-                .segments
-                .append(id, len)
-                .map_err(|e| failed("opening", id, e))?,
+        let mut stream = self.stream(id, len);
+        stream.writer = match writer {
+            Some(writer) => Some(writer),
+            None => {
+                let opened = self.segments.append(id, len);
+                Some(opened.map_err(|e| failed("opening", id, e))?)
+            }
         };
-        Ok(Stream {
+        Ok(stream)
+    }
+
+    /// A stream that has no writer yet.
+    fn stream(self: &Arc<Pool>, id: SegmentId, len: u64) -> Stream {
+        Stream {
             pool: self.clone(),
             id,
             len,
             committed: len,
             grown: 0,
-            writer: Some(writer),
-        })
+            writer: None,
+        }
     }
 
     /// The first sequence number that no record has.
@@ -89,21 +137,13 @@ impl Pool {
         self.next_seq.load(Ordering::Relaxed)
     }
 
-    fn create(self: &Arc<Pool>) -> Result<Stream> {
+    /// A new segment for the caller alone.
+    pub fn create(self: &Arc<Pool>) -> Result<Stream> {
         let id = SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed));
-        let writer = self
-            .segments
-            .append(id, 0)
-            .map_err(|e| failed("creating", id, e))?;
-        let pool = self.clone();
-        let mut stream = Stream {
-            pool,
-            id,
-            len: 0,
-            committed: 0,
-            grown: 0,
-            writer: Some(writer),
-        };
+        self.open().busy.insert(id);
+        let mut stream = self.stream(id, 0);
+        let created = self.segments.append(id, 0);
+        stream.writer = Some(created.map_err(|e| failed("creating", id, e))?);
         stream.state(Kind::Segment, false, &id.0.to_le_bytes())?;
         Ok(stream)
     }
@@ -142,11 +182,17 @@ impl Stream {
         self.append(&header.encode(), stored)
     }
 
-    /// Appends a state record under the next sequence number; returns its offset and that number.
-    pub fn state(&mut self, kind: Kind, commit: bool, payload: &[u8]) -> Result<(u64, u64)> {
+    /// Appends a state record under the next sequence number; returns where it lies.
+    pub fn state(&mut self, kind: Kind, commit: bool, payload: &[u8]) -> Result<Place> {
         let seq = self.pool.next_seq.fetch_add(1, Ordering::Relaxed);
         let header = StateHeader::of(kind, commit, seq, payload);
-        Ok((self.append(&header.encode(), payload)?, seq))
+        self.state_again(&header, payload)
+    }
+
+    /// Appends a state record that has its sequence number; returns where it lies.
+    pub fn state_again(&mut self, header: &StateHeader, payload: &[u8]) -> Result<Place> {
+        let offset = self.append(&header.encode(), payload)?;
+        Ok(Place::of(self.id, offset, header))
     }
 
     fn append(&mut self, header: &[u8], body: &[u8]) -> Result<u64> {
@@ -155,7 +201,9 @@ impl Stream {
             writer.append(header)?;
             writer.append(body)
         })?;
-        self.len += (header.len() + body.len()) as u64;
+        let appended = (header.len() + body.len()) as u64;
+        self.len += appended;
+        self.pool.bytes.fetch_add(appended, Ordering::Relaxed);
         Ok(offset)
     }
 
@@ -183,8 +231,15 @@ impl Stream {
             return Ok(()); // a new segment is removed whole when the stream is dropped
         }
         self.with_writer("cutting back", |writer| writer.truncate(keep))?;
-        self.len = keep;
+        self.shorten(keep);
         Ok(())
+    }
+
+    fn shorten(&mut self, keep: u64) {
+        self.pool
+            .bytes
+            .fetch_sub(self.len - keep, Ordering::Relaxed);
+        self.len = keep;
     }
 
     fn with_writer<T>(
@@ -219,38 +274,36 @@ impl Stream {
             committed => writer.truncate(committed),
         };
         let left = cut.err().map(|error| error.to_string());
+        if left.is_none() {
+            self.shorten(self.committed);
+        }
         tracing::error!(segment = %self.id, left, "segment failed and is out of use");
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.committed < self.len && self.committed > 0 && self.rewind().is_err() {
-            return; // poisoned by rewind
-        }
-        let Some(writer) = self.writer.take() else {
-            return;
-        };
-        if self.committed == 0 {
-            drop(writer);
-            if let Err(error) = self.pool.segments.remove(self.id) {
-                tracing::warn!(segment = %self.id, %error, "an unused segment stays");
+        // After an error in here the stream is poisoned and has no writer.
+        let cut = self.committed == self.len || self.rewind().is_ok();
+        if let Some(writer) = self.writer.take() {
+            if self.committed == 0 {
+                drop(writer);
+                match self.pool.segments.remove(self.id) {
+                    Ok(()) => self.shorten(0),
+                    Err(error) => {
+                        tracing::warn!(segment = %self.id, %error, "an unused segment stays");
+                    }
+                }
+            } else if cut && !self.is_full() {
+                let idle = Idle {
+                    id: self.id,
+                    len: self.len,
+                    writer: Some(writer),
+                };
+                self.pool.open().idle.push(idle);
             }
-            return;
         }
-        if !self.is_full() {
-            let idle = Idle {
-                id: self.id,
-                len: self.len,
-                writer: Some(writer),
-            };
-            let mut free = self
-                .pool
-                .idle
-                .lock()
-                .expect("invariant: no panic under the lock");
-            free.push(idle);
-        }
+        self.pool.open().busy.remove(&self.id);
     }
 }
 
@@ -264,7 +317,7 @@ mod tests {
     use crate::segments::memory::MemorySegments;
 
     fn pool(segments: &MemorySegments) -> Arc<Pool> {
-        Pool::new(Arc::new(segments.clone()), Vec::new(), 1, 1)
+        Pool::new(Arc::new(segments.clone()), Replayed::default())
     }
 
     #[test]

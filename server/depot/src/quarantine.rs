@@ -20,16 +20,22 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use snowcache_core::recipe::FrameId;
 use snowcache_nix::NarHash;
 
+use crate::Result;
 use crate::depot::Shared;
 use crate::record::Kind;
+use crate::rows::{PathRow, Place};
 use crate::segments::SegmentId;
 
+mod again;
 mod isolate;
 mod sick;
+
+pub(crate) use again::Harmed;
 
 /// What is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +59,7 @@ impl fmt::Display for Broken {
 }
 
 impl Serialize for Broken {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
         to.collect_str(self)
     }
 }
@@ -73,7 +79,7 @@ pub struct Damage {
 
 impl Damage {
     /// Whether some of the bytes between two offsets of a segment are damaged.
-    fn touches(&self, segment: SegmentId, from: u64, to: u64) -> bool {
+    pub(crate) fn touches(&self, segment: SegmentId, from: u64, to: u64) -> bool {
         self.segment == segment.0 && self.offset < to && from < self.offset + self.bytes
     }
 }
@@ -82,7 +88,7 @@ impl Damage {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Lack {
     /// Its recipe is damaged at this place.
-    recipe: Option<(u32, u64)>,
+    recipe: Option<Place>,
     /// Frames of which no whole copy is known.
     frames: BTreeSet<FrameId>,
 }
@@ -117,6 +123,11 @@ impl Quarantine {
     /// Whether the NAR must not be served.
     pub fn is_sick(&self, nar: &NarHash) -> bool {
         self.any() && self.read().contains_key(nar)
+    }
+
+    /// Whether the path with this row of the index is not to be shown.
+    pub fn hides(&self, row: &Bytes) -> Result<bool> {
+        Ok(self.any() && self.is_sick(&PathRow::decode(row)?.info()?.nar_hash))
     }
 
     /// Whether any NAR must not be served.

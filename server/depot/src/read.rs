@@ -21,7 +21,11 @@ use crate::record::{
 };
 use crate::segments::{SegmentId, Segments};
 use crate::state::recipe_of;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
+
+/// Times that a reader looks for moved frames before one part of a NAR: a segment is rewritten
+/// once in minutes, a part is read in milliseconds.
+const MAX_MOVES: u32 = 8;
 
 /// A NAR that can be read.
 #[derive(Clone)]
@@ -92,8 +96,8 @@ impl NarReader {
 
     /// What the NAR takes on disk, shared frames counted in full.
     pub fn cost(&self) -> Result<Cost> {
-        let (segment, offset) = self.layout.recipe;
-        let (header, payload) = read_state(&*self.shared.segments, segment, offset)?;
+        let place = self.layout.recipe;
+        let (header, payload) = read_state(&*self.shared.segments, place.segment(), place.offset)?;
         let (_, _, recipe) = recipe_of(&payload)?;
         let recipe_bytes = STATE_HEADER_BYTES as u64 + u64::from(header.payload_len);
         let mut cost = Cost {
@@ -134,8 +138,7 @@ impl NarReader {
 
 /// Consecutive bytes of a NAR, an extent or a literal at a time; after an error nothing more comes.
 ///
-/// Frames may move while they are read: a block of a layout counts only when the layout's summary is
-/// unchanged behind it, and what was damaged or went away is looked up once more.
+/// Frames may move while they are read: what went away or was damaged is looked up once more.
 pub struct Chunks {
     reader: NarReader,
     view: View,
@@ -145,8 +148,8 @@ pub struct Chunks {
     parts: std::vec::IntoIter<Part>,
     at: u64,
     next_block: usize,
-    /// Where the layout was looked up once more, to no avail if it comes to that again.
-    looked_again_at: Option<u64>,
+    /// How often the layout was looked up once more for the part that is due.
+    looked_again: u32,
 }
 
 impl Chunks {
@@ -162,7 +165,7 @@ impl Chunks {
             parts: Vec::new().into_iter(),
             at: 0,
             next_block: 0,
-            looked_again_at: None,
+            looked_again: 0,
         };
         chunks.seek();
         chunks
@@ -184,26 +187,39 @@ impl Chunks {
             nar,
             layout,
         } = &self.reader;
-        let parts = layout.block(&*shared.index, &nar.nar_hash, self.next_block);
-        let now = Layout::read(&*shared.index, &nar.nar_hash)?;
-        if now.as_ref() == Some(&**layout) {
-            self.parts = parts?.into_iter();
-            self.next_block += 1;
-            return Ok(());
+        let parts = match self.next_block < layout.blocks.len() {
+            true => layout.block(&*shared.index, &nar.nar_hash, self.next_block)?,
+            false => None,
+        };
+        match parts {
+            Some(parts) => {
+                self.parts = parts.into_iter();
+                self.next_block += 1;
+                Ok(())
+            }
+            None => self.follow(),
         }
-        let now = now.ok_or_else(|| self.gone())?;
-        if self.view == View::Encoded && now.encoding != layout.encoding {
-            return Err(self.gone());
-        }
-        self.reader.layout = Arc::new(now);
-        self.seek();
-        Ok(())
     }
 
-    fn gone(&self) -> Error {
-        let nar = &self.reader.nar.nar_hash;
-        let what = format!("reading NAR {nar}, which was removed or stored anew meanwhile,");
-        Error::io(what, std::io::ErrorKind::NotFound.into())
+    /// The frames were moved: goes on where they are now, at the byte that is due.
+    fn follow(&mut self) -> Result<()> {
+        self.looked_again += 1;
+        let NarReader {
+            shared,
+            nar,
+            layout,
+        } = &self.reader;
+        let now = NarReader::open(shared.clone(), nar.nar_hash)?;
+        let tries = self.looked_again <= MAX_MOVES;
+        let now = now.filter(|now| tries && now.encoding() == &layout.encoding);
+        self.reader = now.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Storage,
+                format!("NAR {} was removed while it was read", nar.nar_hash),
+            )
+        })?;
+        self.seek();
+        Ok(())
     }
 
     fn advance(&mut self) -> Result<Option<Bytes>> {
@@ -226,6 +242,7 @@ impl Chunks {
             let to = (self.range.end.min(self.at) - start) as usize;
             match self.part(&part, from..to) {
                 Ok(bytes) => {
+                    self.looked_again = 0;
                     self.range.start = start + to as u64;
                     return Ok(Some(bytes));
                 }
@@ -246,14 +263,13 @@ impl Chunks {
                 }
                 error
             }
-            Unread::Failed(error) if error.is_not_found() => error,
+            Unread::Failed(error) if error.is_gone() => error,
             Unread::Failed(error) => return Err(error),
         };
-        if self.looked_again_at.replace(self.range.start) == Some(self.range.start) {
-            return Err(error);
+        match self.looked_again < MAX_MOVES {
+            true => self.follow(),
+            false => Err(error),
         }
-        self.seek();
-        Ok(())
     }
 
     fn part(&self, part: &Part, wanted: Range<usize>) -> Result<Bytes, Unread> {

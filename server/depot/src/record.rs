@@ -36,8 +36,11 @@
 
 use snowcache_core::recipe::FrameId;
 
-/// The version of the format that this build writes, and the newest it reads.
-pub const FORMAT_VERSION: u8 = 1;
+/// The newest version of the format that this build reads.
+pub const FORMAT_VERSION: u8 = 2;
+
+/// The version of frame records; served to clients, so that changing it changes every encoding.
+const FRAME_VERSION: u8 = 1;
 
 /// The length of a frame record's header, in bytes.
 pub const FRAME_HEADER_BYTES: usize = 64;
@@ -74,18 +77,31 @@ pub enum Kind {
     Document = 7,
     /// Another NAR was offered for a published path and not taken.
     Conflict = 8,
-    /// All before this in its segment belongs to an upload that was completed in a later segment.
+    /// All before this in its segment is durable, whatever comes of the upload or the rewriting
+    /// that it belongs to.
     Part = 9,
+    /// A path was removed: what older records say of it no longer holds.
+    Removed = 10,
+    /// A pin, with all its generations.
+    Pin = 11,
 }
 
 impl Kind {
     fn from_u8(byte: u8) -> Option<Kind> {
         use Kind::*;
         [
-            Segment, Recipe, Upload, Path, Signatures, Document, Conflict, Part,
+            Segment, Recipe, Upload, Path, Signatures, Document, Conflict, Part, Removed, Pin,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
+    }
+
+    /// The format version that brought the kind: what does not know it must refuse it.
+    fn version(self) -> u8 {
+        match self {
+            Kind::Removed | Kind::Pin => 2,
+            _ => 1,
+        }
     }
 }
 
@@ -156,7 +172,7 @@ impl FrameHeader {
         let mut out = [0; FRAME_HEADER_BYTES];
         out[0..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
         out[4..8].copy_from_slice(&(FRAME_HEADER_BYTES as u32 - 8).to_le_bytes());
-        out[8..12].copy_from_slice(&[FRAME_KIND, FORMAT_VERSION, 0, 0]);
+        out[8..12].copy_from_slice(&[FRAME_KIND, FRAME_VERSION, 0, 0]);
         out[12..44].copy_from_slice(self.id.as_bytes());
         out[44..48].copy_from_slice(&self.raw_len.to_le_bytes());
         out[48..52].copy_from_slice(&self.stored_len.to_le_bytes());
@@ -187,7 +203,7 @@ impl StateHeader {
         out[0..4].copy_from_slice(&STATE_MAGIC.to_le_bytes());
         out[4..8].copy_from_slice(&content.to_le_bytes());
         let flags = if self.commit { COMMIT } else { 0 };
-        out[8..12].copy_from_slice(&[self.kind as u8, FORMAT_VERSION, flags, 0]);
+        out[8..12].copy_from_slice(&[self.kind as u8, self.kind.version(), flags, 0]);
         out[12..20].copy_from_slice(&self.seq.to_le_bytes());
         out[20..28].copy_from_slice(&self.checksum.0);
         let crc = crc32c::crc32c(&out[..28]);
@@ -238,7 +254,7 @@ fn decode_frame(bytes: &[u8]) -> Result<FrameHeader, BadHeader> {
     if field(4)? != FRAME_HEADER_BYTES as u32 - 8 || field(60)? != crc32c::crc32c(&header[..60]) {
         return Err(BadHeader::Damaged);
     }
-    if header[9] > FORMAT_VERSION {
+    if header[9] > FRAME_VERSION {
         return Err(BadHeader::Newer(header[9]));
     }
     if header[8] != FRAME_KIND || header[9] == 0 {

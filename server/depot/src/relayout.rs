@@ -1,9 +1,62 @@
 //! Making a layout from its recipe: when a depot is replayed, and whenever frames have moved.
 
-use snowcache_core::recipe::{FrameId, Op};
+use snowcache_core::recipe::{FrameId, Op, Recipe};
+use snowcache_nix::NarHash;
 
-use crate::layout::Location;
+use crate::depot::Shared;
+use crate::index::{Batch, Index, Table};
+use crate::layout::{Builder, Layout, Location};
+use crate::read::read_state;
 use crate::record::FrameHeader;
+use crate::state::recipe_of;
+use crate::{Error, Result};
+
+/// Frames looked up at once.
+const OPS_AT_ONCE: usize = 1024;
+
+/// The layout of `recipe` with the frames where the index says that they are.
+///
+/// # Errors `Corrupt` where a frame is not in the index.
+pub fn build(index: &dyn Index, nar: &NarHash, recipe: &Recipe) -> Result<Builder> {
+    let mut builder = Builder::default();
+    for ops in recipe.ops().chunks(OPS_AT_ONCE) {
+        let ids: Vec<_> = ops.iter().filter_map(frame_id).collect();
+        let keys: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+        let mut found = index.get_many(Table::Frames, &keys)?.into_iter();
+        for op in ops {
+            match (op, frame_id(op)) {
+                (Op::Literal(bytes), _) => builder.literal(bytes),
+                (_, Some(id)) => {
+                    let value = found.next().flatten().ok_or_else(|| {
+                        Error::corrupt(format!("NAR {nar} lacks frame {id} and is not served"))
+                    })?;
+                    let location = Location::decode(&value)?;
+                    builder.frame(&header_of(id, &location), &location);
+                }
+                (_, None) => unreachable!("only literals have no frame"),
+            }
+        }
+    }
+    Ok(builder)
+}
+
+/// Puts a new layout of `nar` into `batch`, in place of the one that it has. The caller holds the
+/// gate, so that nobody else does the same.
+pub fn relayout(shared: &Shared, nar: &NarHash, batch: &mut Batch) -> Result<()> {
+    let Some(layout) = Layout::read(&*shared.index, nar)? else {
+        return Ok(());
+    };
+    let (_, payload) = read_state(
+        &*shared.segments,
+        layout.recipe.segment(),
+        layout.recipe.offset,
+    )?;
+    let (_, _, recipe) = recipe_of(&payload)?;
+    let builder = build(&*shared.index, nar, &recipe)?;
+    layout.remove(batch, nar);
+    builder.finish(batch, nar, layout.recipe);
+    Ok(())
+}
 
 /// The frame that an op stands for, if it is one.
 pub fn frame_id(op: &Op) -> Option<FrameId> {

@@ -8,22 +8,25 @@
 //! Guarantees: what was acknowledged is in the index afterwards, and durable; a second replay
 //! changes nothing; a damaged record costs what depends on it and nothing else, and is logged.
 
-use std::collections::BTreeSet;
+use snowcache_nix::{PathInfo, Signature, StorePath};
 
-use snowcache_core::recipe::{FrameId, Op};
-use snowcache_nix::{PathInfo, Signature};
-
-use crate::depot::{document_key, path_info};
-use crate::index::{Batch, Index, Table};
-use crate::ingest::{header_of, index_upload};
-use crate::layout::{Builder, Layout, Location};
+use crate::depot::document_key;
+use crate::index::{Batch, Index, Rows, Table};
+use crate::layout::Layout;
+use crate::pins::PinState;
 use crate::pool::SEGMENT_BYTES;
 use crate::read::read_state;
 use crate::record::Kind;
+use crate::relayout;
+use crate::rows::{
+    PathRow, PinRow, Place, RemovedRow, SCHEMA, SCHEMA_KEY, SINCE_KEY, UploadRow, conflict_key,
+    path_info, time_row,
+};
 use crate::scan::{Scanned, scan};
 use crate::segments::{SegmentId, Segments};
 use crate::state::{
-    Document, PathState, SignaturesState, UploadState, document_of, from_json, recipe_of,
+    ConflictState, PathState, RemovedState, SignaturesState, UploadState, document_of, from_json,
+    recipe_of,
 };
 use crate::varint::{Reader, put};
 use crate::{Error, ErrorKind, Result};
@@ -39,6 +42,19 @@ pub struct Replayed {
     pub next_segment: u32,
     /// The first free sequence number.
     pub next_seq: u64,
+    /// Bytes in all segments.
+    pub bytes: u64,
+}
+
+impl Default for Replayed {
+    fn default() -> Replayed {
+        Replayed {
+            unsealed: Vec::new(),
+            next_segment: 1,
+            next_seq: 1,
+            bytes: 0,
+        }
+    }
 }
 
 /// How far a segment was replayed: its length then, and the first sequence number that was free.
@@ -72,17 +88,36 @@ impl Mark {
     }
 }
 
-/// Brings `index` up to `segments`.
-pub fn replay(segments: &dyn Segments, index: &dyn Index) -> Result<Replayed> {
+/// A record that counts for nothing, because what it needs is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Where in it.
+    pub offset: u64,
+    /// What was lost.
+    pub sentence: String,
+}
+
+/// Brings `index` up to `segments`; `now` is what it counts uses from when it is new.
+pub fn replay(segments: &dyn Segments, index: &dyn Index, now: u64) -> Result<Replayed> {
+    replay_telling(segments, index, now, &mut |_| {})
+}
+
+/// The same; `on` is told of everything that is lost.
+pub fn replay_telling(
+    segments: &dyn Segments,
+    index: &dyn Index,
+    now: u64,
+    on: &mut dyn FnMut(Lost),
+) -> Result<Replayed> {
+    begin(index, now)?;
     let listed = segments
         .list()
         .map_err(|e| Error::io("listing segments", e))?;
-    let mut found = Replayed {
-        unsealed: Vec::new(),
-        next_segment: 1,
-        next_seq: 1,
-    };
-    let mut states = BTreeSet::new();
+    let mut found = Replayed::default();
+    forget_removed(index, &listed, &mut found)?;
+    let mut states = Vec::new();
     let mut behind = Vec::new();
     for (id, len) in listed {
         found.next_segment = found.next_segment.max(id.0.saturating_add(1));
@@ -92,24 +127,24 @@ pub fn replay(segments: &dyn Segments, index: &dyn Index) -> Result<Replayed> {
         if mark.len != len || len == 0 {
             let scanned = read_tail(segments, index, id, mark.len, len)?;
             end = scanned.end;
-            states.extend(
-                scanned
-                    .states
-                    .into_iter()
-                    .map(|(seq, offset)| (seq, id, offset)),
-            );
+            states.extend(scanned.states.into_iter().map(|state| (id, state)));
             if !settle(segments, id, end, len)? {
                 continue;
             }
             behind.push((id, end));
         }
+        found.bytes += end;
         if end < SEGMENT_BYTES {
             found.unsealed.push((id, end));
         }
     }
-    for (seq, segment, offset) in states {
-        found.next_seq = found.next_seq.max(seq + 1);
-        apply(segments, index, segment, offset)?;
+    // Removals first: they say which of the older records count for nothing.
+    states.sort_unstable_by_key(|(id, state)| {
+        (state.kind != Kind::Removed, state.seq, *id, state.offset)
+    });
+    for (segment, state) in states {
+        found.next_seq = found.next_seq.max(state.seq + 1);
+        apply(segments, index, (segment, state.offset), on)?;
     }
     let mut marks = Batch::default();
     for (id, len) in behind {
@@ -121,6 +156,38 @@ pub fn replay(segments: &dyn Segments, index: &dyn Index) -> Result<Replayed> {
     }
     index.write(marks)?;
     Ok(found)
+}
+
+/// A new index says which rows it has, and since when it counts uses.
+fn begin(index: &dyn Index, now: u64) -> Result<()> {
+    if index.get(Table::About, SCHEMA_KEY)?.is_some() {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    batch.put(Table::About, SCHEMA_KEY, SCHEMA);
+    batch.put(Table::About, SINCE_KEY, time_row(now));
+    index.write(batch)
+}
+
+/// Drops the marks of segments that are no more; their numbers are not given again.
+fn forget_removed(
+    index: &dyn Index,
+    listed: &[(SegmentId, u64)],
+    found: &mut Replayed,
+) -> Result<()> {
+    let mut batch = Batch::default();
+    for row in Rows::new(index, Table::Marks, &[]) {
+        let (key, _) = row?;
+        let number = key.as_ref().try_into().map(u32::from_be_bytes);
+        let id = SegmentId(number.map_err(|_| Error::corrupt("a replay mark does not read"))?);
+        let mark = Mark::read(index, id)?;
+        found.next_seq = found.next_seq.max(mark.next_seq);
+        found.next_segment = found.next_segment.max(id.0.saturating_add(1));
+        if listed.binary_search_by_key(&id, |(id, _)| *id).is_err() {
+            batch.delete(Table::Marks, key);
+        }
+    }
+    index.write(batch)
 }
 
 /// Reads a segment behind its mark; its frames go to the index at once.
@@ -171,14 +238,19 @@ fn settle(segments: &dyn Segments, id: SegmentId, end: u64, len: u64) -> Result<
 fn apply(
     segments: &dyn Segments,
     index: &dyn Index,
-    segment: SegmentId,
-    offset: u64,
+    (segment, offset): (SegmentId, u64),
+    on: &mut dyn FnMut(Lost),
 ) -> Result<()> {
     let mut batch = Batch::default();
     let applied = prepare(segments, index, segment, offset, &mut batch);
     match applied {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::error!(%segment, offset, %error, "a record is lost");
+            on(Lost {
+                segment,
+                offset,
+                sentence: error.to_string(),
+            });
             Ok(())
         }
         Err(error) => Err(error),
@@ -194,97 +266,117 @@ fn prepare(
     batch: &mut Batch,
 ) -> Result<()> {
     let (header, payload) = read_state(segments, segment, offset)?;
+    let place = Place::of(segment, offset, &header);
     match header.kind {
-        Kind::Recipe => apply_recipe(index, &payload, (segment, offset), batch),
-        Kind::Upload => {
-            let upload: UploadState = from_json(&payload, "an upload record")?;
-            index_upload(&upload, batch);
-            Ok(())
+        Kind::Recipe => apply_recipe(index, &payload, place, batch),
+        Kind::Upload => apply_upload(
+            index,
+            from_json(&payload, "an upload record")?,
+            place,
+            batch,
+        ),
+        Kind::Path => apply_path(index, from_json(&payload, "a path record")?, place, batch),
+        Kind::Signatures => {
+            apply_signatures(index, from_json(&payload, "signatures")?, place, batch)
         }
-        Kind::Path => apply_path(index, from_json(&payload, "a path record")?, batch),
-        Kind::Signatures => apply_signatures(index, from_json(&payload, "signatures")?, batch),
-        Kind::Document => {
-            let (head, _) = document_of(&payload)?;
-            let key = document_key(&head.cache, head.kind, &head.key);
-            let first = head.kind == Document::Log || index.get(Table::Documents, &key)?.is_none();
-            if first {
-                let mut location = Vec::new();
-                put(&mut location, segment.0.into());
-                put(&mut location, offset);
-                batch.put(Table::Documents, key, location);
-            }
-            Ok(())
-        }
-        Kind::Segment | Kind::Conflict | Kind::Part => Ok(()),
+        Kind::Document => apply_document(index, &payload, place, batch),
+        Kind::Removed => apply_removed(index, from_json(&payload, "a removal")?, place, batch),
+        Kind::Pin => apply_pin(index, from_json(&payload, "a pin")?, place, batch),
+        Kind::Conflict => apply_conflict(&payload, place, batch),
+        Kind::Segment | Kind::Part => Ok(()),
     }
 }
 
-fn apply_recipe(
-    index: &dyn Index,
-    payload: &[u8],
-    at: (SegmentId, u64),
-    batch: &mut Batch,
-) -> Result<()> {
+/// A recipe whose frames were collected is garbage; where a path needs it, that is said there.
+fn apply_recipe(index: &dyn Index, payload: &[u8], at: Place, batch: &mut Batch) -> Result<()> {
     let (nar, _, recipe) = recipe_of(payload)?;
-    let mut builder = Builder::default();
-    for ops in recipe.ops().chunks(1024) {
-        let ids: Vec<_> = ops.iter().filter_map(frame_id).collect();
-        let keys: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
-        let mut found = index.get_many(Table::Frames, &keys)?.into_iter();
-        for op in ops {
-            match (op, frame_id(op)) {
-                (Op::Literal(bytes), _) => builder.literal(bytes),
-                (_, Some(id)) => {
-                    let value = found.next().flatten();
-                    let value = value.ok_or_else(|| {
-                        Error::corrupt(format!("NAR {nar} lacks frame {id} and is not served"))
-                    })?;
-                    let location = Location::decode(&value)?;
-                    builder.frame(&header_of(id, &location), &location);
-                }
-                (_, None) => unreachable!("only literals have no frame"),
+    match relayout::build(index, &nar, &recipe) {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::debug!(%nar, %error, "a recipe without its frames");
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(builder) => {
+            if let Some(old) = Layout::read(index, &nar)? {
+                old.remove(batch, &nar);
             }
+            builder.finish(batch, &nar, at);
+            Ok(())
         }
     }
-    builder.finish(batch, &nar, at);
+}
+
+fn apply_upload(
+    index: &dyn Index,
+    state: UploadState,
+    place: Place,
+    batch: &mut Batch,
+) -> Result<()> {
+    if Layout::read(index, &state.nar_hash)?.is_none() {
+        let (name, expires) = (&state.name, state.expires);
+        tracing::debug!(name, expires, "an upload whose NAR was collected");
+        return Ok(());
+    }
+    UploadRow { place, state }.put(batch);
     Ok(())
 }
 
-fn frame_id(op: &Op) -> Option<FrameId> {
-    match op {
-        Op::Frame { id, .. } | Op::Dense { id, .. } => Some(*id),
-        Op::Literal(_) => None,
-    }
-}
-
-fn apply_path(index: &dyn Index, path: PathState, batch: &mut Batch) -> Result<()> {
+fn apply_path(index: &dyn Index, path: PathState, place: Place, batch: &mut Batch) -> Result<()> {
     let PathInfo {
         store_path,
         nar_hash,
         ..
     } = path_info(path.narinfo.as_bytes())?;
-    if Layout::read(index, &nar_hash)?.is_none() {
-        return Err(Error::corrupt(format!(
-            "{store_path} lost its NAR and is not served"
-        )));
-    }
     let key = path.cache.path_key(&store_path.hash());
-    if index.get(Table::Paths, &key)?.is_none() {
-        batch.put(Table::Visible, path.cache.nar_key(&nar_hash), []);
-        batch.put(Table::Paths, key, path.narinfo);
+    let removed = RemovedRow::get(index, &key)?;
+    if let Some(mut removed) = removed.filter(|removed| removed.place.seq > place.seq) {
+        if !removed.corpses.contains(&place.segment) {
+            removed.corpses.push(place.segment);
+            batch.put(Table::Removed, key, removed.encode());
+        }
+        return Ok(());
+    }
+    match PathRow::get(index, &key)? {
+        Some(mut row) if row.place.seq == place.seq => {
+            row.place = place;
+            batch.put(Table::Paths, key, row.encode());
+        }
+        Some(_) => {}
+        None => {
+            if Layout::read(index, &nar_hash)?.is_none() {
+                return Err(Error::corrupt(format!(
+                    "{store_path} lost its NAR and is not served"
+                )));
+            }
+            let row = PathRow {
+                place,
+                time: path.time,
+                signatures: None,
+                narinfo: path.narinfo.into(),
+            };
+            batch.put(Table::Visible, path.cache.nar_key(&nar_hash), []);
+            batch.put(Table::Paths, key, row.encode());
+        }
     }
     Ok(())
 }
 
-fn apply_signatures(index: &dyn Index, added: SignaturesState, batch: &mut Batch) -> Result<()> {
+fn apply_signatures(
+    index: &dyn Index,
+    added: SignaturesState,
+    place: Place,
+    batch: &mut Batch,
+) -> Result<()> {
     let key = added.cache.path_key(&added.store_hash);
-    let text = index.get(Table::Paths, &key)?.ok_or_else(|| {
-        Error::corrupt(format!(
-            "signatures for {}, which is not here",
-            added.store_hash
-        ))
-    })?;
-    let mut info = path_info(&text)?;
+    let Some(mut row) = PathRow::get(index, &key)? else {
+        tracing::debug!(path = %added.store_hash, "signatures for a path that is not here");
+        return Ok(());
+    };
+    let newer = row.signatures.is_none_or(|have| have.seq <= place.seq);
+    if place.seq < row.place.seq || !newer {
+        return Ok(());
+    }
+    let mut info = row.info()?;
     let signatures = added
         .signatures
         .iter()
@@ -292,6 +384,67 @@ fn apply_signatures(index: &dyn Index, added: SignaturesState, batch: &mut Batch
     info.signatures = signatures
         .collect::<Result<_, _>>()
         .map_err(|e| Error::caused(ErrorKind::Corrupt, "a signature does not read", e))?;
-    batch.put(Table::Paths, key, info.to_record());
+    row.narinfo = info.to_record().into();
+    row.signatures = Some(place);
+    batch.put(Table::Paths, key, row.encode());
+    Ok(())
+}
+
+fn apply_document(index: &dyn Index, payload: &[u8], at: Place, batch: &mut Batch) -> Result<()> {
+    let (head, _) = document_of(payload)?;
+    let key = document_key(&head.cache, head.kind, &head.key);
+    let have = index.get(Table::Documents, &key)?;
+    let have = have.map(|row| Place::of_row(&row)).transpose()?;
+    let counts = match have {
+        None => true,
+        Some(have) if head.kind.is_replaced() => at.seq >= have.seq,
+        Some(have) => at.seq <= have.seq,
+    };
+    if counts {
+        batch.put(Table::Documents, key, at.to_row());
+    }
+    Ok(())
+}
+
+fn apply_removed(
+    index: &dyn Index,
+    removed: RemovedState,
+    place: Place,
+    batch: &mut Batch,
+) -> Result<()> {
+    let key = removed.cache.path_key(&removed.store_hash);
+    let have = RemovedRow::get(index, &key)?;
+    if have.as_ref().is_some_and(|have| have.place.seq > place.seq) {
+        return Ok(());
+    }
+    let mut corpses = have.map(|have| have.corpses).unwrap_or_default();
+    let row = PathRow::get(index, &key)?.filter(|row| row.place.seq < place.seq);
+    if let Some(row) = row {
+        corpses.push(row.place.segment);
+        batch.delete(Table::Paths, key.as_slice());
+    }
+    batch.put(Table::Removed, key, RemovedRow { place, corpses }.encode());
+    Ok(())
+}
+
+fn apply_pin(index: &dyn Index, state: PinState, place: Place, batch: &mut Batch) -> Result<()> {
+    let key = state.cache.key(state.pin.name.to_string().as_bytes());
+    let have = index.get(Table::Pins, &key)?;
+    let have = have.map(|row| Place::of_row(&row)).transpose()?;
+    if have.is_none_or(|have| have.seq <= place.seq) {
+        let pin = state.pin;
+        batch.put(Table::Pins, key, PinRow { place, pin }.encode());
+    }
+    Ok(())
+}
+
+fn apply_conflict(payload: &[u8], place: Place, batch: &mut Batch) -> Result<()> {
+    let conflict: ConflictState = from_json(payload, "a conflict record")?;
+    let path: StorePath = conflict
+        .store_path
+        .parse()
+        .map_err(|e| Error::caused(ErrorKind::Corrupt, "a conflict record does not read", e))?;
+    let key = conflict_key(&conflict.cache.path_key(&path.hash()), place.seq);
+    batch.put(Table::Conflicts, key, place.to_row());
     Ok(())
 }

@@ -107,12 +107,25 @@ pub fn walk(
 pub struct Scanned {
     /// Frames of finished commits.
     pub frames: Vec<(FrameId, Location)>,
-    /// State records of finished commits: sequence number and offset.
-    pub states: Vec<(u64, u64)>,
+    /// State records of finished commits.
+    pub states: Vec<StateAt>,
     /// Where the last commit ends; the start of the scan when there is none.
     pub end: u64,
     /// Damaged records and gaps before `end`.
     pub damaged: u64,
+}
+
+/// A state record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateAt {
+    /// What it is.
+    pub kind: Kind,
+    /// Its sequence number.
+    pub seq: u64,
+    /// Where it begins.
+    pub offset: u64,
+    /// Its length with the header.
+    pub len: u64,
 }
 
 /// Scans `segment` from a record boundary to its end.
@@ -154,7 +167,12 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
                 }
                 Header::State(state) => {
                     if state.kind != Kind::Segment {
-                        open.states.push((state.seq, record.at));
+                        open.states.push(StateAt {
+                            kind: state.kind,
+                            seq: state.seq,
+                            offset: record.at,
+                            len: record.end() - record.at,
+                        });
                     }
                     if state.commit {
                         found.frames.append(&mut open.frames);

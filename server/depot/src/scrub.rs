@@ -20,10 +20,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use snowcache_core::recipe::FrameId;
 
+use crate::commit::{Change, Outcome};
 use crate::depot::{Depot, Shared};
 use crate::index::Table;
 use crate::layout::Location;
-use crate::quarantine::{Broken, Damage};
+use crate::quarantine::{Broken, Damage, Isolated};
 use crate::record::{FrameHeader, Header};
 use crate::scan::{BadSectors, Found, Item, walk};
 use crate::segments::SegmentId;
@@ -138,6 +139,20 @@ pub struct Scrubbed {
 }
 
 impl Depot {
+    /// Takes damaged places out of use, and writes damaged records again as far as the index knows
+    /// them.
+    pub(crate) fn isolate(&self, damage: &[Damage]) -> Result<Isolated> {
+        let mut isolated = self.shared().isolate(damage)?;
+        let harmed = self.shared().harmed(damage)?;
+        if !harmed.is_empty() {
+            let written = self.commit(Change::Again(harmed))?;
+            if let Outcome::Again(records) = written {
+                isolated.rewritten_records = records;
+            }
+        }
+        Ok(isolated)
+    }
+
     /// Reads what was committed, or a subset of it, checks all of it, and quarantines what is
     /// damaged. `on` is told of damage at once and of progress now and then, and may stop it.
     ///
@@ -147,13 +162,13 @@ impl Depot {
         scrub: &Scrub,
         on: &mut dyn FnMut(Scrubbing) -> ControlFlow<()>,
     ) -> Result<Scrubbed> {
-        let _only = self.shared.quarantine.only_scrub().ok_or_else(|| {
+        let _only = self.shared().quarantine.only_scrub().ok_or_else(|| {
             Error::new(
                 ErrorKind::Busy,
                 "a scrub is under way already; wait for its end",
             )
         })?;
-        let mut segments = committed(&self.shared)?;
+        let mut segments = committed(self.shared())?;
         segments.retain(|(id, _)| scrub.subset.is_none_or(|subset| subset.has(*id)));
         let progress = Progress {
             segments: segments.len() as u64,
@@ -164,7 +179,8 @@ impl Depot {
         let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         with_unpackers(threads, |unpackers| {
             let mut run = Run {
-                shared: &self.shared,
+                depot: self,
+                shared: self.shared(),
                 on,
                 unpackers,
                 pace: Pace::new(scrub.rate_bytes_per_s),
@@ -207,6 +223,7 @@ pub(crate) fn committed(shared: &Shared) -> Result<Vec<(SegmentId, u64)>> {
 
 /// One scrub under way.
 struct Run<'a> {
+    depot: &'a Depot,
     shared: &'a Shared,
     on: &'a mut dyn FnMut(Scrubbing) -> ControlFlow<()>,
     unpackers: &'a Unpackers,
@@ -237,7 +254,7 @@ impl Run<'_> {
         match read {
             Err(error) if self.result.stopped => tracing::debug!(%error, "the scrub was stopped"),
             // Rewritten and removed since the list was made.
-            Err(error) if error.is_not_found() => {
+            Err(error) if error.is_gone() => {
                 tracing::debug!(segment = %id, "went away during the scrub");
                 damage.clear();
             }
@@ -322,7 +339,7 @@ impl Run<'_> {
             self.tell(Scrubbing::Damage(one.clone()));
         }
         if !damage.is_empty() {
-            let isolated = self.shared.isolate(damage)?;
+            let isolated = self.depot.isolate(damage)?;
             self.result.sick_nars += isolated.sick.len() as u64;
             self.result.rewritten_records += isolated.rewritten_records;
             for path in self.shared.paths_of(&isolated.sick)? {

@@ -78,6 +78,22 @@ pub struct ConflictState {
     pub time: u64,
 }
 
+/// A path that was removed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RemovedState {
+    /// The cache.
+    pub cache: CacheName,
+    /// The path.
+    #[serde(with = "text")]
+    pub store_hash: StoreHash,
+    /// Why.
+    pub reason: String,
+    /// Who removed it.
+    pub subject: String,
+    /// When, in seconds since 1970.
+    pub time: u64,
+}
+
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +104,13 @@ pub enum Document {
     Realisation,
     /// `build-trace-v2/<drv>/<output>.doi`: the first one stays.
     BuildTrace,
+}
+
+impl Document {
+    /// Whether the last one counts; otherwise the first one stays.
+    pub fn is_replaced(self) -> bool {
+        self == Document::Log
+    }
 }
 
 /// The head of a document's record; the zstd-compressed body follows it.

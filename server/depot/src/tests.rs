@@ -12,6 +12,7 @@ use crate::segments::memory::MemorySegments;
 use crate::*;
 
 mod backup;
+mod collect;
 mod ingest;
 mod integrity;
 mod publish;
@@ -31,25 +32,35 @@ impl Bench {
 
     /// A depot with an empty index over segments that are there.
     fn over(segments: MemorySegments) -> Bench {
-        Bench::over_both(segments, Arc::new(MemoryIndex::default()))
+        Bench::with(segments, |_| {})
     }
 
-    fn over_both(segments: MemorySegments, index: Arc<MemoryIndex>) -> Bench {
-        let mut options = Options::new("/nonexistent");
-        options.clock = Arc::new(|| 1_700_000_000);
-        let depot = Depot::over(options, Arc::new(segments.clone()), index.clone()).expect("open");
-        Bench {
-            segments,
-            index,
-            depot,
-        }
+    /// The same, with other options.
+    fn with(segments: MemorySegments, change: impl FnOnce(&mut Options)) -> Bench {
+        Bench::over_both(segments, Arc::new(MemoryIndex::default()), change)
     }
 
     /// The same segments and the same index, as after an orderly stop.
     fn restarted(self) -> Bench {
         let (segments, index) = (self.segments.clone(), self.index.clone());
         drop(self);
-        Bench::over_both(segments, index)
+        Bench::over_both(segments, index, |_| {})
+    }
+
+    fn over_both(
+        segments: MemorySegments,
+        index: Arc<MemoryIndex>,
+        change: impl FnOnce(&mut Options),
+    ) -> Bench {
+        let mut options = Options::new("/nonexistent");
+        options.clock = Arc::new(|| 1_700_000_000);
+        change(&mut options);
+        let depot = Depot::over(options, Arc::new(segments.clone()), index.clone()).expect("open");
+        Bench {
+            segments,
+            index,
+            depot,
+        }
     }
 
     /// The same segments after the process is gone, with a new index.

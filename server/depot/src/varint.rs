@@ -28,6 +28,11 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty()
     }
 
+    /// What was not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The next integer.
     pub fn u64(&mut self) -> Result<u64> {
         let mut value = 0u64;
@@ -65,7 +70,7 @@ impl<'a> Reader<'a> {
 
     fn damaged(&self) -> Error {
         Error::corrupt(format!(
-            "{} in the index is damaged; stop snowcached, remove the index folder, start it again",
+            "{} in the index is damaged; stop snowcached, run `snowcached recover`, start it again",
             self.what
         ))
     }

@@ -99,12 +99,22 @@ impl From<Error> for Refusal {
                 let sentence = "the server is shutting down; try again in a while";
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence).retry()
             }
+            ErrorKind::Busy => Refusal::new(StatusCode::CONFLICT, error.to_string()),
             ErrorKind::Full => {
-                tracing::error!(%error, "the disk is full");
-                let sentence = "the cache's disk is full; free some space there, then push again";
+                tracing::error!(%error, "there is no room");
+                let sentence = match std::error::Error::source(&error) {
+                    Some(_) => "the cache's disk is full; free some space there, then push again"
+                        .to_owned(),
+                    None => error.to_string(),
+                };
                 Refusal::new(StatusCode::INSUFFICIENT_STORAGE, sentence)
             }
-            ErrorKind::Storage | ErrorKind::Corrupt => {
+            ErrorKind::Storage => {
+                tracing::error!(%error, "the disk failed");
+                let sentence = "the cache's disk failed, nothing of this was kept; try again";
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence).retry()
+            }
+            ErrorKind::Corrupt => {
                 tracing::error!(%error, "the depot failed");
                 Refusal::internal()
             }

@@ -62,7 +62,11 @@ pub fn damage_in(index: &dyn Index, damage: &[Damage]) -> Result<HashSet<usize>>
         let Some(layout) = Layout::read(index, &nar)? else {
             continue;
         };
-        touch(layout.recipe.segment(), layout.recipe.offset, layout.recipe.len);
+        touch(
+            layout.recipe.segment(),
+            layout.recipe.offset,
+            layout.recipe.len,
+        );
         for number in 0..layout.blocks.len() {
             for part in layout.block(index, &nar, number)?.unwrap_or_default() {
                 if let Part::Extent(extent) = part {
@@ -112,7 +116,9 @@ impl Pair<'_> {
 
     fn has_frame(&self, id: FrameId, at: &Location) -> bool {
         let mut header = [0; FRAME_HEADER_BYTES];
-        self.segments.read(at.segment, at.offset, &mut header).is_ok()
+        self.segments
+            .read(at.segment, at.offset, &mut header)
+            .is_ok()
             && header == header_of(id, at).encode()
     }
 
@@ -220,7 +226,9 @@ impl Pair<'_> {
 
     fn has_record(&self, place: &Place) -> bool {
         let mut bytes = [0; STATE_HEADER_BYTES];
-        let read = self.segments.read(place.segment(), place.offset, &mut bytes);
+        let read = self
+            .segments
+            .read(place.segment(), place.offset, &mut bytes);
         let header = read.ok().and_then(|()| Header::decode(&bytes).ok());
         matches!(header, Some(Header::State(state)) if state.seq == place.seq)
     }

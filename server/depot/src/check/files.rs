@@ -9,7 +9,17 @@ use crate::{Error, Result};
 
 /// What may lie in each folder; a star stands for any name.
 const KNOWN: [(&str, &[&str]); 3] = [
-    ("", &["lock", "keys", "push.token", "admin.token", "depot", MANIFEST]),
+    (
+        "",
+        &[
+            "lock",
+            "keys",
+            "push.token",
+            "admin.token",
+            "depot",
+            MANIFEST,
+        ],
+    ),
     ("depot", &["segments", "index", HOLD]),
     ("depot/segments", &["*.seg"]),
 ];
@@ -36,7 +46,9 @@ impl Leftover {
 /// Looks for files that do not belong; returns those that are known to be useless.
 pub fn check(data: &Path, tell: &mut Teller<'_>) -> Result<Vec<Leftover>> {
     let mut leftovers = Vec::new();
-    let folders = KNOWN.into_iter().chain([("keys", &["*.sec", "*.pub"] as &[&str])]);
+    let folders = KNOWN
+        .into_iter()
+        .chain([("keys", &["*.sec", "*.pub"] as &[&str])]);
     for (folder, known) in folders {
         let path = data.join(folder);
         let Ok(entries) = fs::read_dir(&path) else {

@@ -1,6 +1,7 @@
 //! Every visible path has its NAR, and everything that it refers to is visible too.
 
 use super::Teller;
+use crate::Result;
 use crate::index::{Index, Rows, Table};
 use crate::layout::Layout;
 use crate::read::read_state;
@@ -9,7 +10,6 @@ use crate::replay::Lost;
 use crate::rows::{PathRow, cache_of_key, path_info};
 use crate::segments::Segments;
 use crate::state::{PathState, from_json};
-use crate::Result;
 
 /// Checks every path of an index.
 pub fn check(index: &dyn Index, tell: &mut Teller<'_>) -> Result<()> {
@@ -36,8 +36,13 @@ pub fn check(index: &dyn Index, tell: &mut Teller<'_>) -> Result<()> {
         }
         let others = info.references.iter().filter(|other| *other != path);
         for other in others {
-            if index.get(Table::Paths, &cache.path_key(&other.hash()))?.is_none() {
-                tell.problem(format!("{path} refers to {other}, which is not here; push it again"));
+            if index
+                .get(Table::Paths, &cache.path_key(&other.hash()))?
+                .is_none()
+            {
+                tell.problem(format!(
+                    "{path} refers to {other}, which is not here; push it again"
+                ));
             }
         }
     }

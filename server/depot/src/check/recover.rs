@@ -130,7 +130,10 @@ impl Segments for Watched<'_, '_> {
     }
 
     fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
-        let mut seen = self.seen.lock().expect("invariant: no panic under the lock");
+        let mut seen = self
+            .seen
+            .lock()
+            .expect("invariant: no panic under the lock");
         // Single records are read again when they are applied: the line stays at its end then.
         seen.0 = (seen.0 + buf.len() as u64).min(self.total);
         let done = seen.0;

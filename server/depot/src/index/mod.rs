@@ -19,16 +19,28 @@ pub enum Table {
     Frames,
     /// NarHash -> summary, NarHash and block number -> a block of the layout.
     Layouts,
-    /// Cache, 0, upload name -> upload.
+    /// Cache, 0, upload name -> where its record lies, upload.
     Uploads,
-    /// Cache, 0, store hash -> path.
+    /// Cache, 0, store hash -> where its records lie, path.
     Paths,
-    /// Cache, 0, NarHash -> nothing: a visible path of the cache has this NAR.
+    /// Cache, 0, NarHash -> nothing: a visible path of the cache has this NAR, or had it lately.
     Visible,
     /// Cache, 0, kind, document key -> where the document lies.
     Documents,
     /// Segment number (big-endian) -> how far it was replayed.
     Marks,
+    /// Cache, 0, pin name -> where its record lies, pin.
+    Pins,
+    /// Cache, 0, store hash -> where the record of its removal lies, where older records may lie.
+    Removed,
+    /// Cache, 0, store hash, sequence number -> where the record of a lost offer lies.
+    Conflicts,
+    /// Cache, 0, store hash -> when it was last served or asked for.
+    Used,
+    /// Cache, 0, NarHash -> since when no visible path has this NAR.
+    Doomed,
+    /// About the index itself: its version, and since when it counts uses.
+    About,
     /// NarHash, and FrameId where it lacks one -> nothing, or where its recipe lay: why a NAR is
     /// not served.
     Sick,
@@ -36,7 +48,7 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 14] = [
         Table::Frames,
         Table::Layouts,
         Table::Uploads,
@@ -44,6 +56,12 @@ impl Table {
         Table::Visible,
         Table::Documents,
         Table::Marks,
+        Table::Pins,
+        Table::Removed,
+        Table::Conflicts,
+        Table::Used,
+        Table::Doomed,
+        Table::About,
         Table::Sick,
     ];
 
@@ -57,6 +75,12 @@ impl Table {
             Table::Visible => "visible",
             Table::Documents => "documents",
             Table::Marks => "marks",
+            Table::Pins => "pins",
+            Table::Removed => "removed",
+            Table::Conflicts => "conflicts",
+            Table::Used => "used",
+            Table::Doomed => "doomed",
+            Table::About => "about",
             Table::Sick => "sick",
         }
     }
@@ -107,4 +131,55 @@ pub trait Index: Send + Sync {
     /// Makes what was written survive a crash without replay. Called now and then to bound the
     /// replay at start.
     fn checkpoint(&self) -> Result<()>;
+}
+
+/// Rows read at once by [`Rows`].
+const PAGE_ROWS: usize = 4096;
+
+/// All rows of a table whose key starts with a prefix, page by page. Rows that are written
+/// meanwhile may or may not come.
+pub struct Rows<'a> {
+    index: &'a dyn Index,
+    table: Table,
+    prefix: &'a [u8],
+    page: std::vec::IntoIter<Row>,
+    last: Option<Bytes>,
+    over: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// From the first row on.
+    pub fn new(index: &'a dyn Index, table: Table, prefix: &'a [u8]) -> Rows<'a> {
+        Rows {
+            index,
+            table,
+            prefix,
+            page: Vec::new().into_iter(),
+            last: None,
+            over: false,
+        }
+    }
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        if self.page.len() == 0 && !self.over {
+            let after = self.last.as_deref();
+            match self.index.scan(self.table, self.prefix, after, PAGE_ROWS) {
+                Ok(page) => self.page = page.into_iter(),
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        let row = self.page.next();
+        match &row {
+            Some((key, _)) => self.last = Some(key.clone()),
+            None => self.over = true,
+        }
+        row.map(Ok)
+    }
 }

@@ -79,11 +79,14 @@ fn table_options(table: Table, cache: &Cache) -> Options {
     options.set_block_based_table_factory(&blocks);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_compression_type(DBCompressionType::Zstd);
-    let small = matches!(table, Table::Marks | Table::Documents | Table::Visible);
-    options.set_write_buffer_size(if small {
-        MEMTABLE_BYTES / 8
-    } else {
+    let large = matches!(
+        table,
+        Table::Frames | Table::Layouts | Table::Paths | Table::Uploads
+    );
+    options.set_write_buffer_size(if large {
         MEMTABLE_BYTES
+    } else {
+        MEMTABLE_BYTES / 8
     });
     options
 }

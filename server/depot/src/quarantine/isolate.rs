@@ -2,17 +2,17 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use snowcache_core::recipe::FrameId;
 use snowcache_nix::NarHash;
 
 use super::{Broken, Damage, Isolated};
-use crate::depot::{MAX_PAGE, Shared, path_info};
-use crate::index::{Batch, Table};
+use crate::Result;
+use crate::depot::Shared;
+use crate::index::{Batch, Rows, Table};
 use crate::layout::{Layout, Location, Part};
 use crate::record::FRAME_HEADER_BYTES;
+use crate::rows::PathRow;
 use crate::segments::SegmentId;
-use crate::{Error, Result};
 
 impl Shared {
     /// Takes damaged places out of use, and every NAR that nothing else can serve.
@@ -52,7 +52,10 @@ impl Shared {
         }
         // Without a header nobody knows which frames lay there.
         if damage.iter().any(|one| one.what == Broken::Bytes) {
-            self.each_row(Table::Frames, &mut |key, value| forget(key, value))?;
+            for row in Rows::new(&*self.index, Table::Frames, &[]) {
+                let (key, value) = row?;
+                forget(&key, &value)?;
+            }
         }
         self.index.write(batch)
     }
@@ -65,27 +68,30 @@ impl Shared {
                 .any(|one| one.touches(segment, from, from + len))
         };
         let mut found = Vec::new();
-        self.each_row(Table::Layouts, &mut |key, _| {
-            let Ok(nar) = <[u8; 32]>::try_from(key) else {
-                return Ok(()); // a block; its NAR's summary comes before it
+        for row in Rows::new(&*self.index, Table::Layouts, &[]) {
+            let Ok(nar) = <[u8; 32]>::try_from(&row?.0[..]) else {
+                continue; // a block; its NAR's summary comes before it
             };
             let nar = NarHash::from_bytes(nar);
             let Some(layout) = Layout::read(&*self.index, &nar)? else {
-                return Ok(()); // removed a moment ago
+                continue; // removed a moment ago
             };
-            let mut touches = touched(layout.recipe.0, layout.recipe.1, 1);
+            let at = layout.recipe;
+            let mut touches = touched(at.segment(), at.offset, at.len);
             for number in 0..layout.blocks.len() {
-                let parts = layout.block(&*self.index, &nar, number);
-                touches |= parts.unwrap_or_default().iter().any(|part| match part {
-                    Part::Extent(it) => touched(it.segment, it.offset, it.stored_len.into()),
-                    Part::Literal(_) => false,
-                });
+                // One that was made anew meanwhile is looked at as if it were touched.
+                touches |= match layout.block(&*self.index, &nar, number)? {
+                    None => true,
+                    Some(parts) => parts.iter().any(|part| match part {
+                        Part::Extent(it) => touched(it.segment, it.offset, it.stored_len.into()),
+                        Part::Literal(_) => false,
+                    }),
+                };
             }
             if touches {
                 found.push(nar);
             }
-            Ok(())
-        })?;
+        }
         Ok(found)
     }
 
@@ -112,42 +118,12 @@ impl Shared {
         if nars.is_empty() {
             return Ok(paths);
         }
-        self.each_row(Table::Paths, &mut |_, value| {
-            let info = path_info(value)?;
+        for row in Rows::new(&*self.index, Table::Paths, &[]) {
+            let info = PathRow::decode(&row?.1)?.info()?;
             if nars.contains(&info.nar_hash) {
                 paths.push(info.store_path.to_string());
             }
-            Ok(())
-        })?;
-        Ok(paths)
-    }
-
-    /// Calls `on` for every row of a table.
-    pub fn each_row(
-        &self,
-        table: Table,
-        on: &mut dyn FnMut(&[u8], &Bytes) -> Result<()>,
-    ) -> Result<()> {
-        let mut after = None::<Bytes>;
-        loop {
-            let rows = self.index.scan(table, &[], after.as_deref(), MAX_PAGE)?;
-            for (key, value) in &rows {
-                on(key, value)?;
-            }
-            match rows.into_iter().next_back() {
-                Some((key, _)) => after = Some(key),
-                None => return Ok(()),
-            }
         }
-    }
-}
-
-impl Error {
-    /// Whether what was to be read is not there at all.
-    pub(crate) fn is_not_found(&self) -> bool {
-        let source = std::error::Error::source(self);
-        source
-            .and_then(|source| source.downcast_ref::<std::io::Error>())
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        Ok(paths)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use snowcache_core::recipe::{FrameId, Recipe};
+use snowcache_core::recipe::{FrameId, Op, Recipe};
 use snowcache_nix::NarHash;
 
 use super::{Damage, Lack};
@@ -11,10 +11,9 @@ use crate::index::{Batch, Table};
 use crate::layout::{Builder, Layout, Location};
 use crate::read::read_state;
 use crate::relayout::{frame_id, header_of};
+use crate::rows::Place;
 use crate::state::recipe_of;
-use crate::varint::{Reader, put};
 use crate::{Error, ErrorKind, Result};
-use snowcache_core::recipe::Op;
 
 /// Frames looked up at once.
 const OPS_AT_ONCE: usize = 1024;
@@ -32,8 +31,7 @@ impl Shared {
             match <[u8; 32]>::try_from(frame) {
                 Ok(frame) => drop(lack.frames.insert(FrameId::from_bytes(frame))),
                 Err(_) => {
-                    let mut row = Reader::new(&value, "a sick NAR's row");
-                    lack.recipe = Some((row.u32()?, row.u64()?));
+                    lack.recipe = Some(Place::of_row(&value)?);
                 }
             }
             self.quarantine.set(nar, Some(lack));
@@ -92,12 +90,12 @@ impl Shared {
         let Some(layout) = Layout::read(&*self.index, nar)? else {
             return Ok(None); // it is gone altogether
         };
-        let at = (layout.recipe.0.0, layout.recipe.1);
+        let at = layout.recipe;
         let recipe = match self.recipe(nar, &layout) {
             Err(error) if error.kind() == ErrorKind::Corrupt => None,
             recipe => Some(recipe?),
         };
-        let known_bad = |one: &Damage| one.touches(layout.recipe.0, at.1, at.1 + 1);
+        let known_bad = |one: &Damage| one.touches(at.segment(), at.offset, at.offset + at.len);
         let Some(recipe) = recipe.filter(|_| !damage.iter().any(known_bad)) else {
             let recipe = Some(at);
             let frames = BTreeSet::new();
@@ -117,7 +115,7 @@ impl Shared {
     }
 
     fn recipe(&self, nar: &NarHash, layout: &Layout) -> Result<Recipe> {
-        let (segment, offset) = layout.recipe;
+        let (segment, offset) = (layout.recipe.segment(), layout.recipe.offset);
         let (_, payload) = read_state(&*self.segments, segment, offset)?;
         let (found, _, recipe) = recipe_of(&payload)?;
         if found != *nar {
@@ -168,11 +166,8 @@ fn note(batch: &mut Batch, nar: &NarHash, before: Option<&Lack>, now: Option<&La
         }
     }
     let Some(now) = now else { return };
-    if let Some((segment, offset)) = now.recipe {
-        let mut row = Vec::new();
-        put(&mut row, segment.into());
-        put(&mut row, offset);
-        batch.put(Table::Sick, nar.as_bytes().as_slice(), row);
+    if let Some(place) = now.recipe {
+        batch.put(Table::Sick, nar.as_bytes().as_slice(), place.to_row());
     }
     for frame in &now.frames {
         batch.put(Table::Sick, key(frame), []);

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::{SegmentId, SegmentWriter, Segments};
+use super::{SegmentId, SegmentWriter, Segments, Space};
 
 /// Descriptors kept for reading: 4,096 segments of 256 MiB are 1 TiB, and a quarter of the usual
 /// limit of 20,000.
@@ -119,7 +119,16 @@ impl Segments for LocalSegments {
             .lock()
             .expect("invariant: no panic while the lock is held")
             .remove(&id);
-        std::fs::remove_file(self.path(id))
+        std::fs::remove_file(self.path(id))?;
+        sync_folder(&self.folder)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let disk = rustix::fs::statvfs(&self.folder)?;
+        Ok(Space {
+            free_bytes: disk.f_bavail * disk.f_frsize,
+            total_bytes: disk.f_blocks * disk.f_frsize,
+        })
     }
 }
 

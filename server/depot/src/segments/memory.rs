@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{SegmentId, SegmentWriter, Segments};
+use super::{SegmentId, SegmentWriter, Segments, Space};
+
+/// The size of the disk that this memory stands for.
+const MEMORY_BYTES: u64 = 4 << 30;
 
 /// Segments that live as long as this value and its clones.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +110,14 @@ impl Segments for MemorySegments {
             .remove(&id)
             .map(|_| ())
             .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let taken: u64 = self.list()?.iter().map(|(_, len)| len).sum();
+        Ok(Space {
+            free_bytes: MEMORY_BYTES.saturating_sub(taken),
+            total_bytes: MEMORY_BYTES,
+        })
     }
 }
 

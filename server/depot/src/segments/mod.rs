@@ -1,7 +1,7 @@
 //! Where segments live: append-only logs that are read at offsets.
 //!
 //! Two implementations pass the same contract suite ([`contract`]): local files, and memory for
-//! tests and simulations. A third, on object storage, fits the same four verbs plus the writer's
+//! tests and simulations. A third, on object storage, fits the same five verbs plus the writer's
 //! three.
 
 pub mod contract;
@@ -36,8 +36,20 @@ pub trait Segments: Send + Sync {
     /// appended to. Fails with [`io::ErrorKind::UnexpectedEof`] where the segment is shorter.
     fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// Removes a segment; a segment that is not there is [`io::ErrorKind::NotFound`].
+    /// Removes a segment, durably; a segment that is not there is [`io::ErrorKind::NotFound`].
     fn remove(&self, id: SegmentId) -> io::Result<()>;
+
+    /// How much room there is.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// Room on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// Bytes of the whole disk.
+    pub total_bytes: u64,
 }
 
 /// The one writer of a segment. Nothing is promised of a segment whose writer returned an error:

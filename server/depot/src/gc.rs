@@ -1,0 +1,447 @@
+//! Collection: what nobody needs goes, what is left moves together.
+//!
+//! ```text
+//!   watch ----- from here on every use is noted (uses.rs) --------------------------------+
+//!     |                                                                                    |
+//!   paths       pins, grace, age, limit decide; removal is a durable record   (graph.rs)   |
+//!   uploads     leases that ended                                             (sweep.rs)   |
+//!   NARs        without path and lease: noted first, gone after the grace     (sweep.rs)   |
+//!   segments    mostly garbage: what lives is copied, the file is removed     (rewrite.rs) |
+//!     |                                                                                    |
+//!   unwatch <-- before each step the notes are looked at again ----------------------------+
+//! ```
+//!
+//! Guarantees: runs beside pushes and reads; what is visible keeps its NAR and all its references;
+//! what was said to be here after the collection began stays; each step is durable or can be
+//! repeated, so that a crash at any point loses nothing. One collection runs at a time.
+
+mod graph;
+mod removals;
+mod rewrite;
+pub(crate) mod rows;
+mod space;
+mod sweep;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, TryLockError};
+
+use serde::Serialize;
+use snowcache_nix::{NarHash, StoreHash, StorePath};
+
+use self::graph::{Graph, Node, Reason};
+pub use self::removals::Removals;
+use self::removals::{Doomed, REMOVALS_AT_ONCE};
+use self::rewrite::Rewrite;
+use self::space::Coverage;
+use self::sweep::Sweep;
+use crate::commit::{Change, Outcome};
+use crate::depot::{Depot, Shared};
+use crate::keys::CacheName;
+use crate::layout::{Layout, Part};
+use crate::rows::{PathRow, cache_of_key};
+use crate::{Error, ErrorKind, Result};
+
+/// In whose name collections remove paths.
+const COLLECTOR: &str = "gc";
+
+/// What stays, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// A path stays at least so long after it was last put, served or asked for.
+    pub grace_s: u64,
+    /// A path that no pin holds goes when it was not used for so long; None: never by age.
+    pub max_age_s: Option<u64>,
+    /// The bytes of NARs without path or lease stay so long, for downloads that are under way.
+    pub sweep_grace_s: u64,
+    /// Segments are rewritten until garbage is at most so much of what lives.
+    pub max_garbage_percent: u64,
+}
+
+/// Something that is removed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "removed", rename_all = "lowercase")]
+pub enum Finding {
+    /// A visible path.
+    Path {
+        /// The cache.
+        cache: CacheName,
+        /// The path, as base name.
+        #[serde(serialize_with = "as_text")]
+        path: StorePath,
+        /// Length of its NAR.
+        nar_size_bytes: u64,
+        /// Why.
+        reason: String,
+    },
+    /// An upload that no path came of.
+    Upload {
+        /// The cache.
+        cache: CacheName,
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A NAR.
+    Nar {
+        /// Its hash.
+        #[serde(serialize_with = "as_text")]
+        nar_hash: NarHash,
+        /// Its length.
+        nar_size_bytes: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A segment: removed, after what lives in it was copied.
+    Segment {
+        /// Its number.
+        number: u32,
+        /// Its length.
+        bytes: u64,
+        /// What lives of it.
+        live_bytes: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+/// What a collection came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Collected {
+    /// Nothing was changed: the other figures say what would be.
+    pub dry_run: bool,
+    /// Paths removed.
+    pub paths: u64,
+    /// Uploads forgotten.
+    pub uploads: u64,
+    /// NARs removed.
+    pub nars: u64,
+    /// NARs that wait for the end of their grace.
+    pub nars_waiting: u64,
+    /// Segments removed without a rest.
+    pub segments_removed: u64,
+    /// Segments rewritten.
+    pub segments_rewritten: u64,
+    /// Bytes that segments got less.
+    pub freed_bytes: u64,
+    /// Bytes that were copied for it.
+    pub copied_bytes: u64,
+    /// Bytes that live.
+    pub live_bytes: u64,
+    /// Bytes in segments now.
+    pub stored_bytes: u64,
+}
+
+/// What removing paths by name came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// These are gone.
+    pub removed: Vec<StorePath>,
+    /// These stay, and why.
+    pub kept: Vec<(StorePath, String)>,
+}
+
+impl Depot {
+    /// Collects: see the module. `on` is told of everything that goes.
+    ///
+    /// # Errors
+    /// `Busy` while another collection runs; what the disk says.
+    pub fn collect(
+        &self,
+        policy: &Policy,
+        dry_run: bool,
+        on: &mut dyn FnMut(Finding),
+    ) -> Result<Collected> {
+        self.alone(|depot| {
+            let mut collection = Collection {
+                depot,
+                policy,
+                dry_run,
+                now: (depot.shared().clock)(),
+                on,
+                collected: Collected {
+                    dry_run,
+                    ..Collected::default()
+                },
+            };
+            collection.run()?;
+            Ok(collection.collected)
+        })
+    }
+
+    /// Makes paths invisible, those that no pin holds and nothing that stays refers to. Their bytes
+    /// go with the next collections.
+    ///
+    /// # Errors
+    /// `Busy` while a collection runs; what the disk says.
+    pub fn remove_paths(
+        &self,
+        cache: &CacheName,
+        hashes: &[StoreHash],
+        subject: &str,
+        dry_run: bool,
+    ) -> Result<Removal> {
+        self.alone(|depot| by_name(depot, cache, hashes, subject, dry_run))
+    }
+
+    fn alone<T>(&self, work: impl FnOnce(&Depot) -> Result<T>) -> Result<T> {
+        let shared = self.shared();
+        let _alone = match shared.collecting.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    "another collection is running; wait for its end",
+                ));
+            }
+            Err(TryLockError::Poisoned(_)) => {
+                return Err(Error::corrupt("an earlier collection panicked; restart"));
+            }
+        };
+        shared.uses.watch();
+        let done = work(self);
+        shared.uses.unwatch();
+        done
+    }
+}
+
+/// One collection.
+struct Collection<'a> {
+    depot: &'a Depot,
+    policy: &'a Policy,
+    dry_run: bool,
+    now: u64,
+    on: &'a mut dyn FnMut(Finding),
+    collected: Collected,
+}
+
+impl Collection<'_> {
+    fn run(&mut self) -> Result<()> {
+        self.depot.write_uses()?;
+        let gone = self.paths()?;
+        let mut sweep = Sweep::new(self, gone);
+        sweep.visible()?;
+        sweep.uploads()?;
+        sweep.conflicts()?;
+        let dead = sweep.nars()?;
+        self.depot.commit(Change::Rest)?;
+        Rewrite::new(self, dead)?.run()
+    }
+
+    /// Removes paths; in a dry run tells which ones would go.
+    fn paths(&mut self) -> Result<HashSet<Vec<u8>>> {
+        let shared = self.depot.shared().clone();
+        let graph = Graph::read(&shared)?;
+        let pinned = graph.pinned(&shared, self.now)?;
+        let mut coverage = Coverage::default();
+        let mut cost = |nar| cover(&shared, &nar, &mut coverage, &mut |_| {});
+        let limit = shared.room.usable_bytes();
+        let verdict = graph.judge(self.policy, limit, &pinned, self.now, &mut cost)?;
+        let goes = verdict.goes.iter().enumerate();
+        let goes = goes.filter_map(|(node, reason)| Some((node as Node, (*reason)?)));
+        let reasons: HashMap<Node, String> = goes
+            .map(|(node, reason)| (node, self.words(reason)))
+            .collect();
+        let doomed = Arc::new(Doomed { graph, reasons });
+        let on = &mut *self.on;
+        let mut told = |finding| on(finding);
+        let gone = remove(self.depot, &doomed, COLLECTOR, self.dry_run, &mut told)?;
+        self.collected.paths = gone.len() as u64;
+        Ok(gone)
+    }
+
+    fn words(&self, reason: Reason) -> String {
+        match (reason, self.policy.max_age_s) {
+            (Reason::TooOld(age), Some(max)) => format!(
+                "not used for {}, longer than {} (max_age_s), and no pin holds it",
+                duration(age),
+                duration(max)
+            ),
+            (Reason::TooOld(age) | Reason::OverLimit(age), _) => format!(
+                "the depot is near max_size_bytes, and this was not used for {}",
+                duration(age)
+            ),
+        }
+    }
+}
+
+/// Removes what is doomed, what refers to others before them; returns the keys of what is gone.
+fn remove(
+    depot: &Depot,
+    doomed: &Arc<Doomed>,
+    subject: &str,
+    dry_run: bool,
+    on: &mut dyn FnMut(Finding),
+) -> Result<HashSet<Vec<u8>>> {
+    let graph = &doomed.graph;
+    let mut order = Vec::with_capacity(doomed.reasons.len());
+    let mut reached = vec![false; graph.len()];
+    for node in doomed.reasons.keys() {
+        graph.reach(*node, &mut reached, &mut |node| order.push(node));
+    }
+    order.retain(|node| doomed.reasons.contains_key(node));
+    order.reverse();
+    let mut gone = HashSet::new();
+    let mut rest = order.as_slice();
+    while let Some(first) = rest.first() {
+        let cache = graph.cache(*first)?;
+        let same = |node: &&Node| graph.cache(**node).is_ok_and(|other| other == cache);
+        let count = rest.iter().take(REMOVALS_AT_ONCE).take_while(same).count();
+        let (part, behind) = rest.split_at(count);
+        rest = behind;
+        let findings = findings(depot.shared(), doomed, &cache, part)?;
+        let removals = Removals {
+            cache,
+            subject: subject.to_owned(),
+            doomed: doomed.clone(),
+            nodes: part.to_vec(),
+        };
+        let keys = match dry_run {
+            true => part.iter().map(|node| graph.key(*node).to_vec()).collect(),
+            false => match depot.commit(Change::Remove(Arc::new(removals)))? {
+                Outcome::Removed(keys) => keys,
+                _ => unreachable!("removals were asked for"),
+            },
+        };
+        for key in keys {
+            if let Some(finding) = findings.get(&key) {
+                on(finding.clone());
+            }
+            gone.insert(key);
+        }
+    }
+    Ok(gone)
+}
+
+/// What there is to tell of paths, by their keys, while they are still there.
+fn findings(
+    shared: &Shared,
+    doomed: &Doomed,
+    cache: &CacheName,
+    nodes: &[Node],
+) -> Result<HashMap<Vec<u8>, Finding>> {
+    let mut findings = HashMap::new();
+    for node in nodes {
+        let key = doomed.graph.key(*node);
+        if let Some(row) = PathRow::get(&*shared.index, key)? {
+            let info = row.info()?;
+            let finding = Finding::Path {
+                cache: cache.clone(),
+                path: info.store_path,
+                nar_size_bytes: info.nar_size,
+                reason: doomed.reasons.get(node).cloned().unwrap_or_default(),
+            };
+            findings.insert(key.to_vec(), finding);
+        }
+    }
+    Ok(findings)
+}
+
+fn by_name(
+    depot: &Depot,
+    cache: &CacheName,
+    hashes: &[StoreHash],
+    subject: &str,
+    dry_run: bool,
+) -> Result<Removal> {
+    let shared = depot.shared();
+    let now = (shared.clock)();
+    let graph = Graph::read(shared)?;
+    let pinned = graph.pinned(shared, now)?;
+    let wanted: Vec<Node> = hashes
+        .iter()
+        .filter_map(|hash| graph.find(&cache.path_key(hash)))
+        .collect();
+    let asked: HashSet<Node> = wanted.iter().copied().collect();
+    // Who holds each path that stays: the pin's root or the path from which it is reached.
+    let mut holder: HashMap<Node, Node> = HashMap::new();
+    let mut reached = vec![false; graph.len()];
+    for root in 0..graph.len() as Node {
+        if !asked.contains(&root) || pinned.contains(&root) {
+            graph.reach(root, &mut reached, &mut |node| {
+                holder.insert(node, root);
+            });
+        }
+    }
+    let mut removal = Removal::default();
+    let mut reasons = HashMap::new();
+    for node in wanted {
+        let Some(row) = PathRow::get(&*shared.index, graph.key(node))? else {
+            continue;
+        };
+        let path = row.info()?.store_path;
+        let Some(root) = holder.get(&node) else {
+            reasons.insert(node, format!("removed by {subject}"));
+            continue;
+        };
+        let why = match PathRow::get(&*shared.index, graph.key(*root))? {
+            _ if pinned.contains(&node) => "a pin holds it".to_owned(),
+            Some(row) => format!("{} needs it", row.info()?.store_path),
+            None => "something that stays needs it".to_owned(),
+        };
+        removal.kept.push((path, why));
+    }
+    let doomed = Arc::new(Doomed { graph, reasons });
+    let mut told = |finding| {
+        if let Finding::Path { path, .. } = finding {
+            removal.removed.push(path);
+        }
+    };
+    let gone = remove(depot, &doomed, subject, dry_run, &mut told)?;
+    for node in doomed.reasons.keys() {
+        let key = doomed.graph.key(*node);
+        if let Some(row) = PathRow::get(&*shared.index, key)?
+            && !gone.contains(key)
+        {
+            let (_, why) = (cache_of_key(key)?, "it was used just now".to_owned());
+            removal.kept.push((row.info()?.store_path, why));
+        }
+    }
+    Ok(removal)
+}
+
+/// Adds what the layout of a NAR uses to `coverage`, calling `segment` for each segment; returns
+/// how many bytes are new.
+fn cover(
+    shared: &Shared,
+    nar: &NarHash,
+    coverage: &mut Coverage,
+    segment: &mut dyn FnMut(crate::segments::SegmentId),
+) -> Result<u64> {
+    'again: loop {
+        let Some(layout) = Layout::read(&*shared.index, nar)? else {
+            return Ok(0);
+        };
+        let recipe = layout.recipe;
+        let range = recipe.offset..recipe.offset + recipe.len;
+        let mut added = coverage.add(recipe.segment(), range);
+        segment(recipe.segment());
+        for number in 0..layout.blocks.len() {
+            let Some(parts) = layout.block(&*shared.index, nar, number)? else {
+                continue 'again;
+            };
+            for part in parts {
+                if let Part::Extent(extent) = part {
+                    let end = extent.offset + u64::from(extent.stored_len);
+                    added += coverage.add(extent.segment, extent.offset..end);
+                    segment(extent.segment);
+                }
+            }
+        }
+        return Ok(added);
+    }
+}
+
+/// A time as people say it, rounded down.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

@@ -1,0 +1,486 @@
+//! Rewriting: what lives of a segment is copied into another one, and the file is removed.
+//!
+//! ```text
+//!   unlink   dead frames leave the index: no upload shares them from here on; those that an upload
+//!            under way counts on come back
+//!   copy     living records, byte for byte, sequence numbers kept; fsync
+//!   repoint  the index's rows point at the copies; layouts are made anew
+//!   remove   after the index is durable: the file, then its replay mark
+//! ```
+//!
+//! Guarantees: every record that a row points at is somewhere, at each moment; readers that lose
+//! their segment find the copy. A segment with damage in what lives is left for the scrub.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use snowcache_core::recipe::FrameId;
+use snowcache_nix::NarHash;
+
+use super::space::Coverage;
+use super::{Collection, Finding, cover};
+use crate::backup::Hold;
+use crate::depot::Shared;
+use crate::gc::rows::{self, Target};
+use crate::index::{Batch, Index, Rows, Table};
+use crate::layout::Location;
+use crate::pool::Stream;
+use crate::read::read_state;
+use crate::record::{Checksum, FRAME_HEADER_BYTES, Header, Kind};
+use crate::relayout::relayout;
+use crate::rows::Place;
+use crate::scan::{Scanned, scan};
+use crate::segments::SegmentId;
+use crate::{Error, ErrorKind, Result};
+
+/// A segment with less garbage than this is not worth a file: 1,000 of them waste 64 MB.
+const MIN_GARBAGE_BYTES: u64 = 64 << 10;
+
+/// Segments that are copied before the index is made durable and their files are removed.
+const REMOVED_AT_ONCE: usize = 8;
+
+/// Rows changed while commits wait: microseconds.
+const ROWS_AT_ONCE: usize = 1000;
+
+/// Room that must be left beside a copy: the index's own flush.
+const SLACK_BYTES: u64 = 8 << 20;
+
+const AT_THE_GATE: &str = "invariant: no panic at the gate";
+
+/// The segments of one collection.
+pub struct Rewrite<'a, 'b> {
+    collection: &'a mut Collection<'b>,
+    shared: Arc<Shared>,
+    /// As they were before anything was covered, with their lengths.
+    segments: Vec<(SegmentId, u64)>,
+    coverage: Coverage,
+    /// Which NARs use a segment.
+    users: HashMap<SegmentId, Vec<NarHash>>,
+    /// How many of the NARs that commits counted on are covered.
+    seen: usize,
+    stream: Option<Stream>,
+    /// Copied, to be removed: their lengths beside them.
+    copied: Vec<(SegmentId, u64)>,
+}
+
+impl<'a, 'b> Rewrite<'a, 'b> {
+    /// Finds out what lives. `dead` are NARs that a dry run only pretends to have removed.
+    pub fn new(collection: &'a mut Collection<'b>, dead: HashSet<NarHash>) -> Result<Self> {
+        let shared = collection.depot.shared().clone();
+        let mut rewrite = Rewrite {
+            collection,
+            segments: list(&shared)?,
+            shared: shared.clone(),
+            coverage: Coverage::default(),
+            users: HashMap::new(),
+            seen: 0,
+            stream: None,
+            copied: Vec::new(),
+        };
+        for row in Rows::new(&*shared.index, Table::Layouts, &[]) {
+            if let Ok(hash) = <[u8; 32]>::try_from(row?.0.as_ref()) {
+                let nar = NarHash::from_bytes(hash);
+                if !dead.contains(&nar) {
+                    rewrite.cover(nar)?;
+                }
+            }
+        }
+        for table in rows::TABLES {
+            for row in Rows::new(&*shared.index, table, &[]) {
+                for place in rows::places(table, &row?.1)? {
+                    let range = place.offset..place.offset + place.len;
+                    rewrite.coverage.add(place.segment(), range);
+                }
+            }
+        }
+        Ok(rewrite)
+    }
+
+    fn cover(&mut self, nar: NarHash) -> Result<()> {
+        let users = &mut self.users;
+        cover(&self.shared, &nar, &mut self.coverage, &mut |segment| {
+            let users = users.entry(segment).or_default();
+            if users.last() != Some(&nar) {
+                users.push(nar);
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Covers the NARs that commits counted on since this was last called.
+    fn catch_up(&mut self) -> Result<()> {
+        let nars = self.shared.uses.nars(self.seen);
+        self.seen += nars.len();
+        nars.into_iter().try_for_each(|nar| self.cover(nar))
+    }
+
+    /// Rewrites what is worth it.
+    pub fn run(mut self) -> Result<()> {
+        let before = self.shared.pool.bytes();
+        let segments = std::mem::take(&mut self.segments);
+        let live: u64 = segments
+            .iter()
+            .map(|(id, _)| self.coverage.bytes(*id))
+            .sum();
+        let mut by_garbage: Vec<(u64, SegmentId, u64)> = segments
+            .iter()
+            .map(|(id, len)| (len.saturating_sub(self.coverage.bytes(*id)), *id, *len))
+            .collect();
+        // Without a rest first, since these need no room; then by falling garbage.
+        by_garbage
+            .sort_by_key(|(garbage, id, len)| (garbage < len, std::cmp::Reverse(*garbage), *id));
+        let mut garbage: u64 = by_garbage.iter().map(|(garbage, _, _)| garbage).sum();
+        let allowed = live / 100 * self.collection.policy.max_garbage_percent;
+        for (dead, id, len) in by_garbage {
+            let worth = dead >= MIN_GARBAGE_BYTES && (garbage > allowed || dead > len / 2);
+            let nothing_lives = dead == len;
+            if (worth || nothing_lives) && self.take(id, len)? {
+                garbage -= dead;
+            }
+        }
+        self.remove_copied()?;
+        let collected = &mut self.collection.collected;
+        collected.live_bytes = live;
+        collected.stored_bytes = self.shared.pool.bytes();
+        if !collected.dry_run {
+            collected.freed_bytes = before.saturating_sub(collected.stored_bytes);
+        }
+        Ok(())
+    }
+
+    /// Takes a segment out of service. False where it stays.
+    fn take(&mut self, id: SegmentId, len: u64) -> Result<bool> {
+        let live = self.coverage.bytes(id);
+        if self.collection.dry_run {
+            self.collection.collected.freed_bytes += len - live;
+            self.tell(id, len, live);
+            return Ok(true);
+        }
+        if !self.has_room(live)? || !self.shared.pool.seal(id) {
+            return Ok(false);
+        }
+        // Its true length: what was appended since the list was made counts.
+        let listed = list(&self.shared)?;
+        let Some((_, len)) = listed.iter().find(|(other, _)| *other == id) else {
+            return Ok(false);
+        };
+        let scanned = scan(&*self.shared.segments, id, 0, *len)?;
+        let frames = self.unlink(id, &scanned)?;
+        if !self.is_whole(id, &scanned) {
+            tracing::warn!(segment = %id, "what lives is damaged: not rewritten, scrub it");
+            return Ok(false);
+        }
+        match self.copy(id, &scanned, &frames) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(segment = %id, %error, "not rewritten");
+                return Ok(false);
+            }
+            copied => copied?,
+        }
+        let live = self.coverage.bytes(id);
+        self.copied.push((id, *len));
+        self.tell(id, *len, live);
+        if self.copied.len() >= REMOVED_AT_ONCE {
+            self.remove_copied()?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a copy of `live` bytes fits; removes what was copied before it says no.
+    fn has_room(&mut self, live: u64) -> Result<bool> {
+        for retry in [true, false] {
+            let space = self.shared.segments.space();
+            let space = space.map_err(|e| Error::io("asking how much room the disk has", e))?;
+            if live == 0 || space.free_bytes >= live + SLACK_BYTES {
+                return Ok(true);
+            }
+            if retry {
+                self.remove_copied()?;
+            }
+        }
+        tracing::warn!(
+            live,
+            "a segment is not rewritten: the disk has no room for the copy"
+        );
+        Ok(false)
+    }
+
+    fn tell(&mut self, id: SegmentId, bytes: u64, live_bytes: u64) {
+        let reason = match live_bytes {
+            0 => {
+                self.collection.collected.segments_removed += 1;
+                "nothing in it is needed".to_owned()
+            }
+            _ => {
+                self.collection.collected.segments_rewritten += 1;
+                format!(
+                    "{} % of it is needed, which moves",
+                    live_bytes * 100 / bytes
+                )
+            }
+        };
+        (self.collection.on)(Finding::Segment {
+            number: id.0,
+            bytes,
+            live_bytes,
+            reason,
+        });
+    }
+
+    /// Takes dead frames out of the index, and covers those that somebody counts on after all.
+    /// Returns the frames that live, with the offset of each.
+    fn unlink(&mut self, id: SegmentId, scanned: &Scanned) -> Result<Vec<(FrameId, Location)>> {
+        let shared = self.shared.clone();
+        let _gate = shared.gate.write().expect(AT_THE_GATE);
+        self.catch_up()?;
+        let mut unlinked = HashMap::new();
+        let mut batch = Batch::default();
+        let dead = scanned
+            .frames
+            .iter()
+            .filter(|(_, at)| !self.coverage.has(id, at.offset));
+        for (frame, at) in dead {
+            if points_at(&*shared.index, frame, at)? {
+                batch.delete(Table::Frames, frame.as_bytes().as_slice());
+                unlinked.insert(*frame, *at);
+            }
+        }
+        if scanned.damaged > 0 {
+            forget_damaged(&*shared.index, id, scanned, &mut batch)?;
+        }
+        shared.index.write(batch)?;
+        let mut batch = Batch::default();
+        let wanted: HashSet<FrameId> = unlinked.keys().copied().collect();
+        for frame in shared.uses.in_flight(&wanted) {
+            let at = unlinked[&frame];
+            let end = at.offset + FRAME_HEADER_BYTES as u64 + u64::from(at.stored_len);
+            self.coverage.add(id, at.offset..end);
+            batch.put(Table::Frames, frame.as_bytes().as_slice(), at.encode());
+        }
+        shared.index.write(batch)?;
+        let live = scanned
+            .frames
+            .iter()
+            .filter(|(_, at)| self.coverage.has(id, at.offset));
+        Ok(live.copied().collect())
+    }
+
+    /// Whether every living byte was found to be part of a whole record.
+    fn is_whole(&self, id: SegmentId, scanned: &Scanned) -> bool {
+        let mut found = Coverage::default();
+        for (_, at) in &scanned.frames {
+            if self.coverage.has(id, at.offset) {
+                let len = FRAME_HEADER_BYTES as u64 + u64::from(at.stored_len);
+                found.add(id, at.offset..at.offset + len);
+            }
+        }
+        for state in &scanned.states {
+            if self.coverage.has(id, state.offset) {
+                found.add(id, state.offset..state.offset + state.len);
+            }
+        }
+        found.bytes(id) == self.coverage.bytes(id)
+    }
+
+    /// Copies what lives and points the index at the copies.
+    fn copy(
+        &mut self,
+        id: SegmentId,
+        scanned: &Scanned,
+        frames: &[(FrameId, Location)],
+    ) -> Result<()> {
+        let mut moved = Vec::new();
+        for (frame, at) in frames {
+            // Another copy serves as well, when the index points at that one.
+            let row = self.shared.index.get(Table::Frames, frame.as_bytes())?;
+            if row.is_none_or(|row| Location::decode(&row).is_ok_and(|other| other == *at)) {
+                moved.push((*frame, *at, self.copy_frame(at)?));
+            }
+        }
+        let existing: HashSet<u32> = list(&self.shared)?.iter().map(|(id, _)| id.0).collect();
+        let (mut states, mut spent) = (Vec::new(), Vec::new());
+        for state in &scanned.states {
+            let (header, payload) = read_state(&*self.shared.segments, id, state.offset)?;
+            let old = Place::of(id, state.offset, &header);
+            let Some(target) = rows::target(state.kind, &payload, header.seq)? else {
+                continue;
+            };
+            if !rows::points_at(&*self.shared.index, &target, &old)? {
+                continue;
+            }
+            if rows::is_spent(&*self.shared.index, &target, id, &existing)? {
+                spent.push((target, old));
+                continue;
+            }
+            let new = self.stream()?.state_again(&header, &payload)?;
+            states.push((target, old, new));
+        }
+        self.make_durable()?;
+        self.forget(&spent)?;
+        self.repoint(id, moved, states)
+    }
+
+    fn forget(&self, spent: &[(Target, Place)]) -> Result<()> {
+        for part in spent.chunks(ROWS_AT_ONCE) {
+            let _gate = self.shared.gate.write().expect(AT_THE_GATE);
+            let mut batch = Batch::default();
+            for (target, old) in part {
+                rows::forget(&*self.shared.index, target, old, &mut batch)?;
+            }
+            self.shared.index.write(batch)?;
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self) -> Result<&mut Stream> {
+        if self.stream.as_ref().is_none_or(Stream::is_full) {
+            if self.stream.is_some() {
+                self.make_durable()?;
+            }
+            self.stream = Some(self.shared.pool.create()?);
+        }
+        Ok(self
+            .stream
+            .as_mut()
+            .expect("invariant: one was just created"))
+    }
+
+    fn copy_frame(&mut self, at: &Location) -> Result<Location> {
+        let mut bytes = BytesMut::zeroed(FRAME_HEADER_BYTES + at.stored_len as usize);
+        self.shared
+            .segments
+            .read(at.segment, at.offset, &mut bytes)
+            .map_err(|e| Error::io(format!("reading segment {}", at.segment), e))?;
+        let body = &bytes[FRAME_HEADER_BYTES..];
+        let Ok(Header::Frame(header)) = Header::decode(&bytes) else {
+            return Err(damaged(at));
+        };
+        if Checksum::of(body) != header.checksum {
+            return Err(damaged(at));
+        }
+        let stream = self.stream()?;
+        let offset = stream.frame(&header, body)?;
+        Ok(Location {
+            segment: stream.id(),
+            offset,
+            ..*at
+        })
+    }
+
+    /// Ends what was copied with a commit, and notes it in the index as replayed: should no row
+    /// come to point at it, it is garbage, and the old records are still there.
+    fn make_durable(&mut self) -> Result<()> {
+        let Some(stream) = &mut self.stream else {
+            return Ok(());
+        };
+        stream.state(Kind::Part, true, &[])?;
+        stream.sync()?;
+        stream.committed();
+        self.collection.collected.copied_bytes += stream.grown();
+        self.shared
+            .index_committed(Batch::default(), std::slice::from_ref(stream))
+    }
+
+    /// Points rows from the old records to the copies, where they still point at the old ones.
+    fn repoint(
+        &mut self,
+        id: SegmentId,
+        frames: Vec<(FrameId, Location, Location)>,
+        states: Vec<(Target, Place, Place)>,
+    ) -> Result<()> {
+        let shared = self.shared.clone();
+        for part in frames.chunks(ROWS_AT_ONCE) {
+            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            let mut batch = Batch::default();
+            for (frame, old, new) in part {
+                let row = shared.index.get(Table::Frames, frame.as_bytes())?;
+                if row.is_none_or(|row| Location::decode(&row).is_ok_and(|at| at == *old)) {
+                    batch.put(Table::Frames, frame.as_bytes().as_slice(), new.encode());
+                }
+            }
+            shared.index.write(batch)?;
+        }
+        let mut users = self.users.remove(&id).unwrap_or_default();
+        for part in states.chunks(ROWS_AT_ONCE) {
+            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            for (target, old, new) in part {
+                let mut batch = Batch::default();
+                rows::repoint(&*shared.index, target, old, new, &mut batch)?;
+                shared.index.write(batch)?;
+            }
+        }
+        {
+            // Commits that began before the rows were changed have ended when this is passed.
+            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            users.extend(shared.uses.nars(self.seen));
+        }
+        users.sort_unstable();
+        users.dedup();
+        for nar in users {
+            let mut batch = Batch::default();
+            let gate = shared.gate.write().expect(AT_THE_GATE);
+            relayout(&shared, &nar, &mut batch)?;
+            shared.index.write(batch)?;
+            drop(gate);
+            self.cover(nar)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the segments whose copies are in the index, once that is durable.
+    fn remove_copied(&mut self) -> Result<()> {
+        if self.copied.is_empty() {
+            return Ok(());
+        }
+        self.shared.index.checkpoint()?;
+        let copied = std::mem::take(&mut self.copied);
+        let Some(_hold) = Hold::to_remove(&self.shared.dir)? else {
+            tracing::info!("a backup is under way: emptied segments go with the next collection");
+            return Ok(());
+        };
+        for (id, len) in copied {
+            self.shared.pool.remove(id, len)?;
+            let mut batch = Batch::default();
+            batch.delete(Table::Marks, id.0.to_be_bytes());
+            self.shared.index.write(batch)?;
+        }
+        Ok(())
+    }
+}
+
+fn list(shared: &Shared) -> Result<Vec<(SegmentId, u64)>> {
+    let listed = shared.segments.list();
+    listed.map_err(|e| Error::io("listing segments", e))
+}
+
+fn points_at(index: &dyn Index, frame: &FrameId, at: &Location) -> Result<bool> {
+    let row = index.get(Table::Frames, frame.as_bytes())?;
+    let row = row.map(|row| Location::decode(&row)).transpose()?;
+    Ok(row.as_ref() == Some(at))
+}
+
+/// Takes frames of a segment out of the index that its scan did not find whole.
+fn forget_damaged(
+    index: &dyn Index,
+    id: SegmentId,
+    scanned: &Scanned,
+    batch: &mut Batch,
+) -> Result<()> {
+    let whole: HashSet<u64> = scanned.frames.iter().map(|(_, at)| at.offset).collect();
+    for row in Rows::new(index, Table::Frames, &[]) {
+        let (frame, at) = row?;
+        let at = Location::decode(&at)?;
+        if at.segment == id && !whole.contains(&at.offset) {
+            batch.delete(Table::Frames, frame);
+        }
+    }
+    Ok(())
+}
+
+fn damaged(at: &Location) -> Error {
+    Error::corrupt(format!(
+        "segment {} is damaged at {}; scrub it",
+        at.segment, at.offset
+    ))
+}

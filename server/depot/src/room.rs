@@ -1,0 +1,108 @@
+//! Whether there is room for what is to be stored.
+//!
+//! ```text
+//!   0 ----------------- uploads -----------------> | <- reserve -> | limit, or end of the disk
+//!                                      507 from here   narinfos, pins, removals, rewriting
+//! ```
+//!
+//! Guarantees: uploads stop while there is still room for the collector to rewrite a segment, so
+//! that a full depot can always be emptied.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::pool::Pool;
+use crate::segments::Segments;
+use crate::{Error, ErrorKind, Result};
+
+/// Room that uploads leave by default: four segments, one being rewritten, the rest for the index.
+pub const RESERVE_BYTES: u64 = 1 << 30;
+
+/// Of a small disk, or a small limit, the reserve takes no more than this part: a twentieth.
+pub const RESERVE_PART: u64 = 20;
+
+/// Bytes stored between looks at the disk: a hundredth of the usual reserve.
+const LOOK_BYTES: u64 = 8 << 20;
+
+/// Room for uploads.
+pub struct Room {
+    segments: Arc<dyn Segments>,
+    pool: Arc<Pool>,
+    max_size_bytes: Option<u64>,
+    reserve_bytes: u64,
+    /// Bytes that may be stored before the disk is looked at again.
+    allowance: AtomicU64,
+}
+
+impl Room {
+    /// Room in `pool` up to a limit, on a disk that is left with a reserve.
+    pub fn new(
+        segments: Arc<dyn Segments>,
+        pool: Arc<Pool>,
+        max_size_bytes: Option<u64>,
+        reserve_bytes: u64,
+    ) -> Room {
+        Room {
+            segments,
+            pool,
+            max_size_bytes,
+            reserve_bytes,
+            allowance: AtomicU64::new(0),
+        }
+    }
+
+    /// What uploads may fill, when there is a limit.
+    pub fn usable_bytes(&self) -> Option<u64> {
+        self.max_size_bytes.map(|max| max - self.reserve_of(max))
+    }
+
+    /// Whether an upload may store `len` bytes more.
+    ///
+    /// # Errors `Full` where it would touch the reserve.
+    pub fn check(&self, len: u64) -> Result<()> {
+        if let (Some(max), Some(usable)) = (self.max_size_bytes, self.usable_bytes()) {
+            let stored = self.pool.bytes();
+            if stored + len > usable {
+                return Err(Error::new(
+                    ErrorKind::Full,
+                    format!(
+                        "the depot holds {stored} bytes, and uploads may fill {usable} of its \
+                         max_size_bytes = {max}: remove what is not needed (snowcache gc, \
+                         snowcache rm) or raise depot.max_size_bytes"
+                    ),
+                ));
+            }
+        }
+        let spend = |left: u64| left.checked_sub(len);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        if self.allowance.fetch_update(set, fetch, spend).is_ok() {
+            return Ok(());
+        }
+        self.look(len)
+    }
+
+    fn look(&self, len: u64) -> Result<()> {
+        let space = self
+            .segments
+            .space()
+            .map_err(|e| Error::io("asking how much room the disk has", e))?;
+        let reserve = self.reserve_of(space.total_bytes);
+        if space.free_bytes < reserve + len {
+            return Err(Error::new(
+                ErrorKind::Full,
+                format!(
+                    "the disk has {} bytes left, of which {reserve} are kept for the depot's own \
+                     work: make room on it, or remove what is not needed (snowcache gc)",
+                    space.free_bytes
+                ),
+            ));
+        }
+        let allowance = LOOK_BYTES.min((space.free_bytes - reserve - len) / 4);
+        self.allowance.store(allowance, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn reserve_of(&self, whole: u64) -> u64 {
+        self.reserve_bytes.min(whole / RESERVE_PART)
+    }
+}
