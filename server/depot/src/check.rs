@@ -39,7 +39,7 @@ mod frozen;
 mod paths;
 mod recover;
 
-pub use recover::{Recovered, recover};
+pub use recover::{Recovered, Recovering, recover};
 
 use files::Leftover;
 use frozen::Frozen;

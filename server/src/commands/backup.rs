@@ -4,7 +4,7 @@ use super::show::{Progress, size};
 use super::{BackupArgs, exit, say, say_json};
 use crate::lock::DataLock;
 use serde_json::json;
-use snowcache_depot::backup::{backup, verify};
+use snowcache_depot::backup::{MANIFEST, backup, verify};
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,11 +16,13 @@ pub fn run(data: &Path, args: &BackupArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
     let mut progress = Progress::new("copying");
     // Nobody serves from a backup, or makes another one there, while it is written.
-    let lock = match args.target.is_dir() {
+    let lock = match args.target.join(MANIFEST).exists() {
         true => Some(DataLock::take(&args.target)?),
         false => None,
     };
-    let done = backup(data, &args.target, &mut |done, all| progress.bytes(done, all));
+    let done = backup(data, &args.target, &mut |done, all| {
+        progress.bytes(done, all)
+    });
     progress.clear();
     drop(lock);
     let done = done?;

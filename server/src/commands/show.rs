@@ -57,7 +57,9 @@ impl Progress {
     fn draw(&self, text: &str) {
         let mut stderr = std::io::stderr().lock();
         // A terminal that has gone away needs no progress.
-        let drawn = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+        let drawn = stderr
+            .write_all(text.as_bytes())
+            .and_then(|()| stderr.flush());
         drop(drawn);
     }
 }
