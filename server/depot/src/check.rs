@@ -317,7 +317,7 @@ impl Pass {
         }
         compare::indexes(segments, &present, fresh, &self.damage, tell)?;
         self.index_is_wrong = tell.checked.problems > before;
-        paths::check(&present, tell)?;
+        self.index_is_wrong |= paths::check(&present, tell)? > 0;
         compare::damage_in(&present, &self.damage)
     }
 

@@ -12,6 +12,7 @@ use crate::segments::memory::MemorySegments;
 use crate::*;
 
 mod backup;
+mod check;
 mod collect;
 mod ingest;
 mod integrity;

@@ -11,9 +11,10 @@ use crate::rows::{PathRow, cache_of_key, path_info};
 use crate::segments::Segments;
 use crate::state::{PathState, from_json};
 
-/// Checks every path of an index.
-pub fn check(index: &dyn Index, tell: &mut Teller<'_>) -> Result<()> {
+/// Checks every path of an index; how many lack what another index may have.
+pub fn check(index: &dyn Index, tell: &mut Teller<'_>) -> Result<u64> {
     tell.checked.paths = 0;
+    let mut lacking = 0;
     for row in Rows::new(index, Table::Paths, &[]) {
         let (key, value) = row?;
         let info = PathRow::decode(&value)?.info()?;
@@ -21,10 +22,12 @@ pub fn check(index: &dyn Index, tell: &mut Teller<'_>) -> Result<()> {
         let path = &info.store_path;
         tell.checked.paths += 1;
         if Layout::read(index, &info.nar_hash)?.is_none() {
+            lacking += 1;
             tell.problem(format!("{path}: its NAR {} is not here", info.nar_hash));
         }
         let nar_key = cache.nar_key(&info.nar_hash);
         if index.get(Table::Visible, &nar_key)?.is_none() {
+            lacking += 1;
             tell.problem(format!("{path}: its NAR {} is not visible", info.nar_hash));
         }
         let sick = index.scan(Table::Sick, info.nar_hash.as_bytes(), None, 1)?;
@@ -46,7 +49,7 @@ pub fn check(index: &dyn Index, tell: &mut Teller<'_>) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(lacking)
 }
 
 /// Tells of what a replay could not bring back, unless something else did.
