@@ -90,9 +90,10 @@ Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable
     Pin(PinCommand),
     /// Collect what nothing keeps, and say of each thing that goes why
     #[command(after_help = "\
-A path stays while a pin keeps it, while something that stays refers to it, or until nobody asked
-for it or pushed it for retention.grace_s. The server also collects by itself, every
-retention.gc_interval_s.
+A path stays while a pin keeps it, while something that stays refers to it, and for
+retention.grace_s after it was last put or asked for. Beyond that it goes when it is older than
+retention.max_age_s, or when the depot is nearly full, what was not asked for the longest first.
+The server also collects by itself, every retention.gc_interval_s.
 
 Examples:
   snowcache --token-file /var/lib/snowcached/admin.token gc --dry-run

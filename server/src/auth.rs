@@ -64,6 +64,26 @@ impl Gate {
         self.subject(headers).ok_or_else(|| unauthorized(headers))
     }
 
+    /// The admin, for what takes something away.
+    ///
+    /// # Errors
+    /// As [`Gate::admit_write`]; and 403 for the push token.
+    pub fn admit_admin(&self, peer: &Peer, headers: &HeaderMap) -> Result<Subject, Refusal> {
+        match self.admit_write(peer, headers) {
+            Ok(Subject::Admin) => Ok(Subject::Admin),
+            Ok(Subject::Push) => Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "the push token may push and set pins; what removes something takes the admin \
+                 token, which is in admin.token of the server's data folder",
+            )),
+            Err(refusal) if refusal.status() == StatusCode::UNAUTHORIZED => Err(challenged(
+                "this takes the admin token: send the one in admin.token of the server's data \
+                 folder as a Bearer token",
+            )),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
     /// Whether the request bears a token that lets it write.
     pub fn knows(&self, headers: &HeaderMap) -> bool {
         self.subject(headers).is_some()
@@ -112,6 +132,11 @@ fn unauthorized(headers: &HeaderMap) -> Refusal {
              send it as a Bearer token"
         }
     };
+    challenged(sentence)
+}
+
+/// 401, which says how a token is sent.
+fn challenged(sentence: &str) -> Refusal {
     let challenge =
         HeaderValue::from_static("Basic realm=\"snowcache\", Bearer realm=\"snowcache\"");
     Refusal::new(StatusCode::UNAUTHORIZED, sentence).with(header::WWW_AUTHENTICATE, challenge)
@@ -176,6 +201,22 @@ mod tests {
             None,
             "no colon, no password"
         );
+    }
+
+    #[test]
+    fn what_removes_something_is_the_admin_s_alone() {
+        let (gate, peer) = (gate(false), from("127.0.0.1:5000"));
+        let refusal = |headers| gate.admit_admin(&peer, &headers).expect_err("refused");
+        let push = refusal(with("Bearer push-token-of-this-test"));
+        assert_eq!(push.status(), StatusCode::FORBIDDEN);
+        for headers in [HeaderMap::new(), with("Bearer wrong")] {
+            let stranger = refusal(headers);
+            assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED);
+            assert!(stranger.sentence().contains("admin.token"));
+        }
+        let admin = with("Bearer admin-token-of-this-test");
+        assert_eq!(gate.admit_admin(&peer, &admin).ok(), Some(Subject::Admin));
+        assert!(gate.admit_admin(&from("192.0.2.7:1"), &admin).is_err());
     }
 
     #[test]

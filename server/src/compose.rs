@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!   data folder --lock--> keys and tokens --> depot --> socket --> router --> serve until stopped
+//!                                               '--> collector, scrubber, by the clock
 //! ```
 
 use crate::auth::Gate;
 use crate::banner::{banner, public_url};
+use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
 use crate::http::{App, Shared, router};
 use crate::listen::{self, Bound, Listener};
 use crate::lock::{DataLock, LockError};
+use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use snowcache_depot::{CacheName, Depot, Options};
@@ -22,7 +25,7 @@ use thiserror::Error;
 /// body's 1 MiB (logs up to max_log_bytes), and one fsync serves all of them.
 const COMMITS_AT_ONCE: usize = 64;
 
-/// Threads for name lookups and the like, beside the pools'.
+/// Threads for a collection, for what was used, for name lookups and the like, beside the pools'.
 const SPARE_THREADS: usize = 8;
 
 /// Why the server did not start.
@@ -85,7 +88,11 @@ impl Server {
             StartError::Listen { listen, source }
         })?;
         let banner = banner(&config, listener.bound(), &identity);
+        let policy = config.retention.policy();
+        let interval = config.retention.gc_interval();
         let app = App {
+            scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
+            collector: Collector::new(depot.clone(), policy, interval),
             depot,
             cache: CacheName::default_cache(),
             gate: Gate::new(&identity, config.auth.allow_plaintext_writes),
@@ -118,7 +125,21 @@ impl Server {
     /// Serves until `stop` is ready, then lets what is under way end.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         let router = router::router(self.app.clone());
+        let (collector, scrubber) = (self.app.collector.clone(), self.app.scrubber.clone());
+        let background = [
+            tokio::spawn(scrubber.clone().by_itself()),
+            tokio::spawn(collector.clone().by_itself()),
+            tokio::spawn(collector.clone().note()),
+        ];
+        let ending = scrubber.clone();
+        let stop = async move {
+            stop.await;
+            ending.halt(); // its client would be waited for
+        };
         listen::serve(self.listener, router, &self.app.config.http, stop).await;
+        background.iter().for_each(|task| task.abort());
+        scrubber.stop().await;
+        collector.stop().await;
         drop(self.app);
         drop(self.lock);
     }
@@ -139,6 +160,8 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
     let options = Options {
         zstd_level: config.depot.zstd_level,
         max_nar_bytes: config.uploads.max_nar_size_bytes,
+        max_size_bytes: (config.depot.max_size_bytes > 0).then_some(config.depot.max_size_bytes),
+        reserve_bytes: config.depot.reserve_bytes,
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

@@ -5,6 +5,9 @@
 //! over the file, the file over the default. Never: read anywhere but here.
 
 mod names;
+mod storage;
+
+pub use storage::{Depot, Retention, Scrub};
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -76,6 +79,10 @@ pub struct Config {
     pub reads: Reads,
     /// The storage engine.
     pub depot: Depot,
+    /// What goes when.
+    pub retention: Retention,
+    /// Reading everything again, to find damage before a client does.
+    pub scrub: Scrub,
     /// What the server tells of its work.
     pub log: Log,
 }
@@ -126,6 +133,8 @@ pub struct Uploads {
     pub stall_timeout_s: u64,
     /// How long a NAR without narinfo is kept.
     pub lease_s: u64,
+    /// What one token may have uploaded that has no narinfo yet, unpacked.
+    pub max_leased_bytes: u64,
     /// The largest NAR, unpacked; the packed one may not be larger either.
     pub max_nar_size_bytes: u64,
     /// Unpacked bytes allowed for each packed one, past the first GiB.
@@ -146,14 +155,6 @@ pub struct Uploads {
 pub struct Reads {
     /// Disk reads at once; a download holds one only while it fetches its next bytes.
     pub max_at_once: usize,
-}
-
-/// `[depot]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Depot {
-    /// The zstd level at which frames are stored and served.
-    pub zstd_level: i32,
 }
 
 /// `[log]`
@@ -179,6 +180,8 @@ impl Default for Config {
             uploads: Uploads::default(),
             reads: Reads::default(),
             depot: Depot::default(),
+            retention: Retention::default(),
+            scrub: Scrub::default(),
             log: Log::default(),
         }
     }
@@ -211,13 +214,16 @@ impl Default for Uploads {
     /// 64 uploads x (1 MiB of queued body + 0.25 MiB of decoded bytes + the codec's 1..8 MiB) are
     /// at most 600 MiB with the codecs' usual settings. 256 GiB is ten times the largest NAR we
     /// know of. gzip packs at most 1032:1, xz about 7000:1, so 10,000:1 is what only bzip2, br and
-    /// zstd bombs reach. A narinfo with 10,000 references has 0.6 MB.
+    /// zstd bombs reach. A narinfo with 10,000 references has 0.6 MB. Nix 2.36 sends all NARs of a
+    /// closure before the first narinfo, so a lease quota is for whole closures: 512 GiB are two of
+    /// the largest NARs.
     fn default() -> Uploads {
         Uploads {
             max_at_once: 64,
             wait_s: 60,
             stall_timeout_s: 60,
             lease_s: 24 * 60 * 60,
+            max_leased_bytes: 512 << 30,
             max_nar_size_bytes: 256 << 30,
             max_expansion: 40_000,
             decoder_memory_bytes: 128 << 20,
@@ -233,12 +239,6 @@ impl Default for Reads {
     /// them at full speed are half a GiB.
     fn default() -> Reads {
         Reads { max_at_once: 32 }
-    }
-}
-
-impl Default for Depot {
-    fn default() -> Depot {
-        Depot { zstd_level: 3 }
     }
 }
 
@@ -302,7 +302,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`] for the first such key.
     pub fn checked(self) -> Result<Config, ConfigError> {
-        let at_least_one: [(&'static str, u64); 9] = [
+        let at_least_one: [(&'static str, u64); 11] = [
             ("http.max_connections", self.http.max_connections as u64),
             ("http.header_timeout_s", self.http.header_timeout_s),
             ("http.write_timeout_s", self.http.write_timeout_s),
@@ -314,7 +314,9 @@ impl Config {
                 self.uploads.max_nar_size_bytes,
             ),
             ("uploads.max_expansion", self.uploads.max_expansion),
+            ("uploads.max_leased_bytes", self.uploads.max_leased_bytes),
             ("reads.max_at_once", self.reads.max_at_once as u64),
+            ("scrub.rate_bytes_per_s", self.scrub.rate_bytes_per_s),
         ];
         let value = |key, value: &dyn std::fmt::Display, rule| ConfigError::Value {
             key,
@@ -329,6 +331,13 @@ impl Config {
                 "depot.zstd_level",
                 &self.depot.zstd_level,
                 "it must be 1 to 19",
+            ));
+        }
+        if !(1..=90).contains(&self.retention.max_garbage_percent) {
+            return Err(value(
+                "retention.max_garbage_percent",
+                &self.retention.max_garbage_percent,
+                "it must be 1 to 90",
             ));
         }
         if !["text", "json"].contains(&self.log.format.as_str()) {

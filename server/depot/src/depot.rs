@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     pub dir: PathBuf,
     /// Held by the one collection that runs.
     pub collecting: Mutex<()>,
+    /// A collection ends at its next step.
+    pub stopping: AtomicBool,
     pub max_nar_bytes: u64,
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     uncheckpointed: AtomicU64,
@@ -212,6 +214,7 @@ impl Depot {
             quarantine: Quarantine::default(),
             dir: options.dir,
             collecting: Mutex::new(()),
+            stopping: AtomicBool::new(false),
             max_nar_bytes: options.max_nar_bytes,
             clock: options.clock,
             uncheckpointed: AtomicU64::new(0),

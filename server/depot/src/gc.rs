@@ -23,6 +23,7 @@ mod space;
 mod sweep;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, TryLockError};
 
 use serde::Serialize;
@@ -173,6 +174,12 @@ impl Depot {
         })
     }
 
+    /// Lets the collection that runs end at its next step, with `Closed`, and every later one at
+    /// its first: for a server that shuts down.
+    pub fn stop_collecting(&self) {
+        self.shared().stopping.store(true, Ordering::Relaxed);
+    }
+
     /// Makes paths invisible, those that no pin holds and nothing that stays refers to. Their bytes
     /// go with the next collections.
     ///
@@ -186,6 +193,14 @@ impl Depot {
         dry_run: bool,
     ) -> Result<Removal> {
         self.alone(|depot| by_name(depot, cache, hashes, subject, dry_run))
+    }
+
+    /// An error once collections are to stop.
+    fn may_go_on(&self) -> Result<()> {
+        match self.shared().stopping.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Error::closed()),
+        }
     }
 
     fn alone<T>(&self, work: impl FnOnce(&Depot) -> Result<T>) -> Result<T> {
@@ -223,10 +238,13 @@ impl Collection<'_> {
     fn run(&mut self) -> Result<()> {
         self.depot.write_uses()?;
         let gone = self.paths()?;
+        let depot = self.depot;
+        depot.may_go_on()?;
         let mut sweep = Sweep::new(self, gone);
         sweep.visible()?;
         sweep.uploads()?;
         sweep.conflicts()?;
+        depot.may_go_on()?;
         let dead = sweep.nars()?;
         self.depot.commit(Change::Rest)?;
         Rewrite::new(self, dead)?.run()
@@ -288,6 +306,7 @@ fn remove(
     let mut gone = HashSet::new();
     let mut rest = order.as_slice();
     while let Some(first) = rest.first() {
+        depot.may_go_on()?;
         let cache = graph.cache(*first)?;
         let same = |node: &&Node| graph.cache(**node).is_ok_and(|other| other == cache);
         let count = rest.iter().take(REMOVALS_AT_ONCE).take_while(same).count();

@@ -12,6 +12,7 @@
 //! frame against the frame's id; it takes no lock that a reader or a writer waits for; it reads at
 //! most `rate_bytes_per_s`. Never: changes a segment.
 
+use std::fmt;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::str::FromStr;
@@ -65,6 +66,12 @@ impl Subset {
 
     fn has(self, segment: SegmentId) -> bool {
         segment.0 % self.of == self.part - 1
+    }
+}
+
+impl fmt::Display for Subset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.part, self.of)
     }
 }
 

@@ -156,7 +156,8 @@ pub async fn cost(
     Ok(json(&method, &cost))
 }
 
-fn json(method: &Method, value: &impl Serialize) -> Response {
+/// An answer of JSON.
+pub fn json(method: &Method, value: &impl Serialize) -> Response {
     let text =
         serde_json::to_vec(value).expect("invariant: strings and numbers can be written as JSON");
     answer(method, "application/json", text)

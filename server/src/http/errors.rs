@@ -4,6 +4,7 @@
 //! ```text
 //!   400 malformed    403 not this way   405 wrong URL to write to   413 too large
 //!   401 no token     404 missing        412 an encoding gone        422 understood, but refused
+//!   409 under way already (native API)  431 a head too large
 //!   503 later (nix comes again)         500, 507 our fault
 //! ```
 //! Guarantees: what is merely missing is 404, never 5xx; our own faults are logged in full and told
@@ -102,11 +103,11 @@ impl From<Error> for Refusal {
             ErrorKind::Busy => Refusal::new(StatusCode::CONFLICT, error.to_string()),
             ErrorKind::Full => {
                 tracing::error!(%error, "there is no room");
-                let sentence = match std::error::Error::source(&error) {
-                    Some(_) => "the cache's disk is full; free some space there, then push again"
-                        .to_owned(),
+                let why = match std::error::Error::source(&error) {
+                    Some(_) => "the cache's disk is full".to_owned(),
                     None => error.to_string(),
                 };
+                let sentence = format!("{why}; a collection was started, push again in a while");
                 Refusal::new(StatusCode::INSUFFICIENT_STORAGE, sentence)
             }
             ErrorKind::Storage => {

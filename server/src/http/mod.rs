@@ -4,6 +4,7 @@
 //! ```text
 //!   listen --> observe::request --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api
+//!     +-- keeping: admit --> pins; the admin only: gc remove scrub
 //!     '-- /push: the same for the uploader's own names, and
 //!           admit --> push_nar push_narinfo documents
 //! ```
@@ -14,17 +15,23 @@ pub mod cache_info;
 pub mod codec;
 pub mod documents;
 pub mod errors;
+pub mod gc;
 pub mod linger;
 pub mod listing;
 pub mod nar;
 pub mod narinfo;
+pub mod pins;
 pub mod push_nar;
 pub mod push_narinfo;
 pub mod range;
+pub mod remove;
 pub mod router;
+pub mod scrub;
 
 use crate::auth::Gate;
+use crate::collector::Collector;
 use crate::config::Config;
+use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, header};
@@ -55,6 +62,10 @@ pub struct App {
     pub uploads: Workers,
     /// For narinfos and documents on their way to the disk.
     pub commits: Workers,
+    /// Runs collections.
+    pub collector: Arc<Collector>,
+    /// Runs scrubs.
+    pub scrubber: Arc<Scrubber>,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

@@ -2,8 +2,10 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, cache_info, documents, linger, listing, nar, narinfo, push_nar, push_narinfo,
+    Shared, api, cache_info, documents, gc, linger, listing, nar, narinfo, pins, push_nar,
+    push_narinfo, remove, scrub,
 };
+use crate::auth::Subject;
 use crate::listen::Peer;
 use crate::observe;
 use axum::body::Body;
@@ -11,7 +13,7 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
 
 /// The whole of it.
@@ -25,6 +27,7 @@ pub fn router(app: Shared) -> Router {
         .route("/api/v1/stats", get(api::stats))
         .route("/api/v1/missing", post(api::missing))
         .route("/api/v1/cost/{hash}", get(api::cost))
+        .merge(keeping(&app))
         .nest("/push", push(&app))
         .fallback(no_such_url)
         .method_not_allowed_fallback(no_such_url)
@@ -67,16 +70,51 @@ fn push(app: &Shared) -> Router<Shared> {
         .merge(writing)
 }
 
+/// What stays and what goes. Whoever pushes may pin; what takes something away is the admin's.
+fn keeping(app: &Shared) -> Router<Shared> {
+    let pinning = Router::new()
+        .route("/api/v1/pins/{name}", put(pins::put))
+        .route("/api/v1/pins/{name}/rollback", post(pins::rollback))
+        .route_layer(middleware::from_fn_with_state(app.clone(), admit));
+    let removing = Router::new()
+        .route("/api/v1/pins/{name}", delete(pins::delete))
+        .route("/api/v1/gc", post(gc::post))
+        .route("/api/v1/remove", post(remove::post))
+        .route("/api/v1/scrub", post(scrub::post))
+        .route_layer(middleware::from_fn_with_state(app.clone(), admit_admin));
+    Router::new()
+        .route("/api/v1/scrub", get(scrub::get))
+        .route("/api/v1/pins", get(pins::list))
+        .route("/api/v1/pins/{name}", get(pins::get))
+        .merge(pinning)
+        .merge(removing)
+}
+
 /// Lets through whom the gate lets through, and says as whom.
-async fn admit(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
+async fn admit(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let admitted = app.gate.admit_write(&peer(&request), request.headers());
+    let response = pass(admitted, request, next).await;
+    if response.status() == StatusCode::INSUFFICIENT_STORAGE {
+        app.collector.want();
+    }
+    response
+}
+
+/// Lets through the bearer of the admin token alone.
+async fn admit_admin(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let admitted = app.gate.admit_admin(&peer(&request), request.headers());
+    pass(admitted, request, next).await
+}
+
+fn peer(request: &Request) -> Peer {
     // Whoever cannot be told is treated as somebody far away.
     let unknown = || Peer::Tcp(([255, 255, 255, 255], 0).into());
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .cloned()
-        .unwrap_or_else(unknown);
-    match app.gate.admit_write(&peer, request.headers()) {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.unwrap_or_else(unknown)
+}
+
+async fn pass(admitted: Result<Subject, Refusal>, mut request: Request, next: Next) -> Response {
+    match admitted {
         Ok(subject) => {
             request.extensions_mut().insert(subject);
             next.run(request).await
@@ -101,7 +139,7 @@ async fn file(
 
 async fn put_file(
     State(app): State<Shared>,
-    Extension(subject): Extension<crate::auth::Subject>,
+    Extension(subject): Extension<Subject>,
     Path(file): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -129,7 +167,7 @@ async fn no_such_url(State(app): State<Shared>, method: Method, request: Request
         ),
         None if path.starts_with("/api/") => (
             format!("{method} is not for this URL of the API"),
-            "GET, HEAD, POST",
+            "GET, HEAD, POST, PUT, DELETE",
         ),
         None => (
             format!(

@@ -5,6 +5,7 @@
 mod client;
 mod front_door;
 mod hostile;
+mod keeping;
 mod pushing;
 mod reading;
 mod sample;

@@ -135,6 +135,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         for (dead, id, len) in by_garbage {
             let worth = dead >= MIN_GARBAGE_BYTES && (garbage > allowed || dead > len / 2);
             let nothing_lives = dead == len;
+            self.collection.depot.may_go_on()?;
             if (worth || nothing_lives) && self.take(id, len)? {
                 garbage -= dead;
             }

@@ -1,0 +1,342 @@
+//! Collections: by command, by the clock, and when an upload found no room.
+//!
+//! ```text
+//!   POST api/v1/gc ---------+
+//!   every gc_interval_s ----+--> one at a time --> a thread: depot.collect --> log
+//!   an upload answered 507 -+                                   '--> lines --> the client
+//! ```
+//! Guarantees: one at a time; a collection that has begun goes on when the client that asked for it
+//! goes away, and waits for a slow one no longer than [`PATIENCE`] in all. Never: two of the
+//! clock's within a minute.
+
+use crate::http::errors::Refusal;
+use axum::http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+use snowcache_depot::{Collected, Depot, ErrorKind, Finding, Policy};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+/// Lines that wait for a client: a line has up to some 700 bytes, so at most 3 MB.
+const QUEUED_LINES: usize = 4096;
+
+/// A collection waits so long, in all, for a client to take its lines; what finds no room
+/// afterwards is counted and left out.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between looks whether the client has taken some.
+const NAP: Duration = Duration::from_millis(5);
+
+/// Between the writings of what was asked for when: a crash makes that much of it forgotten, of a
+/// grace of 30 days.
+const NOTING: Duration = Duration::from_secs(60);
+
+/// After a collection the next one without a command begins no sooner: a disk that is full of live
+/// data is not to be read all the time.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Runs collections.
+pub struct Collector {
+    depot: Depot,
+    policy: Policy,
+    interval: Option<Duration>,
+    /// When the one under way began.
+    running: Mutex<Option<Instant>>,
+    wanted: Notify,
+}
+
+/// Given up when a collection ends, however it does.
+struct Turn(Arc<Collector>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.running() = None;
+    }
+}
+
+impl Collector {
+    /// Collects from `depot`, by itself every `interval` and up to a tenth more.
+    pub fn new(depot: Depot, policy: Policy, interval: Option<Duration>) -> Arc<Collector> {
+        Arc::new(Collector {
+            depot,
+            policy,
+            interval,
+            running: Mutex::new(None),
+            wanted: Notify::new(),
+        })
+    }
+
+    /// Starts a collection. Its lines end when it does, the last one with what it came to.
+    ///
+    /// # Errors
+    /// 409 while another one is under way.
+    pub fn start(self: &Arc<Self>, dry_run: bool) -> Result<Receiver<String>, Refusal> {
+        let turn = self.turn()?;
+        let (sender, lines) = mpsc::channel(QUEUED_LINES);
+        let span = tracing::Span::current();
+        tokio::task::spawn_blocking(move || {
+            let _in_span = span.entered();
+            turn.0.collect(dry_run, Teller::new(sender));
+        });
+        Ok(lines)
+    }
+
+    /// Something found no room: a collection soon would be good.
+    pub fn want(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Ends the collection that is under way, at its next step, and begins no other. What was asked
+    /// for when is written down.
+    pub async fn stop(&self) {
+        self.depot.stop_collecting();
+        while self.running().is_some() {
+            tokio::time::sleep(NAP).await;
+        }
+        self.note_uses(true).await;
+    }
+
+    /// Writes down what was asked for when, every minute, for ever.
+    pub async fn note(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(NOTING).await;
+            self.note_uses(false).await;
+        }
+    }
+
+    async fn note_uses(&self, for_good: bool) {
+        let depot = self.depot.clone();
+        let note = move || {
+            depot.write_uses()?;
+            match for_good {
+                true => depot.checkpoint(),
+                false => Ok(()),
+            }
+        };
+        match tokio::task::spawn_blocking(note).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "what was used could not be noted"),
+            Err(error) => tracing::error!(%error, "noting what was used panicked"),
+        }
+    }
+
+    /// Collects by the clock, and when it is wanted, for ever.
+    pub async fn by_itself(self: Arc<Self>) {
+        loop {
+            match self.interval {
+                Some(interval) => {
+                    let wait = interval + interval.mul_f64(0.1 * chance());
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = self.wanted.notified() => {}
+                    }
+                }
+                None => self.wanted.notified().await,
+            }
+            // One that was asked for is under way: as good.
+            if let Ok(mut lines) = self.start(false) {
+                while lines.recv().await.is_some() {}
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(self: &Arc<Self>) -> Result<Turn, Refusal> {
+        let mut running = self.running();
+        if let Some(began) = *running {
+            let sentence = format!(
+                "a collection that began {} s ago is under way; ask again when it has ended",
+                began.elapsed().as_secs()
+            );
+            return Err(Refusal::new(StatusCode::CONFLICT, sentence));
+        }
+        *running = Some(Instant::now());
+        Ok(Turn(self.clone()))
+    }
+
+    fn collect(&self, dry_run: bool, mut teller: Teller) {
+        tracing::info!(dry_run, "a collection begins");
+        let collected = self.depot.collect(&self.policy, dry_run, &mut |finding| {
+            if !dry_run {
+                log(&finding);
+            }
+            teller.tell(line(&finding));
+        });
+        match collected {
+            Ok(collected) => {
+                let (paths, freed_bytes) = (collected.paths, collected.freed_bytes);
+                tracing::info!(dry_run, paths, freed_bytes, "a collection has ended");
+                teller.end(&collected);
+            }
+            Err(error) => {
+                match error.kind() {
+                    ErrorKind::Closed => tracing::info!("a collection was stopped"),
+                    _ => tracing::error!(%error, "a collection failed"),
+                }
+                teller.last(&json!({ "error": error.to_string() }));
+            }
+        }
+    }
+}
+
+/// Tells a client, as far as it listens.
+struct Teller {
+    to: Sender<String>,
+    patience: Duration,
+    left_out: u64,
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    #[serde(flatten)]
+    collected: &'a Collected,
+    /// Lines that the client was too slow for.
+    left_out: u64,
+}
+
+impl Teller {
+    fn new(to: Sender<String>) -> Teller {
+        Teller {
+            to,
+            patience: PATIENCE,
+            left_out: 0,
+        }
+    }
+
+    fn tell(&mut self, line: Value) {
+        let mut line = line.to_string();
+        loop {
+            match self.to.try_send(line) {
+                Err(TrySendError::Full(back)) if !self.patience.is_zero() => {
+                    std::thread::sleep(NAP);
+                    self.patience = self.patience.saturating_sub(NAP);
+                    line = back;
+                }
+                Err(TrySendError::Full(_)) => return self.left_out += 1,
+                // Nobody listens any more.
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+            }
+        }
+    }
+
+    fn end(self, collected: &Collected) {
+        let left_out = self.left_out;
+        let summary = Summary {
+            collected,
+            left_out,
+        };
+        self.last(&json!({ "summary": summary }));
+    }
+
+    /// The collection is over: this line may wait until the client takes it or its connection ends.
+    fn last(self, line: &Value) {
+        // Nobody listens any more: the log has it too.
+        self.to.blocking_send(line.to_string()).unwrap_or_default();
+    }
+}
+
+fn log(finding: &Finding) {
+    match finding {
+        Finding::Path {
+            cache,
+            path,
+            reason,
+            ..
+        } => {
+            tracing::info!(%cache, %path, reason, "a path goes");
+        }
+        Finding::Upload {
+            cache,
+            name,
+            reason,
+        } => {
+            tracing::debug!(%cache, name, reason, "an upload goes");
+        }
+        Finding::Nar {
+            nar_hash, reason, ..
+        } => {
+            tracing::debug!(%nar_hash, reason, "a NAR goes");
+        }
+        Finding::Segment {
+            number,
+            bytes,
+            reason,
+            ..
+        } => {
+            tracing::debug!(number, bytes, reason, "a segment goes");
+        }
+    }
+}
+
+/// A finding as clients read it.
+fn line(finding: &Finding) -> Value {
+    match finding {
+        Finding::Path {
+            cache,
+            path,
+            nar_size_bytes,
+            reason,
+        } => json!({
+            "what": "path", "cache": cache, "path": path.to_string(),
+            "nar_size_bytes": nar_size_bytes, "reason": reason,
+        }),
+        Finding::Upload {
+            cache,
+            name,
+            reason,
+        } => json!({
+            "what": "upload", "cache": cache, "name": name, "reason": reason,
+        }),
+        Finding::Nar {
+            nar_hash,
+            nar_size_bytes,
+            reason,
+        } => json!({
+            "what": "nar", "nar_hash": nar_hash.to_string(),
+            "nar_size_bytes": nar_size_bytes, "reason": reason,
+        }),
+        Finding::Segment {
+            number,
+            bytes,
+            live_bytes,
+            reason,
+        } => json!({
+            "what": "segment", "number": number, "bytes": bytes, "live_bytes": live_bytes,
+            "reason": reason,
+        }),
+    }
+}
+
+/// From 0 to 1. Without randomness 1: the longer wait.
+fn chance() -> f64 {
+    getrandom::u64().unwrap_or(u64::MAX) as f64 / u64::MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_nothing_is_waited_for_only_so_long() {
+        let (sender, mut lines) = mpsc::channel(2);
+        let mut teller = Teller::new(sender);
+        teller.patience = NAP * 4;
+        for number in 0..5 {
+            teller.tell(json!(number));
+        }
+        assert_eq!((teller.left_out, teller.patience), (3, Duration::ZERO));
+        assert_eq!(lines.try_recv().as_deref(), Ok("0"));
+        teller.tell(json!("again"));
+        assert_eq!(teller.left_out, 3, "there was room");
+        drop(lines);
+        teller.tell(json!("to nobody"));
+        assert_eq!(teller.left_out, 3, "nobody missed it");
+    }
+}
