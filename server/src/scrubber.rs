@@ -119,7 +119,9 @@ impl Scrubber {
         if interval.is_zero() {
             return;
         }
-        let slice = interval.div_f64(f64::from(SLICES)).max(Duration::from_secs(1));
+        let slice = interval
+            .div_f64(f64::from(SLICES))
+            .max(Duration::from_secs(1));
         loop {
             let (number, wait) = due(since_1970(), slice);
             tokio::time::sleep(wait).await;
@@ -207,7 +209,13 @@ fn log(scrubbed: &Scrubbed) {
         ..
     } = *scrubbed;
     match damaged {
-        0 => tracing::info!(segments, bytes, seconds, stopped, "a scrub has ended, all well"),
+        0 => tracing::info!(
+            segments,
+            bytes,
+            seconds,
+            stopped,
+            "a scrub has ended, all well"
+        ),
         _ => tracing::error!(segments, bytes, damaged, sick_nars, "a scrub found damage"),
     }
 }
@@ -252,6 +260,9 @@ mod tests {
             now += wait;
         }
         assert_eq!(seen.len(), SLICES as usize);
-        assert!(seen.into_iter().all(|number| Subset::new(number + 1, SLICES).is_some()));
+        assert!(
+            seen.into_iter()
+                .all(|number| Subset::new(number + 1, SLICES).is_some())
+        );
     }
 }

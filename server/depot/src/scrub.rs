@@ -12,8 +12,8 @@
 //! frame against the frame's id; it takes no lock that a reader or a writer waits for; it reads at
 //! most `rate_bytes_per_s`. Never: changes a segment.
 
-use std::fmt;
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::time::{Duration, Instant};

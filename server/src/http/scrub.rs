@@ -40,7 +40,9 @@ pub async fn post(
     })?;
     let subset = asked.subset.as_deref().map(str::parse::<Subset>);
     let subset = subset.transpose().map_err(Refusal::malformed)?;
-    Ok(gc::report(app.scrubber.start(subset, asked.rate_bytes_per_s)?))
+    Ok(gc::report(
+        app.scrubber.start(subset, asked.rate_bytes_per_s)?,
+    ))
 }
 
 /// `GET`

@@ -110,7 +110,10 @@ fn a_healthy_folder_is_clean_and_stays_as_it_is() {
     let (told, checked) = data.check(false);
     assert_eq!(told, []);
     assert_eq!((checked.problems, checked.notes, checked.paths), (0, 0, 3));
-    assert_eq!(checked.bytes, data.open().stats().expect("stats").segment_bytes);
+    assert_eq!(
+        checked.bytes,
+        data.open().stats().expect("stats").segment_bytes
+    );
     assert_eq!(fs::read(data.segment()).expect("read"), before);
     data.assert_whole();
 }
