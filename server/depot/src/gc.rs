@@ -18,7 +18,7 @@
 mod graph;
 mod removals;
 mod rewrite;
-mod rows;
+pub(crate) mod rows;
 mod space;
 mod sweep;
 

@@ -20,6 +20,7 @@ use snowcache_nix::NarHash;
 
 use super::space::Coverage;
 use super::{Collection, Finding, cover};
+use crate::backup::Hold;
 use crate::depot::Shared;
 use crate::gc::rows::{self, Target};
 use crate::index::{Batch, Index, Rows, Table};
@@ -442,7 +443,12 @@ impl<'a, 'b> Rewrite<'a, 'b> {
                  next one goes on",
             ));
         }
-        for (id, len) in std::mem::take(&mut self.copied) {
+        let copied = std::mem::take(&mut self.copied);
+        let Some(_hold) = Hold::to_remove(&self.shared.dir)? else {
+            tracing::info!("a backup is under way: emptied segments go with the next collection");
+            return Ok(());
+        };
+        for (id, len) in copied {
             self.shared.pool.remove(id, len)?;
             let mut batch = Batch::default();
             batch.delete(Table::Marks, id.0.to_be_bytes());

@@ -43,11 +43,14 @@ pub enum Table {
     Doomed,
     /// About the index itself: its version, and since when it counts uses.
     About,
+    /// NarHash, and FrameId where it lacks one -> nothing, or where its recipe lay: why a NAR is
+    /// not served.
+    Sick,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 14] = [
         Table::Frames,
         Table::Layouts,
         Table::Uploads,
@@ -61,6 +64,7 @@ impl Table {
         Table::Used,
         Table::Doomed,
         Table::About,
+        Table::Sick,
     ];
 
     /// A short name for people and column families.
@@ -79,6 +83,7 @@ impl Table {
             Table::Used => "used",
             Table::Doomed => "doomed",
             Table::About => "about",
+            Table::Sick => "sick",
         }
     }
 }
