@@ -157,6 +157,10 @@ impl Journal {
 
     fn carry_out(&mut self, group: Vec<Request>) {
         let shared = self.shared.clone();
+        if let Err(error) = shared.index.ready() {
+            let replies = group.into_iter().map(|request| request.reply);
+            return replies.for_each(|reply| answer(&reply, Err(error.again())));
+        }
         let _gate = shared.gate.read().expect("invariant: no panic at the gate");
         let mut draft = Draft::new(shared.clone());
         let mut answers = Vec::with_capacity(group.len());
@@ -172,14 +176,12 @@ impl Journal {
             shared.uses.left();
         }
         for (reply, decision) in answers {
-            let answer = match (&durable, decision) {
+            let outcome = match (&durable, decision) {
                 (Ok(()), decision) => decision,
                 (Err(error), Ok(_)) => Err(error.again()),
                 (Err(_), Err(refusal)) => Err(refusal),
             };
-            if reply.send(answer).is_err() {
-                tracing::debug!("a client went away before its commit was answered");
-            }
+            answer(&reply, outcome);
         }
     }
 
@@ -213,5 +215,11 @@ impl Journal {
             self.shared.uses.nar(nar);
         }
         Ok(())
+    }
+}
+
+fn answer(reply: &SyncSender<Result<Outcome>>, outcome: Result<Outcome>) {
+    if reply.send(outcome).is_err() {
+        tracing::debug!("a client went away before its commit was answered");
     }
 }

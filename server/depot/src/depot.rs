@@ -1,7 +1,7 @@
 //! The depot: one handle over segments, index and the threads that write.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use snowcache_nix::{NarHash, PathInfo, StoreHash, StorePath};
 
 use crate::commit::{Change, Committer, Outcome};
 use crate::compress::Compressors;
-use crate::index::rocks::RocksIndex;
+use crate::index::renewing::{RenewingIndex, set_aside};
 use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar};
 use crate::keys::CacheName;
@@ -21,12 +21,13 @@ use crate::pool::{Pool, Stream};
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
 use crate::room::{RESERVE_BYTES, Room};
-use crate::rows::{PathRow, Place, SCHEMA, SCHEMA_KEY, UploadRow, time_row};
+use crate::rows::{PathRow, Place, UploadRow, time_row};
 use crate::segments::Segments;
+use crate::segments::committed::Committed;
 use crate::segments::local::LocalSegments;
 use crate::state::{Document, UploadState, document_of};
 use crate::uses::Uses;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Segment bytes committed between checkpoints of the index: what a start after a crash reads
 /// again, under half a second.
@@ -180,8 +181,24 @@ impl Depot {
             .map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         let segments = LocalSegments::open(&dir.join("segments"))
             .map_err(|e| Error::io(format!("opening the segments in {}", dir.display()), e))?;
-        let index = open_index(&dir.join("index"))?;
-        Depot::over(options, Arc::new(segments), Arc::new(index))
+        let (segments, folder) = (Arc::new(segments), dir.join("index"));
+        let mut index = Arc::new(RenewingIndex::open(&folder)?);
+        let depot = match Depot::over(options.clone(), segments.clone(), index.clone()) {
+            Err(error) if index.is_damaged() => {
+                tracing::error!(%error, "the index is damaged and is made anew");
+                drop(index);
+                set_aside(&folder)?;
+                index = Arc::new(RenewingIndex::open(&folder)?);
+                Depot::over(options, segments.clone(), index.clone())?
+            }
+            opened => opened?,
+        };
+        let (pool, clock) = (depot.shared.pool.clone(), depot.shared.clock.clone());
+        index.catches_up_by(Box::new(move |fresh| {
+            let committed = Committed::new(&*segments, pool.committed_lengths());
+            replay::replay(&committed, fresh, clock()).map(drop)
+        }));
+        Ok(depot)
     }
 
     /// A depot over any segments and index.
@@ -407,31 +424,6 @@ impl Depot {
     pub(crate) fn commit(&self, change: Change) -> Result<Outcome> {
         self.committer.commit(change)
     }
-}
-
-/// Opens the index; one that is damaged, or has the rows of another version, is set aside, since
-/// it can be replayed.
-fn open_index(folder: &Path) -> Result<RocksIndex> {
-    match RocksIndex::open(folder) {
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            tracing::error!(%error, "the index is damaged and is made anew");
-        }
-        Err(error) => return Err(error),
-        Ok(index) => {
-            let schema = index.get(Table::About, SCHEMA_KEY)?;
-            let fresh = schema.is_none() && index.scan(Table::Marks, &[], None, 1)?.is_empty();
-            if fresh || schema.is_some_and(|schema| schema == SCHEMA) {
-                return Ok(index);
-            }
-            tracing::info!("the index is of another version and is made anew");
-        }
-    }
-    let aside = folder.with_extension("damaged");
-    if aside.exists() {
-        fs::remove_dir_all(&aside).map_err(|e| Error::io("removing an old index", e))?;
-    }
-    fs::rename(folder, &aside).map_err(|e| Error::io("setting the index aside", e))?;
-    RocksIndex::open(folder)
 }
 
 /// A document's key in the index.

@@ -159,6 +159,7 @@ impl Depot {
         on: &mut dyn FnMut(Finding),
     ) -> Result<Collected> {
         self.alone(|depot| {
+            depot.shared().index.ready()?;
             let mut collection = Collection {
                 depot,
                 policy,
@@ -219,6 +220,13 @@ impl Depot {
             }
         };
         shared.uses.watch();
+        // What was decided before anybody watched is in the index when this is passed.
+        drop(
+            shared
+                .gate
+                .write()
+                .expect("invariant: no panic at the gate"),
+        );
         let done = work(self);
         shared.uses.unwatch();
         done

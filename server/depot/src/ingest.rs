@@ -261,6 +261,7 @@ impl Frames {
     /// collector out from the first look to the last write.
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
+        depot.index.ready()?;
         let _gate = depot.gate.read().expect("invariant: no panic at the gate");
         let mut batch = Batch::default();
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;

@@ -9,7 +9,7 @@
 //! Guarantees: a segment has one writer at a time, so the records of one upload lie together; what
 //! was not committed leaves nothing behind; a segment that failed once is never written again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -27,6 +27,8 @@ pub const SEGMENT_BYTES: u64 = 256 << 20;
 pub struct Pool {
     segments: Arc<dyn Segments>,
     open: Mutex<Open>,
+    /// Committed lengths of the segments that were written to.
+    committed: Mutex<HashMap<SegmentId, u64>>,
     next_segment: AtomicU32,
     next_seq: AtomicU64,
     /// Bytes in all segments.
@@ -63,6 +65,7 @@ impl Pool {
         Arc::new(Pool {
             segments,
             open: Mutex::new(open),
+            committed: Mutex::default(),
             next_segment: AtomicU32::new(found.next_segment),
             next_seq: AtomicU64::new(found.next_seq),
             bytes: AtomicU64::new(found.bytes),
@@ -122,6 +125,7 @@ impl Pool {
 
     /// A stream that has no writer yet.
     fn stream(self: &Arc<Pool>, id: SegmentId, len: u64) -> Stream {
+        self.lengths().insert(id, len);
         Stream {
             pool: self.clone(),
             id,
@@ -130,6 +134,17 @@ impl Pool {
             grown: 0,
             writer: None,
         }
+    }
+
+    /// How far each segment that was written to is committed.
+    pub fn committed_lengths(&self) -> HashMap<SegmentId, u64> {
+        self.lengths().clone()
+    }
+
+    fn lengths(&self) -> MutexGuard<'_, HashMap<SegmentId, u64>> {
+        self.committed
+            .lock()
+            .expect("invariant: no panic while the lock is held")
     }
 
     /// The first sequence number that no record has.
@@ -217,6 +232,7 @@ impl Stream {
     pub fn committed(&mut self) {
         self.grown = self.len - self.committed;
         self.committed = self.len;
+        self.pool.lengths().insert(self.id, self.len);
     }
 
     /// Bytes that the last commit added.

@@ -117,10 +117,7 @@ pub fn replay(segments: &dyn Segments, index: &dyn Index, now: u64) -> Result<Re
             found.unsealed.push((id, end));
         }
     }
-    // Removals first: they say which of the older records count for nothing.
-    states.sort_unstable_by_key(|(id, state)| {
-        (state.kind != Kind::Removed, state.seq, *id, state.offset)
-    });
+    states.sort_unstable_by_key(|(id, state)| (turn(state.kind), state.seq, *id, state.offset));
     for (segment, state) in states {
         found.next_seq = found.next_seq.max(state.seq + 1);
         apply(segments, index, segment, state.offset)?;
@@ -135,6 +132,16 @@ pub fn replay(segments: &dyn Segments, index: &dyn Index, now: u64) -> Result<Re
     }
     index.write(marks)?;
     Ok(found)
+}
+
+/// Removals come first: they say which of the older records count for nothing. Then recipes: one
+/// that was stored anew may be younger than the paths that need it.
+fn turn(kind: Kind) -> u8 {
+    match kind {
+        Kind::Removed => 0,
+        Kind::Recipe => 1,
+        _ => 2,
+    }
 }
 
 /// A new index says which rows it has, and since when it counts uses.

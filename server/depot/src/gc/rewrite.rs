@@ -59,6 +59,8 @@ pub struct Rewrite<'a, 'b> {
     /// How many of the NARs that commits counted on are covered.
     seen: usize,
     stream: Option<Stream>,
+    /// The index's renewals before the first of the copies.
+    renewals: u64,
     /// Copied, to be removed: their lengths beside them.
     copied: Vec<(SegmentId, u64)>,
 }
@@ -75,6 +77,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             users: HashMap::new(),
             seen: 0,
             stream: None,
+            renewals: shared.index.renewals(),
             copied: Vec::new(),
         };
         for row in Rows::new(&*shared.index, Table::Layouts, &[]) {
@@ -434,6 +437,13 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             return Ok(());
         }
         self.shared.index.checkpoint()?;
+        if self.shared.index.renewals() != self.renewals {
+            return Err(Error::new(
+                ErrorKind::Storage,
+                "the index failed during the collection, which stops here; nothing is lost, the \
+                 next one goes on",
+            ));
+        }
         for (id, len) in std::mem::take(&mut self.copied) {
             self.shared.pool.remove(id, len)?;
             let mut batch = Batch::default();

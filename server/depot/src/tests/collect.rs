@@ -404,3 +404,36 @@ fn collections_run_beside_pushes_and_reads() {
         "{stats:?}"
     );
 }
+
+/// A NAR may be stored anew when another copy of its frames went: its recipe is then younger than
+/// its path, and that must not matter to who reads the segments in order.
+#[test]
+fn a_nar_that_was_stored_anew_after_its_path_survives_the_loss_of_the_index() {
+    let yard = Yard::new();
+    // More than what waits for compression, so that the uploads get a segment each.
+    let shared = noise(5, 12_000_000);
+    let (one, two) = (
+        nar_of(&shared),
+        nar_of(&[&shared[..], b"and more"].concat()),
+    );
+    let mut first = yard.bench.depot.ingest().expect("ingest");
+    let mut second = yard.bench.depot.ingest().expect("ingest");
+    first.write(&one).expect("write");
+    second.write(&two).expect("write");
+    let nar = first.finish(upload("one.nar")).expect("durable");
+    second
+        .finish(upload("two.nar"))
+        .expect("durable, its frames a second time");
+    yard.bench.publish(path(1, nar, &[])).expect("published");
+    yard.pin("web", &[1], "5");
+    yard.wait(2 * DAY);
+    yard.collect(&strict());
+    assert_eq!(yard.bench.depot.stats().expect("stats").nars, 1);
+    yard.bench.put("one-again.nar", &one);
+    yard.wait(2 * DAY);
+    yard.collect(&strict());
+    assert!(yard.bench.raw(&nar).as_ref() == Some(&one));
+    let again = yard.bench.reopened();
+    assert!(again.raw(&nar) == Some(one), "the path lost its NAR");
+    assert_eq!(again.depot.stats().expect("stats").paths, 1);
+}
