@@ -21,6 +21,7 @@ pub mod random;
 pub mod server;
 pub mod stocked;
 pub mod strace;
+pub mod world;
 
 use std::path::PathBuf;
 

@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::codec::Codec;
 use super::corpus::sha256;
@@ -97,6 +100,96 @@ pub fn assert_whole_or_absent(http: Http, upload: &Upload) -> bool {
             true
         }
     }
+}
+
+/// Removes paths; they are gone, or it says why they stay.
+pub fn remove(http: Http, admin_token: &str, paths: &[&str]) -> Result<(), String> {
+    let question = serde_json::json!({ "paths": paths }).to_string();
+    let request = http.request("POST", "/api/v1/remove").bearer(admin_token);
+    let answer = request.bytes(question.as_bytes()).try_send();
+    let answer = answer.map_err(|error| error.to_string())?;
+    let text = answer.text();
+    let whole = answer.status == 200
+        && answer.json()["removed"].as_array().map(Vec::len) == Some(paths.len());
+    if whole {
+        Ok(())
+    } else {
+        Err(format!("{}: {text}", answer.status))
+    }
+}
+
+/// NAR and narinfo, or the first answer that was not 200.
+pub fn try_publish(http: Http, token: &str, upload: &Upload) -> Result<(), String> {
+    let narinfo = upload.narinfo();
+    let requests = [
+        (upload.nar_path(), upload.body.as_slice()),
+        (upload.narinfo_path(), narinfo.as_bytes()),
+    ];
+    for (path, body) in requests {
+        let answer = put(http, &path, token, body).map_err(|error| error.to_string())?;
+        if answer.status != 200 {
+            return Err(format!("{path}: {} {}", answer.status, answer.text()));
+        }
+    }
+    Ok(())
+}
+
+/// NAR and narinfo.
+pub fn publish(http: Http, token: &str, upload: &Upload) {
+    if let Err(refused) = try_publish(http, token, upload) {
+        panic!("{}: {refused}", upload.store_path);
+    }
+}
+
+/// Reads a path again and again until it is over; the first answer that was not right.
+pub fn read_until(over: &AtomicBool, http: Http, upload: &Upload) -> Option<String> {
+    let (narinfo, nar) = (format!("/{}.narinfo", upload.hash_part()), raw_nar(upload));
+    while !over.load(Ordering::Relaxed) {
+        for path in [&narinfo, &nar] {
+            match http.request("GET", path).try_send() {
+                Err(error) => return Some(format!("{path}: {error}")),
+                Ok(answer) if answer.status != 200 => {
+                    return Some(format!("{path}: {} {}", answer.status, answer.text()));
+                }
+                Ok(answer) if *path == nar && answer.body != upload.nar => {
+                    return Some(format!("{path}: other bytes"));
+                }
+                Ok(_) => {}
+            }
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+/// A copy of a folder, as it is.
+pub fn copy_folder(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.expect("cp runs").success());
+}
+
+/// Collects garbage: the report's summary, or how it was refused or broke off.
+pub fn collect(http: Http, admin_token: &str) -> Result<serde_json::Value, String> {
+    let request = http.request("POST", "/api/v1/gc").bearer(admin_token);
+    let answer = request.bytes(b"{}").try_send().map_err(|e| e.to_string())?;
+    let text = answer.text();
+    let last = text.trim_end().lines().last().unwrap_or_default();
+    match serde_json::from_str::<serde_json::Value>(last) {
+        Ok(line) if line["summary"].is_object() => Ok(line["summary"].clone()),
+        _ => Err(format!("{}: {last}", answer.status)),
+    }
+}
+
+/// A server's arguments under which collections take what was removed, at once and by command
+/// only, and uploads of which nothing came after so many seconds.
+pub fn quick_collections(folder: &Path, lease_s: u64) -> [String; 2] {
+    let file = folder.join("snowcached.toml");
+    let text = format!(
+        "[retention]\ngrace_s = 0\nmax_age_s = 0\nsweep_grace_s = 0\ngc_interval_s = 0\n\
+         [uploads]\nlease_s = {lease_s}\n[depot]\nreserve_bytes = 1048576\n"
+    );
+    std::fs::write(&file, text).expect("a configuration");
+    ["--config".to_owned(), file.display().to_string()]
 }
 
 /// Every path that the cache lists, as `<hash>-<name>`.

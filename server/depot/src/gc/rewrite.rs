@@ -434,6 +434,10 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             return Ok(());
         }
         self.shared.index.checkpoint()?;
+        if self.shared.index.ready()? != self.collection.index {
+            let anew = "the index was opened anew while this collection ran; collect once more";
+            return Err(Error::new(ErrorKind::Storage, anew));
+        }
         for (id, len) in std::mem::take(&mut self.copied) {
             self.shared.pool.remove(id, len)?;
             let mut batch = Batch::default();

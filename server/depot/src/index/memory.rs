@@ -71,8 +71,8 @@ impl Index for MemoryIndex {
         Ok(())
     }
 
-    fn ready(&self) -> Result<()> {
-        Ok(())
+    fn ready(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 

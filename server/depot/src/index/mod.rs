@@ -130,7 +130,10 @@ pub trait Index: Send + Sync {
 
     /// Whether it can be written, and what it says is all that was committed. Tries to be so again
     /// where an earlier write failed. Ask before anything is decided, and appended, upon it.
-    fn ready(&self) -> Result<()>;
+    ///
+    /// Returns how often it began anew: with another number than before, what was written and not
+    /// made durable by [`Index::checkpoint`] may have to be decided again.
+    fn ready(&self) -> Result<u64>;
 }
 
 /// Rows read at once by [`Rows`].

@@ -14,7 +14,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -44,6 +44,8 @@ pub struct RenewingIndex {
     /// A read found damage.
     damaged: AtomicBool,
     catch_up: OnceLock<CatchUp>,
+    /// How often it was opened anew.
+    renewed: AtomicU64,
 }
 
 impl RenewingIndex {
@@ -79,6 +81,7 @@ impl RenewingIndex {
             behind: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
             catch_up: OnceLock::new(),
+            renewed: AtomicU64::new(0),
         })
     }
 
@@ -146,6 +149,7 @@ impl RenewingIndex {
             }
         }
         *current = Some(opened?);
+        self.renewed.fetch_add(1, Ordering::Release);
         self.behind.store(false, Ordering::Release);
         tracing::warn!("the index was opened anew and has caught up");
         Ok(())
@@ -192,11 +196,11 @@ impl Index for RenewingIndex {
         flushed.inspect_err(|error| self.failed(error))
     }
 
-    fn ready(&self) -> Result<()> {
+    fn ready(&self) -> Result<u64> {
         if self.behind.load(Ordering::Acquire) {
             self.renew()?;
         }
-        Ok(())
+        Ok(self.renewed.load(Ordering::Acquire))
     }
 }
 
@@ -275,7 +279,7 @@ mod tests {
         batch.put(Table::Marks, *b"lost", *b"with the memtable");
         index.write(batch).expect("write");
         index.failed(&Error::new(ErrorKind::Storage, "a test"));
-        index.ready().expect("renewed");
+        assert_eq!(index.ready().expect("renewed"), 1);
         let get = |key| index.get(Table::Marks, key).expect("get");
         assert_eq!(get(b"from").as_deref(), Some(&b"segments"[..]));
     }

@@ -175,8 +175,8 @@ impl Index for RocksIndex {
         flushed.map_err(|e| failed("flushing the index", e))
     }
 
-    fn ready(&self) -> Result<()> {
-        Ok(())
+    fn ready(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 
