@@ -197,6 +197,11 @@ impl Snowcached {
         self.data().join("depot")
     }
 
+    /// The token that collecting and removing need.
+    pub fn admin_token(&self) -> String {
+        read(&self.data().join("admin.token"))
+    }
+
     pub fn push_token(&self) -> String {
         read(&self.data().join("push.token"))
     }

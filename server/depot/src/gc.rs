@@ -159,11 +159,12 @@ impl Depot {
         on: &mut dyn FnMut(Finding),
     ) -> Result<Collected> {
         self.alone(|depot| {
-            depot.shared().index.ready()?;
+            let index = depot.shared().index.ready()?;
             let mut collection = Collection {
                 depot,
                 policy,
                 dry_run,
+                index,
                 now: (depot.shared().clock)(),
                 on,
                 collected: Collected {
@@ -235,6 +236,8 @@ struct Collection<'a> {
     depot: &'a Depot,
     policy: &'a Policy,
     dry_run: bool,
+    /// How often the index had begun anew when this began.
+    index: u64,
     now: u64,
     on: &'a mut dyn FnMut(Finding),
     collected: Collected,

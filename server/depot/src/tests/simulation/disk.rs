@@ -409,12 +409,8 @@ impl Index for DiskIndex {
         Ok(())
     }
 
-    fn ready(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn renewals(&self) -> u64 {
-        0
+    fn ready(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 
