@@ -9,68 +9,41 @@
 //!      oracle  <--- after each restart: ask for everything again --- judge
 //! ```
 //!
-//! The oracle is in this process, outside of the victim. Every path is made from its number alone,
-//! so that the oracle need only remember numbers.
+//! The oracle (`support/oracle.rs`) is in this process, outside of the victim.
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::codec::Codec;
-use support::corpus::sha256;
-use support::http::Http;
-use support::nar::{Nar, Upload};
+use support::oracle::{self, EndWith, Oracle, all_paths, assert_whole, upload};
 use support::random::Random;
 use support::server::Snowcached;
 
 /// What the server's log calls the steps of an upload, in their order.
 const PHASES: [&str; 5] = ["receive", "spool", "fsync", "index", "acknowledge"];
-const KILLS_IN_EACH_PHASE: u32 = 20;
+/// Over all phases; `SNOWCACHE_KILLS` asks for another number.
+const KILLS: u64 = 100;
 const PUSHERS: u64 = 4;
 const READY_WITHIN: Duration = Duration::from_secs(2);
-
-/// How far one upload got, as its pusher saw it.
-#[derive(Clone, Copy, PartialEq, Debug)]
-enum Progress {
-    /// The NAR was sent, and no 2xx came back.
-    NarSent,
-    /// The NAR's 2xx came back: it is durable.
-    NarAcknowledged,
-    /// The narinfo was sent, and no 2xx came back.
-    InfoSent,
-    /// The narinfo's 2xx came back: the path is durable and visible.
-    Acknowledged,
-}
-
-#[derive(Default)]
-struct Oracle {
-    progress: Mutex<BTreeMap<u64, Progress>>,
-    next: AtomicU64,
-    /// Held for reading while an upload is under way, for writing from after a kill (which waits
-    /// for nobody) until all is judged.
-    down: RwLock<()>,
-    over: AtomicBool,
-}
 
 #[test]
 fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
     let mut random = Random::announced("crash");
     let mut server = Snowcached::start_with(support::folder_on_disk(), "debug", &[]);
     let (oracle, token, http) = (Oracle::default(), server.push_token(), server.http());
-    let mut hits: BTreeMap<&str, u32> = PHASES.map(|phase| (phase, 0)).into();
+    let each = oracle::setting("SNOWCACHE_KILLS", KILLS).div_ceil(PHASES.len() as u64);
+    let mut hits: BTreeMap<&str, u64> = PHASES.map(|phase| (phase, 0)).into();
     let mut slowest = Duration::ZERO;
     thread::scope(|scope| {
         for _ in 0..PUSHERS {
-            scope.spawn(|| push_until_over(&oracle, http, &token));
+            scope.spawn(|| oracle.push_until_over(http, &token, upload));
         }
         // Also when an assertion fails, so that the pushers end and the failure can be told.
         let end = EndWith(&oracle.over);
-        while let Some(phase) = rarest(&hits, &mut random) {
+        while let Some(phase) = rarest(&hits, &mut random, each) {
             // A marker that was seen is a hit, when the kill comes in the milliseconds behind it.
             let from = server.log.len();
             let marker =
@@ -93,7 +66,8 @@ fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
                     "ready after {:?}",
                     server.ready_in
                 );
-                judge(&oracle, http, &token, &mut random, 40);
+                oracle.assert_no_refusal_before(Instant::now());
+                oracle.judge(http, &token, &mut random, 40, upload);
             }
             // Let work pile up again before the next kill.
             thread::sleep(Duration::from_millis(random.below(120)));
@@ -102,11 +76,11 @@ fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
     });
     println!("kills by phase: {hits:?}; slowest restart {slowest:?}");
 
-    judge(&oracle, http, &token, &mut random, u64::MAX);
+    oracle.judge(http, &token, &mut random, u64::MAX, upload);
     let acknowledged = oracle.acknowledged();
     println!(
         "{} uploads, {} acknowledged",
-        oracle.next.load(Ordering::Relaxed),
+        oracle.tried(),
         acknowledged.len()
     );
     the_index_is_only_an_index(&mut server, &acknowledged);
@@ -125,7 +99,7 @@ fn the_index_is_only_an_index(server: &mut Snowcached, acknowledged: &[u64]) {
         begin.elapsed()
     );
     for &number in acknowledged {
-        assert_whole(server.http(), number);
+        assert_whole(server.http(), &upload(number));
     }
     assert_eq!(all_paths(server.http()), before.1);
     for count in ["paths", "nars", "frames"] {
@@ -133,190 +107,11 @@ fn the_index_is_only_an_index(server: &mut Snowcached, acknowledged: &[u64]) {
     }
 }
 
-// ---- the pushers ----
-
-fn push_until_over(oracle: &Oracle, http: Http, token: &str) {
-    while !oracle.over.load(Ordering::Relaxed) {
-        let number = oracle.next.fetch_add(1, Ordering::Relaxed);
-        let upload = upload(number);
-        let _asking = oracle.down.read().expect("no poison");
-        oracle.note(number, Progress::NarSent);
-        if !put(http, &upload.nar_path(), token, &upload.body) {
-            continue;
-        }
-        oracle.note(number, Progress::NarAcknowledged);
-        // Some uploads stop here: their NAR must still be there when the narinfo comes much later.
-        if number.is_multiple_of(7) {
-            continue;
-        }
-        oracle.note(number, Progress::InfoSent);
-        if put(
-            http,
-            &upload.narinfo_path(),
-            token,
-            upload.narinfo().as_bytes(),
-        ) {
-            oracle.note(number, Progress::Acknowledged);
-        }
-    }
-}
-
-/// Whether it was acknowledged. A refusal is a failure of the test: only silence is allowed, when
-/// the server has been killed.
-fn put(http: Http, path: &str, token: &str, body: &[u8]) -> bool {
-    match http
-        .request("PUT", path)
-        .bearer(token)
-        .bytes(body)
-        .try_send()
-    {
-        Ok(answer) => answer.is(200).status == 200,
-        Err(_) => false,
-    }
-}
-
-/// Path number `number`: from a few bytes to two megabytes, half of it shared with its neighbours,
-/// a reference-like token inside.
-fn upload(number: u64) -> Upload {
-    let mut own = Random::seeded(number);
-    let size = [100, 5_000, 60_000, 400_000, 2_000_000][own.below(5) as usize];
-    let shared = Random::seeded(number % 5).bytes(size / 2);
-    let text = format!(
-        "#! /nix/store/{}-interpreter\n",
-        support::nar::hash_part(number)
-    );
-    let own = own.bytes(size / 2);
-    let nar = Nar::new()
-        .directory()
-        .entry(b"own", |nar| nar.file(&own))
-        .entry(b"script", |nar| nar.file(text.as_bytes()))
-        .entry(b"shared", |nar| nar.file(&shared))
-        .end();
-    let codec = ["none", "zstd", "gzip"][(number % 3) as usize];
-    Upload::honest(number, &format!("path-{number}"), &nar, Codec::named(codec))
-}
-
-// ---- the judge ----
-
-/// Every path that the oracle knows of (or, of those that were acknowledged long ago, a sample) is
-/// as it must be.
-fn judge(oracle: &Oracle, http: Http, token: &str, random: &mut Random, sample: u64) {
-    let known: Vec<(u64, Progress)> = oracle
-        .progress
-        .lock()
-        .expect("no poison")
-        .clone()
-        .into_iter()
-        .collect();
-    let recent = known.len().saturating_sub(24);
-    let listed = all_paths(http);
-    for (index, &(number, progress)) in known.iter().enumerate() {
-        let upload = || Upload {
-            nar: Vec::new(),
-            ..upload(number)
-        };
-        let name = format!("{}-path-{number}", support::nar::hash_part(number));
-        let visible = listed.contains(&name);
-        let look_closely =
-            index >= recent || sample == u64::MAX || random.below(known.len() as u64) < sample;
-        match progress {
-            Progress::Acknowledged => {
-                assert!(visible, "{name} was acknowledged and is gone");
-                if look_closely {
-                    assert_whole(http, number);
-                }
-            }
-            Progress::InfoSent if visible => assert_whole(http, number),
-            Progress::InfoSent | Progress::NarSent | Progress::NarAcknowledged => {
-                assert!(!visible, "{name} is visible, and its narinfo was not sent");
-                if look_closely {
-                    http.get(&format!("/{}.narinfo", &name[..32])).is(404);
-                }
-            }
-        }
-        // A NAR that was acknowledged needs no second upload, only its narinfo.
-        if progress == Progress::NarAcknowledged && look_closely {
-            let upload = upload();
-            http.put(&upload.narinfo_path(), token, upload.narinfo().as_bytes())
-                .is(200);
-            oracle.note(number, Progress::Acknowledged);
-            assert_whole(http, number);
-        }
-    }
-}
-
-/// The path is there with its narinfo and its NAR, byte for byte.
-fn assert_whole(http: Http, number: u64) {
-    let upload = upload(number);
-    let narinfo = http
-        .get(&format!("/{}.narinfo", upload.hash_part()))
-        .is(200)
-        .text();
-    assert!(
-        narinfo.contains(&format!("NarHash: {}\n", upload.nar_hash)),
-        "{narinfo}"
-    );
-    let raw = http
-        .get(&format!(
-            "/nar/{}.nar",
-            upload.nar_hash.trim_start_matches("sha256:")
-        ))
-        .is(200);
-    assert_eq!(
-        sha256(raw.body.as_slice()),
-        sha256(upload.nar.as_slice()),
-        "path-{number}"
-    );
-}
-
-/// Every path that the cache lists, as `<hash>-<name>`.
-fn all_paths(http: Http) -> BTreeSet<String> {
-    let (mut paths, mut after) = (BTreeSet::new(), String::new());
-    loop {
-        let page = http
-            .get(&format!("/api/v1/paths?limit=1000{after}"))
-            .is(200)
-            .json();
-        let names = page["paths"].as_array().expect("a list").iter();
-        paths.extend(names.map(|name| name.as_str().expect("a name").to_owned()));
-        match page["next"].as_str() {
-            Some(next) => after = format!("&after={next}"),
-            None => return paths,
-        }
-    }
-}
-
-impl Oracle {
-    fn note(&self, number: u64, progress: Progress) {
-        self.progress
-            .lock()
-            .expect("no poison")
-            .insert(number, progress);
-    }
-
-    fn acknowledged(&self) -> Vec<u64> {
-        let progress = self.progress.lock().expect("no poison");
-        progress
-            .iter()
-            .filter(|(_, p)| **p == Progress::Acknowledged)
-            .map(|(&number, _)| number)
-            .collect()
-    }
-}
-
-struct EndWith<'a>(&'a AtomicBool);
-
-impl Drop for EndWith<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// One of the phases that still lack hits, the rarer the likelier; none when all have enough.
-fn rarest<'a>(hits: &BTreeMap<&'a str, u32>, random: &mut Random) -> Option<&'a str> {
+fn rarest<'a>(hits: &BTreeMap<&'a str, u64>, random: &mut Random, each: u64) -> Option<&'a str> {
     let lacking: Vec<&str> = hits
         .iter()
-        .filter(|(_, hits)| **hits < KILLS_IN_EACH_PHASE)
+        .filter(|(_, hits)| **hits < each)
         .map(|(&phase, _)| phase)
         .collect();
     let choice = random.below(lacking.len().max(1) as u64) as usize;

@@ -11,13 +11,18 @@ pub mod attacks;
 pub mod big;
 pub mod codec;
 pub mod corpus;
+pub mod disk;
 pub mod http;
 pub mod nar;
 pub mod nix;
+pub mod oracle;
 pub mod proxy;
 pub mod random;
+pub mod served;
 pub mod server;
+pub mod snowread;
 pub mod stocked;
+pub mod strace;
 
 use std::path::PathBuf;
 

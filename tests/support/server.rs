@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -19,6 +19,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 /// A running (or, between `kill` and `start_again`, dead) server.
 pub struct Snowcached {
     process: Option<Child>,
+    /// Ends when nobody holds the server's stdout any more.
+    listener: Option<thread::JoinHandle<()>>,
     folder: tempfile::TempDir,
     port: u16,
     arguments: Vec<String>,
@@ -43,8 +45,20 @@ impl Snowcached {
         log_level: &'static str,
         arguments: &[&str],
     ) -> Snowcached {
-        let mut server = Snowcached {
+        let mut server = Self::stopped(folder, log_level, arguments);
+        server.start_again();
+        server
+    }
+
+    /// Like `start_with`, but not started yet.
+    pub fn stopped(
+        folder: tempfile::TempDir,
+        log_level: &'static str,
+        arguments: &[&str],
+    ) -> Snowcached {
+        Snowcached {
             process: None,
+            listener: None,
             folder,
             port: free_port(),
             arguments: arguments
@@ -55,18 +69,30 @@ impl Snowcached {
             log: Arc::default(),
             said: Arc::default(),
             ready_in: Duration::ZERO,
-        };
-        server.start_again();
-        server
+        }
     }
 
     /// Starts the process and waits until it says that it is ready.
     pub fn start_again(&mut self) {
+        if let Err(why) = self.try_start(&[]) {
+            panic!("snowcached did not become ready: {why}");
+        }
+    }
+
+    /// Starts the process as an argument of `wrapper` (a tracer, a limit) and waits until it is
+    /// ready, or says how its log ended.
+    pub fn try_start(&mut self, wrapper: &[String]) -> Result<(), String> {
         assert!(self.process.is_none(), "it runs already");
-        let begin = Instant::now();
+        let (begin, logged) = (Instant::now(), self.log.len());
         // When the test's thread dies, however it dies, so does its server.
-        let mut child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]);
+        if !wrapper.is_empty() {
+            command
+                .args(wrapper)
+                .args(["setpriv", "--pdeathsig", "KILL"]);
+        }
+        let mut child = command
             .arg(binary("snowcached"))
             .arg("--data")
             .arg(self.data())
@@ -79,17 +105,18 @@ impl Snowcached {
             .stderr(Stdio::piped())
             .spawn()
             .expect("setpriv (util-linux) runs");
-        self.log.follow(child.stderr.take().expect("a pipe"));
+        let logging = self.log.follow(child.stderr.take().expect("a pipe"));
         self.said = Arc::default();
-        let ready = follow_stdout(child.stdout.take().expect("a pipe"), Arc::clone(&self.said));
-        self.process = Some(child);
+        let stdout = child.stdout.take().expect("a pipe");
+        let (ready, listener) = follow_stdout(stdout, Arc::clone(&self.said));
+        (self.process, self.listener) = (Some(child), Some(listener));
         if ready.recv_timeout(START_PATIENCE).is_err() {
-            panic!(
-                "snowcached did not become ready; its log ends:\n{}",
-                self.log.tail(30)
-            );
+            self.kill();
+            logging.join().expect("the log's reader");
+            return Err(self.log.since(logged).join("\n"));
         }
         self.ready_in = begin.elapsed();
+        Ok(())
     }
 
     /// `kill -9`.
@@ -98,10 +125,30 @@ impl Snowcached {
             child.kill().expect("our own child");
             child.wait().expect("our own child");
         }
+        // Under a wrapper it is the wrapper's child, and dies a moment later.
+        if let Some(listener) = self.listener.take() {
+            listener.join().expect("the reader of its stdout");
+        }
+    }
+
+    /// Whether the process is still there.
+    pub fn runs(&mut self) -> bool {
+        let status = self.process.as_mut().map(Child::try_wait);
+        matches!(status, Some(Ok(None)))
     }
 
     /// SIGTERM, as an init system stops it; asserts that it goes, within 10 s, with code 0.
     pub fn stop(&mut self) {
+        let status = self.terminate();
+        assert!(
+            status.success(),
+            "stopped with {status}:\n{}",
+            self.log.tail(30)
+        );
+    }
+
+    /// SIGTERM; asserts that it goes within 10 s.
+    pub fn terminate(&mut self) -> ExitStatus {
         let mut child = self.process.take().expect("it runs");
         let pid = child.id().to_string();
         Command::new("kill")
@@ -109,9 +156,9 @@ impl Snowcached {
             .status()
             .expect("kill runs");
         let begin = Instant::now();
-        let status = loop {
+        loop {
             if let Some(status) = child.try_wait().expect("our own child") {
-                break status;
+                return status;
             }
             if begin.elapsed() > Duration::from_secs(10) {
                 child.kill().expect("our own child");
@@ -121,12 +168,7 @@ impl Snowcached {
                 );
             }
             thread::sleep(Duration::from_millis(10));
-        };
-        assert!(
-            status.success(),
-            "stopped with {status}:\n{}",
-            self.log.tail(30)
-        );
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -240,15 +282,15 @@ fn free_port() -> u16 {
 fn follow_stdout(
     stdout: impl Read + Send + 'static,
     said: Arc<Mutex<Vec<String>>>,
-) -> mpsc::Receiver<()> {
+) -> (mpsc::Receiver<()>, thread::JoinHandle<()>) {
     let (ready, readiness) = mpsc::channel();
-    thread::spawn(move || {
+    let listener = thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             said.lock().expect("no poison").push(line);
             ready.send(()).ok();
         }
     });
-    readiness
+    (readiness, listener)
 }
 
 /// The lines of a log, which may be waited for.
@@ -259,14 +301,14 @@ pub struct Log {
 }
 
 impl Log {
-    fn follow(self: &Arc<Log>, stderr: impl Read + Send + 'static) {
+    fn follow(self: &Arc<Log>, stderr: impl Read + Send + 'static) -> thread::JoinHandle<()> {
         let log = Arc::clone(self);
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 log.lines.lock().expect("no poison").push(line);
                 log.grown.notify_all();
             }
-        });
+        })
     }
 
     pub fn len(&self) -> usize {

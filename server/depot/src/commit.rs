@@ -140,6 +140,18 @@ impl Drop for Committer {
     }
 }
 
+fn refuse(group: Vec<Request>, error: &Error) {
+    for Request { reply, .. } in group {
+        tell(&reply, Err(error.again()));
+    }
+}
+
+fn tell(reply: &SyncSender<Result<Outcome>>, answer: Result<Outcome>) {
+    if reply.send(answer).is_err() {
+        tracing::debug!("a client went away before its commit was answered");
+    }
+}
+
 /// Where the committer writes.
 struct Journal {
     shared: Arc<Shared>,
@@ -163,7 +175,10 @@ impl Journal {
 
     fn carry_out(&mut self, group: Vec<Request>) {
         let shared = self.shared.clone();
-        let _gate = shared.gate.read().expect("invariant: no panic at the gate");
+        let _gate = match shared.commits() {
+            Ok(gate) => gate,
+            Err(error) => return refuse(group, &error),
+        };
         let mut draft = Draft::new(shared.clone());
         let mut answers = Vec::with_capacity(group.len());
         for Request { change, reply } in group {
@@ -178,14 +193,12 @@ impl Journal {
             shared.uses.left();
         }
         for (reply, decision) in answers {
-            let answer = match (&durable, decision) {
+            let outcome = match (&durable, decision) {
                 (Ok(()), decision) => decision,
                 (Err(error), Ok(_)) => Err(error.again()),
                 (Err(_), Err(refusal)) => Err(refusal),
             };
-            if reply.send(answer).is_err() {
-                tracing::debug!("a client went away before its commit was answered");
-            }
+            tell(&reply, outcome);
         }
     }
 
@@ -210,14 +223,13 @@ impl Journal {
             .as_mut()
             .expect("invariant: one was just borrowed");
         let (batch, nars) = draft.append(stream)?;
+        for nar in nars {
+            self.shared.uses.nar(nar);
+        }
         tracing::debug!(phase = "fsync", "making a group of changes durable");
         stream.sync()?;
         stream.committed();
         self.shared
-            .index_committed(batch, std::slice::from_ref(stream))?;
-        for nar in nars {
-            self.shared.uses.nar(nar);
-        }
-        Ok(())
+            .index_committed(batch, std::slice::from_ref(stream))
     }
 }

@@ -1,9 +1,9 @@
 //! The depot: one handle over segments, index and the threads that write.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -12,7 +12,8 @@ use snowcache_nix::{NarHash, PathInfo, StoreHash, StorePath};
 
 use crate::commit::{Change, Committer, Outcome};
 use crate::compress::Compressors;
-use crate::index::rocks::RocksIndex;
+use crate::index::owed::Owed;
+use crate::index::renewing::{RenewingIndex, set_aside};
 use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar};
 use crate::keys::CacheName;
@@ -22,16 +23,19 @@ use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
 use crate::room::{RESERVE_BYTES, Room};
-use crate::rows::{PathRow, Place, SCHEMA, SCHEMA_KEY, UploadRow, time_row};
+use crate::rows::{PathRow, Place, UploadRow, time_row};
 use crate::segments::Segments;
+use crate::segments::committed::Committed;
 use crate::segments::local::LocalSegments;
 use crate::state::{Document, UploadState, document_of};
 use crate::uses::Uses;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Segment bytes committed between checkpoints of the index: what a start after a crash reads
 /// again, under half a second.
 pub const CHECKPOINT_BYTES: u64 = 512 << 20;
+
+const AT_THE_GATE: &str = "invariant: no panic at the gate";
 
 /// The most rows that one page of a listing holds.
 pub const MAX_PAGE: usize = 10_000;
@@ -80,13 +84,15 @@ impl Options {
 pub(crate) struct Shared {
     pub segments: Arc<dyn Segments>,
     pub index: Arc<dyn Index>,
+    /// The same index, where it takes what is durable.
+    owed: Arc<Owed>,
     pub pool: Arc<Pool>,
     pub compressors: Compressors,
     pub room: Room,
     pub uses: Uses,
     /// Commits read it from their first look to their last write; the collector writes it where
     /// nothing may change under its hands.
-    pub gate: RwLock<()>,
+    gate: RwLock<()>,
     /// What is damaged and not served.
     pub quarantine: Quarantine,
     /// The depot's folder, where others may hold its segments.
@@ -101,6 +107,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Passes the gate to commit something: what is read from here on holds until the guard is
+    /// dropped, and lacks nothing that is durable.
+    pub fn commits(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let gate = self.gate.read().expect(AT_THE_GATE);
+        self.owed.pay()?;
+        Ok(gate)
+    }
+
+    /// Closes the gate: nothing is committed until the guard is dropped.
+    pub fn undisturbed(&self) -> Result<RwLockWriteGuard<'_, ()>> {
+        let gate = self.gate.write().expect(AT_THE_GATE);
+        self.owed.pay()?;
+        Ok(gate)
+    }
+
     /// Indexes what `streams` made durable, with their replay marks, in one batch.
     pub fn index_committed(&self, mut batch: Batch, streams: &[Stream]) -> Result<()> {
         tracing::debug!(phase = "index", "indexing what is durable");
@@ -114,7 +135,7 @@ impl Shared {
             .put(&mut batch, stream.id());
             grown += stream.grown();
         }
-        self.index.write(batch)?;
+        self.owed.write_durable(batch)?;
         if self.uncheckpointed.fetch_add(grown, Ordering::Relaxed) + grown >= CHECKPOINT_BYTES {
             self.uncheckpointed.store(0, Ordering::Relaxed);
             self.index.checkpoint()?;
@@ -185,8 +206,24 @@ impl Depot {
             .map_err(|e| Error::io(format!("creating {}", dir.display()), e))?;
         let segments = LocalSegments::open(&dir.join("segments"))
             .map_err(|e| Error::io(format!("opening the segments in {}", dir.display()), e))?;
-        let index = open_index(&dir.join("index"))?;
-        Depot::over(options, Arc::new(segments), Arc::new(index))
+        let (segments, folder) = (Arc::new(segments), dir.join("index"));
+        let mut index = Arc::new(RenewingIndex::open(&folder)?);
+        let depot = match Depot::over(options.clone(), segments.clone(), index.clone()) {
+            Err(error) if index.is_damaged() => {
+                tracing::error!(%error, "the index is damaged and is made anew");
+                drop(index);
+                set_aside(&folder)?;
+                index = Arc::new(RenewingIndex::open(&folder)?);
+                Depot::over(options, segments.clone(), index.clone())?
+            }
+            opened => opened?,
+        };
+        let (pool, clock) = (depot.shared.pool.clone(), depot.shared.clock.clone());
+        index.catches_up_by(Box::new(move |fresh| {
+            let committed = Committed::new(&*segments, pool.committed_lengths());
+            replay::replay(&committed, fresh, clock()).map(drop)
+        }));
+        Ok(depot)
     }
 
     /// A depot over any segments and index.
@@ -203,9 +240,11 @@ impl Depot {
             options.max_size_bytes,
             options.reserve_bytes,
         );
+        let owed = Arc::new(Owed::new(index));
         let shared = Arc::new(Shared {
             segments,
-            index,
+            index: owed.clone(),
+            owed,
             pool,
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             room,
@@ -430,31 +469,6 @@ impl Depot {
     pub(crate) fn commit(&self, change: Change) -> Result<Outcome> {
         self.committer.commit(change)
     }
-}
-
-/// Opens the index; one that is damaged, or has the rows of another version, is set aside, since
-/// it can be replayed.
-fn open_index(folder: &Path) -> Result<RocksIndex> {
-    match RocksIndex::open(folder) {
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            tracing::error!(%error, "the index is damaged and is made anew");
-        }
-        Err(error) => return Err(error),
-        Ok(index) => {
-            let schema = index.get(Table::About, SCHEMA_KEY)?;
-            let fresh = schema.is_none() && index.scan(Table::Marks, &[], None, 1)?.is_empty();
-            if fresh || schema.is_some_and(|schema| schema == SCHEMA) {
-                return Ok(index);
-            }
-            tracing::info!("the index is of another version and is made anew");
-        }
-    }
-    let aside = folder.with_extension("damaged");
-    if aside.exists() {
-        fs::remove_dir_all(&aside).map_err(|e| Error::io("removing an old index", e))?;
-    }
-    fs::rename(folder, &aside).map_err(|e| Error::io("setting the index aside", e))?;
-    RocksIndex::open(folder)
 }
 
 /// A document's key in the index.

@@ -57,6 +57,16 @@ impl Default for Replayed {
     }
 }
 
+impl Replayed {
+    /// A segment that is there, with its length.
+    fn keep(&mut self, id: SegmentId, len: u64) {
+        self.bytes += len;
+        if len < SEGMENT_BYTES {
+            self.unsealed.push((id, len));
+        }
+    }
+}
+
 /// How far a segment was replayed: its length then, and the first sequence number that was free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Mark {
@@ -118,30 +128,27 @@ pub fn replay_telling(
     let mut found = Replayed::default();
     forget_removed(index, &listed, &mut found)?;
     let mut states = Vec::new();
-    let mut behind = Vec::new();
+    let (mut tails, mut behind) = (Vec::new(), Vec::new());
     for (id, len) in listed {
         found.next_segment = found.next_segment.max(id.0.saturating_add(1));
         let mark = Mark::read(index, id)?;
         found.next_seq = found.next_seq.max(mark.next_seq);
-        let mut end = len;
-        if mark.len != len || len == 0 {
-            let scanned = read_tail(segments, index, id, mark.len, len)?;
-            end = scanned.end;
-            states.extend(scanned.states.into_iter().map(|state| (id, state)));
-            if !settle(segments, id, end, len)? {
-                continue;
-            }
+        if mark.len == len && len > 0 {
+            found.keep(id, len);
+            continue;
+        }
+        let scanned = read_tail(segments, index, id, mark.len, len)?;
+        states.extend(scanned.states.into_iter().map(|state| (id, state)));
+        tails.push((id, scanned.end, len));
+    }
+    // Only when all were read, so that what a newer version wrote stays as it was.
+    for (id, end, len) in tails {
+        if settle(segments, id, end, len)? {
+            found.keep(id, end);
             behind.push((id, end));
         }
-        found.bytes += end;
-        if end < SEGMENT_BYTES {
-            found.unsealed.push((id, end));
-        }
     }
-    // Removals first: they say which of the older records count for nothing.
-    states.sort_unstable_by_key(|(id, state)| {
-        (state.kind != Kind::Removed, state.seq, *id, state.offset)
-    });
+    states.sort_unstable_by_key(|(id, state)| (turn(state.kind), state.seq, *id, state.offset));
     for (segment, state) in states {
         found.next_seq = found.next_seq.max(state.seq + 1);
         apply(segments, index, (segment, state.offset), on)?;
@@ -156,6 +163,16 @@ pub fn replay_telling(
     }
     index.write(marks)?;
     Ok(found)
+}
+
+/// Removals come first: they say which of the older records count for nothing. Then recipes: one
+/// that was stored anew may be younger than the paths that need it.
+fn turn(kind: Kind) -> u8 {
+    match kind {
+        Kind::Removed => 0,
+        Kind::Recipe => 1,
+        _ => 2,
+    }
 }
 
 /// A new index says which rows it has, and since when it counts uses.
@@ -312,12 +329,19 @@ fn apply_upload(
     place: Place,
     batch: &mut Batch,
 ) -> Result<()> {
+    let row = UploadRow { place, state };
+    let have = index.get(Table::Uploads, &row.key())?;
+    let have = have.map(|row| Place::of_row(&row)).transpose()?;
+    if have.is_some_and(|have| have.seq > place.seq) {
+        return Ok(());
+    }
+    let state = &row.state;
     if Layout::read(index, &state.nar_hash)?.is_none() {
         let (name, expires) = (&state.name, state.expires);
         tracing::debug!(name, expires, "an upload whose NAR was collected");
         return Ok(());
     }
-    UploadRow { place, state }.put(batch);
+    row.put(batch);
     Ok(())
 }
 

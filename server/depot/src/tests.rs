@@ -18,6 +18,7 @@ mod ingest;
 mod integrity;
 mod publish;
 mod replay;
+mod simulation;
 
 /// A depot over memory whose segments outlive it.
 struct Bench {

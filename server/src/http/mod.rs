@@ -2,7 +2,7 @@
 //! native API.
 //!
 //! ```text
-//!   listen --> observe::request --> linger --> router
+//!   listen --> observe::request --> head --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api
 //!     +-- keeping: admit --> pins; the admin only: gc remove scrub
 //!     '-- /push: the same for the uploader's own names, and
@@ -16,6 +16,7 @@ pub mod codec;
 pub mod documents;
 pub mod errors;
 pub mod gc;
+pub mod head;
 pub mod linger;
 pub mod listing;
 pub mod nar;

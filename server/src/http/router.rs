@@ -2,7 +2,7 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, cache_info, documents, gc, linger, listing, nar, narinfo, pins, push_nar,
+    Shared, api, cache_info, documents, gc, head, linger, listing, nar, narinfo, pins, push_nar,
     push_narinfo, remove, scrub,
 };
 use crate::auth::Subject;
@@ -34,6 +34,7 @@ pub fn router(app: Shared) -> Router {
         // Every handler that reads a body says how much of it.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(linger::linger))
+        .layer(middleware::from_fn_with_state(app.clone(), head::bounded))
         .layer(middleware::from_fn(observe::request))
         .with_state(app)
 }

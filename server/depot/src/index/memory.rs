@@ -70,6 +70,14 @@ impl Index for MemoryIndex {
     fn checkpoint(&self) -> Result<()> {
         Ok(())
     }
+
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn renewals(&self) -> u64 {
+        0
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 pub mod contract;
 pub mod memory;
+pub(crate) mod owed;
+pub mod renewing;
 pub mod rocks;
 
 use bytes::Bytes;
@@ -131,6 +133,14 @@ pub trait Index: Send + Sync {
     /// Makes what was written survive a crash without replay. Called now and then to bound the
     /// replay at start.
     fn checkpoint(&self) -> Result<()>;
+
+    /// Whether it can be written, and what it says is all that was committed. Tries to be so again
+    /// where an earlier write failed. Ask before anything is decided, and appended, upon it.
+    fn ready(&self) -> Result<()>;
+
+    /// How often it has lost batches and caught up since it was opened. Where this did not change
+    /// from a write to a later checkpoint, the write is durable.
+    fn renewals(&self) -> u64;
 }
 
 /// Rows read at once by [`Rows`].

@@ -45,6 +45,22 @@ impl RocksIndex {
         Ok(RocksIndex { db })
     }
 
+    /// Applies a batch that the caller keeps.
+    pub fn apply(&self, batch: &Batch) -> Result<()> {
+        let mut writes = WriteBatch::default();
+        for (table, key, value) in &batch.changes {
+            match value {
+                Some(value) => writes.put_cf(self.family(*table), key, value),
+                None => writes.delete_cf(self.family(*table), key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db
+            .write_opt(writes, &options)
+            .map_err(|e| failed("writing the index", e))
+    }
+
     fn family(&self, table: Table) -> &ColumnFamily {
         self.db
             .cf_handle(table.name())
@@ -91,11 +107,18 @@ fn table_options(table: Table, cache: &Cache) -> Options {
     options
 }
 
+/// A file that is not there, or says what no such file may say, is damage as well: all of the
+/// folder is RocksDB's.
 fn failed(doing: &str, error: rocksdb::Error) -> Error {
-    let full = error.as_ref().contains("No space left");
+    let says = |text: &str| error.as_ref().contains(text);
     let kind = match error.kind() {
-        _ if full => ErrorKind::Full,
-        rocksdb::ErrorKind::Corruption => ErrorKind::Corrupt,
+        _ if says("No space left") => ErrorKind::Full,
+        rocksdb::ErrorKind::IOError if !says("No such file") => ErrorKind::Storage,
+        rocksdb::ErrorKind::IOError
+        | rocksdb::ErrorKind::Corruption
+        | rocksdb::ErrorKind::NotFound
+        | rocksdb::ErrorKind::NotSupported
+        | rocksdb::ErrorKind::InvalidArgument => ErrorKind::Corrupt,
         _ => ErrorKind::Storage,
     };
     Error::caused(kind, format!("{doing} failed"), error)
@@ -121,18 +144,7 @@ impl Index for RocksIndex {
     }
 
     fn write(&self, batch: Batch) -> Result<()> {
-        let mut writes = WriteBatch::default();
-        for (table, key, value) in &batch.changes {
-            match value {
-                Some(value) => writes.put_cf(self.family(*table), key, value),
-                None => writes.delete_cf(self.family(*table), key),
-            }
-        }
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        self.db
-            .write_opt(writes, &options)
-            .map_err(|e| failed("writing the index", e))
+        self.apply(&batch)
     }
 
     fn scan(
@@ -161,6 +173,14 @@ impl Index for RocksIndex {
         let families = Table::ALL.map(|table| self.family(table));
         let flushed = self.db.flush_cfs_opt(&families, &FlushOptions::default());
         flushed.map_err(|e| failed("flushing the index", e))
+    }
+
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn renewals(&self) -> u64 {
+        0
     }
 }
 

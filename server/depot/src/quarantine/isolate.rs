@@ -30,7 +30,7 @@ impl Shared {
 
     /// Removes the rows of damaged frames, so that nothing new is built on them.
     pub fn forget_frames(&self, damage: &[Damage]) -> Result<()> {
-        let _gate = self.gate.write().expect("invariant: no panic at the gate");
+        let _gate = self.undisturbed()?;
         let mut batch = Batch::default();
         let mut forget = |key: &[u8], value: &[u8]| -> Result<()> {
             let at = Location::decode(value)?;
@@ -99,7 +99,7 @@ impl Shared {
     pub fn found_again(&self, found: &[(FrameId, Location)]) -> Result<u64> {
         let mut ids = HashSet::new();
         {
-            let _gate = self.gate.write().expect("invariant: no panic at the gate");
+            let _gate = self.undisturbed()?;
             let mut batch = Batch::default();
             for (id, location) in found {
                 if self.index.get(Table::Frames, id.as_bytes())?.is_none() && ids.insert(*id) {

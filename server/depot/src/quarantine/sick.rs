@@ -58,7 +58,7 @@ impl Shared {
     /// Finds out whether a NAR is whole, given damage that the index may not know of yet, and
     /// writes down what was found. Whether it is sick.
     pub fn examine(&self, nar: &NarHash, damage: &[Damage]) -> Result<bool> {
-        let _gate = self.gate.write().expect("invariant: no panic at the gate");
+        let _gate = self.undisturbed()?;
         let mut batch = Batch::default();
         let lack = self.diagnose(nar, damage, &mut batch)?;
         let before = self.quarantine.read().get(nar).cloned();

@@ -4,6 +4,7 @@
 //! tests and simulations. A third, on object storage, fits the same five verbs plus the writer's
 //! three.
 
+pub mod committed;
 pub mod contract;
 pub mod local;
 pub mod memory;
