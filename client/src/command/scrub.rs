@@ -55,10 +55,10 @@ pub(super) async fn run(remote: &Remote, args: &ScrubArgs) -> Result<(), Failure
             print_json(&line)?;
         } else if let Some(text) = damage(&line) {
             print(&text)?;
-        } else if let Ok(progress) = serde_json::from_value::<Progress>(line["progress"].clone()) {
-            if visible {
-                draw(&progress.text());
-            }
+        } else if visible
+            && let Ok(progress) = serde_json::from_value::<Progress>(line["progress"].clone())
+        {
+            draw(&progress.text());
         }
     }
     let summary = summary.ok_or_else(|| {
