@@ -12,6 +12,7 @@
 //! nothing visible refers to it; after a failed write the segment is given up and the whole group
 //! is told.
 
+mod again;
 mod draft;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::gc::Removals;
 use crate::keys::CacheName;
 use crate::pins::{Pin, PinName};
 use crate::pool::Stream;
+use crate::quarantine::Harmed;
 use crate::state::Document;
 use crate::{Error, Result};
 
@@ -57,6 +59,8 @@ pub enum Change {
     },
     /// Make paths invisible.
     Remove(Arc<Removals>),
+    /// Write damaged records again, as far as the index knows what they said.
+    Again(Vec<Harmed>),
     /// Let go of the segment that is being written to, so that it can be rewritten.
     Rest,
 }
@@ -75,6 +79,8 @@ pub enum Outcome {
     Pin(Option<Pin>),
     /// Of removals: the keys of the paths that are gone.
     Removed(Vec<Vec<u8>>),
+    /// Of writing records again: how many.
+    Again(u64),
     /// Of resting.
     Rested,
 }
@@ -134,6 +140,18 @@ impl Drop for Committer {
     }
 }
 
+fn refuse(group: Vec<Request>, error: &Error) {
+    for Request { reply, .. } in group {
+        tell(&reply, Err(error.again()));
+    }
+}
+
+fn tell(reply: &SyncSender<Result<Outcome>>, answer: Result<Outcome>) {
+    if reply.send(answer).is_err() {
+        tracing::debug!("a client went away before its commit was answered");
+    }
+}
+
 /// Where the committer writes.
 struct Journal {
     shared: Arc<Shared>,
@@ -157,11 +175,10 @@ impl Journal {
 
     fn carry_out(&mut self, group: Vec<Request>) {
         let shared = self.shared.clone();
-        if let Err(error) = shared.index.ready() {
-            let replies = group.into_iter().map(|request| request.reply);
-            return replies.for_each(|reply| answer(&reply, Err(error.again())));
-        }
-        let _gate = shared.gate.read().expect("invariant: no panic at the gate");
+        let _gate = match shared.commits() {
+            Ok(gate) => gate,
+            Err(error) => return refuse(group, &error),
+        };
         let mut draft = Draft::new(shared.clone());
         let mut answers = Vec::with_capacity(group.len());
         for Request { change, reply } in group {
@@ -181,7 +198,7 @@ impl Journal {
                 (Err(error), Ok(_)) => Err(error.again()),
                 (Err(_), Err(refusal)) => Err(refusal),
             };
-            answer(&reply, outcome);
+            tell(&reply, outcome);
         }
     }
 
@@ -206,20 +223,13 @@ impl Journal {
             .as_mut()
             .expect("invariant: one was just borrowed");
         let (batch, nars) = draft.append(stream)?;
+        for nar in nars {
+            self.shared.uses.nar(nar);
+        }
         tracing::debug!(phase = "fsync", "making a group of changes durable");
         stream.sync()?;
         stream.committed();
         self.shared
-            .index_committed(batch, std::slice::from_ref(stream))?;
-        for nar in nars {
-            self.shared.uses.nar(nar);
-        }
-        Ok(())
-    }
-}
-
-fn answer(reply: &SyncSender<Result<Outcome>>, outcome: Result<Outcome>) {
-    if reply.send(outcome).is_err() {
-        tracing::debug!("a client went away before its commit was answered");
+            .index_committed(batch, std::slice::from_ref(stream))
     }
 }

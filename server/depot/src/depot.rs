@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -12,12 +12,14 @@ use snowcache_nix::{NarHash, PathInfo, StoreHash, StorePath};
 
 use crate::commit::{Change, Committer, Outcome};
 use crate::compress::Compressors;
+use crate::index::owed::Owed;
 use crate::index::renewing::{RenewingIndex, set_aside};
 use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar};
 use crate::keys::CacheName;
 use crate::layout::{Encoding, Layout};
 use crate::pool::{Pool, Stream};
+use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
 use crate::room::{RESERVE_BYTES, Room};
@@ -32,6 +34,8 @@ use crate::{Error, Result};
 /// Segment bytes committed between checkpoints of the index: what a start after a crash reads
 /// again, under half a second.
 pub const CHECKPOINT_BYTES: u64 = 512 << 20;
+
+const AT_THE_GATE: &str = "invariant: no panic at the gate";
 
 /// The most rows that one page of a listing holds.
 pub const MAX_PAGE: usize = 10_000;
@@ -80,13 +84,19 @@ impl Options {
 pub(crate) struct Shared {
     pub segments: Arc<dyn Segments>,
     pub index: Arc<dyn Index>,
+    /// The same index, where it takes what is durable.
+    owed: Arc<Owed>,
     pub pool: Arc<Pool>,
     pub compressors: Compressors,
     pub room: Room,
     pub uses: Uses,
     /// Commits read it from their first look to their last write; the collector writes it where
     /// nothing may change under its hands.
-    pub gate: RwLock<()>,
+    gate: RwLock<()>,
+    /// What is damaged and not served.
+    pub quarantine: Quarantine,
+    /// The depot's folder, where others may hold its segments.
+    pub dir: PathBuf,
     /// Held by the one collection that runs.
     pub collecting: Mutex<()>,
     /// A collection ends at its next step.
@@ -97,6 +107,21 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Passes the gate to commit something: what is read from here on holds until the guard is
+    /// dropped, and lacks nothing that is durable.
+    pub fn commits(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let gate = self.gate.read().expect(AT_THE_GATE);
+        self.owed.pay()?;
+        Ok(gate)
+    }
+
+    /// Closes the gate: nothing is committed until the guard is dropped.
+    pub fn undisturbed(&self) -> Result<RwLockWriteGuard<'_, ()>> {
+        let gate = self.gate.write().expect(AT_THE_GATE);
+        self.owed.pay()?;
+        Ok(gate)
+    }
+
     /// Indexes what `streams` made durable, with their replay marks, in one batch.
     pub fn index_committed(&self, mut batch: Batch, streams: &[Stream]) -> Result<()> {
         tracing::debug!(phase = "index", "indexing what is durable");
@@ -110,7 +135,7 @@ impl Shared {
             .put(&mut batch, stream.id());
             grown += stream.grown();
         }
-        self.index.write(batch)?;
+        self.owed.write_durable(batch)?;
         if self.uncheckpointed.fetch_add(grown, Ordering::Relaxed) + grown >= CHECKPOINT_BYTES {
             self.uncheckpointed.store(0, Ordering::Relaxed);
             self.index.checkpoint()?;
@@ -215,20 +240,25 @@ impl Depot {
             options.max_size_bytes,
             options.reserve_bytes,
         );
+        let owed = Arc::new(Owed::new(index));
         let shared = Arc::new(Shared {
             segments,
-            index,
+            index: owed.clone(),
+            owed,
             pool,
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             room,
             uses: Uses::default(),
             gate: RwLock::new(()),
+            quarantine: Quarantine::default(),
+            dir: options.dir,
             collecting: Mutex::new(()),
             stopping: AtomicBool::new(false),
             max_nar_bytes: options.max_nar_bytes,
             clock: options.clock,
             uncheckpointed: AtomicU64::new(0),
         });
+        shared.read_quarantine()?;
         let committer = Arc::new(Committer::start(shared.clone())?);
         Ok(Depot { shared, committer })
     }
@@ -291,6 +321,9 @@ impl Depot {
         let Some(value) = self.used(&[&key])?.pop().flatten() else {
             return Ok(None);
         };
+        if self.shared.quarantine.hides(&value)? {
+            return Ok(None);
+        }
         let info = PathRow::decode(&value)?.info()?;
         let layout = Layout::read(&*self.shared.index, &info.nar_hash)?.ok_or_else(|| {
             Error::corrupt(format!("{} is published without its NAR", info.store_path))
@@ -306,8 +339,12 @@ impl Depot {
     pub fn has(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<bool>> {
         let keys: Vec<_> = hashes.iter().map(|hash| cache.path_key(hash)).collect();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let found = self.used(&keys)?;
-        Ok(found.iter().map(Option::is_some).collect())
+        let found = self.used(&keys)?.into_iter();
+        let shown = |row: Option<Bytes>| match row {
+            Some(row) => Ok(!self.shared.quarantine.hides(&row)?),
+            None => Ok(false),
+        };
+        found.map(shown).collect()
     }
 
     /// The rows of visible paths, which count as used from now on.
@@ -357,15 +394,23 @@ impl Depot {
         after: Option<StoreHash>,
         limit: usize,
     ) -> Result<Vec<StorePath>> {
-        let after = after.map(|hash| cache.path_key(&hash));
-        let limit = limit.min(MAX_PAGE);
-        let rows =
-            self.shared
-                .index
-                .scan(Table::Paths, &cache.key(b""), after.as_deref(), limit)?;
-        rows.iter()
-            .map(|(_, row)| Ok(PathRow::decode(row)?.info()?.store_path))
-            .collect()
+        let mut after = after.map(|hash| Bytes::from(cache.path_key(&hash)));
+        let (limit, prefix) = (limit.min(MAX_PAGE), cache.key(b""));
+        let (index, mut paths) = (&self.shared.index, Vec::new());
+        while paths.len() < limit {
+            let left = limit - paths.len();
+            let rows = index.scan(Table::Paths, &prefix, after.as_deref(), left)?;
+            for (_, row) in &rows {
+                if !self.shared.quarantine.hides(row)? {
+                    paths.push(PathRow::decode(row)?.info()?.store_path);
+                }
+            }
+            match rows.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        Ok(paths)
     }
 
     /// Reads the NAR of a visible path.

@@ -18,7 +18,7 @@
 mod graph;
 mod removals;
 mod rewrite;
-mod rows;
+pub(crate) mod rows;
 mod space;
 mod sweep;
 
@@ -29,7 +29,7 @@ use std::sync::{Arc, TryLockError};
 use serde::Serialize;
 use snowcache_nix::{NarHash, StoreHash, StorePath};
 
-use self::graph::{Graph, Node, Reason};
+use self::graph::{Graph, Limit, Node, Reason};
 pub use self::removals::Removals;
 use self::removals::{Doomed, REMOVALS_AT_ONCE};
 use self::rewrite::Rewrite;
@@ -39,6 +39,7 @@ use crate::commit::{Change, Outcome};
 use crate::depot::{Depot, Shared};
 use crate::keys::CacheName;
 use crate::layout::{Layout, Part};
+use crate::pins::Pin;
 use crate::rows::{PathRow, cache_of_key};
 use crate::{Error, ErrorKind, Result};
 
@@ -158,12 +159,11 @@ impl Depot {
         on: &mut dyn FnMut(Finding),
     ) -> Result<Collected> {
         self.alone(|depot| {
-            let index = depot.shared().index.ready()?;
+            depot.shared().index.ready()?;
             let mut collection = Collection {
                 depot,
                 policy,
                 dry_run,
-                index,
                 now: (depot.shared().clock)(),
                 on,
                 collected: Collected {
@@ -221,13 +221,10 @@ impl Depot {
         };
         shared.uses.watch();
         // What was decided before anybody watched is in the index when this is passed.
-        drop(
-            shared
-                .gate
-                .write()
-                .expect("invariant: no panic at the gate"),
-        );
-        let done = work(self);
+        let done = shared.undisturbed().and_then(|gate| {
+            drop(gate);
+            work(self)
+        });
         shared.uses.unwatch();
         done
     }
@@ -238,8 +235,6 @@ struct Collection<'a> {
     depot: &'a Depot,
     policy: &'a Policy,
     dry_run: bool,
-    /// How often the index had begun anew when this began.
-    index: u64,
     now: u64,
     on: &'a mut dyn FnMut(Finding),
     collected: Collected,
@@ -268,7 +263,10 @@ impl Collection<'_> {
         let pinned = graph.pinned(&shared, self.now)?;
         let mut coverage = Coverage::default();
         let mut cost = |nar| cover(&shared, &nar, &mut coverage, &mut |_| {});
-        let limit = shared.room.usable_bytes();
+        let limit = shared.room.usable_bytes().map(|bytes| Limit {
+            bytes,
+            was_met: !self.dry_run && shared.room.take_refused(),
+        });
         let verdict = graph.judge(self.policy, limit, &pinned, self.now, &mut cost)?;
         let goes = verdict.goes.iter().enumerate();
         let goes = goes.filter_map(|(node, reason)| Some((node as Node, (*reason)?)));
@@ -382,6 +380,7 @@ fn by_name(
     let now = (shared.clock)();
     let graph = Graph::read(shared)?;
     let pinned = graph.pinned(shared, now)?;
+    let pins = depot.pins(cache)?;
     let wanted: Vec<Node> = hashes
         .iter()
         .filter_map(|hash| graph.find(&cache.path_key(hash)))
@@ -409,7 +408,7 @@ fn by_name(
             continue;
         };
         let why = match PathRow::get(&*shared.index, graph.key(*root))? {
-            _ if pinned.contains(&node) => "a pin holds it".to_owned(),
+            _ if pinned.contains(&node) => format!("pin {} holds it", names(&pins, &path, now)),
             Some(row) => format!("{} needs it", row.info()?.store_path),
             None => "something that stays needs it".to_owned(),
         };
@@ -432,6 +431,13 @@ fn by_name(
         }
     }
     Ok(removal)
+}
+
+/// The pins of which a path is a root.
+fn names(pins: &[Pin], path: &StorePath, now: u64) -> String {
+    let of = |pin: &&Pin| pin.roots(now).any(|root| root.hash() == path.hash());
+    let names = pins.iter().filter(of).map(|pin| pin.name.as_str());
+    names.collect::<Vec<_>>().join(" and ")
 }
 
 /// Adds what the layout of a NAR uses to `coverage`, calling `segment` for each segment; returns

@@ -261,11 +261,11 @@ impl Frames {
     /// collector out from the first look to the last write.
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
-        depot.index.ready()?;
-        let _gate = depot.gate.read().expect("invariant: no panic at the gate");
+        let gate = depot.commits()?;
         let mut batch = Batch::default();
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
-        let whole = known.is_some() && self.adds_nothing()?;
+        let sick = depot.quarantine.is_sick(&nar.nar_hash);
+        let whole = known.is_some() && !sick && self.adds_nothing()?;
         if whole {
             self.at().clear();
             self.streams.clear(); // cuts them back
@@ -285,8 +285,12 @@ impl Frames {
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
         UploadRow { place, state }.put(&mut batch);
-        depot.index_committed(batch, &self.streams)?;
         depot.uses.nar(nar.nar_hash);
+        depot.index_committed(batch, &self.streams)?;
+        drop(gate);
+        if depot.quarantine.any() {
+            depot.heal(&self.at().keys().copied().collect(), Some(&nar.nar_hash))?;
+        }
         Ok(())
     }
 

@@ -41,6 +41,8 @@ struct Open {
     idle: Vec<Idle>,
     /// In the hands of a stream.
     busy: HashSet<SegmentId>,
+    /// Failed, with what was never committed perhaps still in them, and the length to cut them to.
+    uncut: Vec<(SegmentId, u64)>,
 }
 
 struct Idle {
@@ -60,7 +62,7 @@ impl Pool {
         });
         let open = Open {
             idle: idle.collect(),
-            busy: HashSet::new(),
+            ..Open::default()
         };
         Arc::new(Pool {
             segments,
@@ -103,6 +105,7 @@ impl Pool {
     /// A segment for the caller alone: the one used last, so that as few as possible grow; a new
     /// one when none is idle.
     pub fn borrow(self: &Arc<Pool>) -> Result<Stream> {
+        self.cut_failed()?;
         let idle = {
             let mut open = self.open();
             let idle = open.idle.pop();
@@ -121,6 +124,25 @@ impl Pool {
             }
         };
         Ok(stream)
+    }
+
+    /// Cuts failed segments back, durably, before anything new is written: whole records in what
+    /// was given up would count at the next start, and nobody reckons with them.
+    fn cut_failed(&self) -> Result<()> {
+        let mut open = self.open();
+        while let Some((id, keep)) = open.uncut.last().copied() {
+            let cut = match keep {
+                0 => self.segments.remove(id),
+                keep => self.segments.append(id, keep).and_then(|mut it| it.sync()),
+            };
+            match cut {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(failed("cutting back", id, error));
+                }
+                _ => open.uncut.pop(),
+            };
+        }
+        Ok(())
     }
 
     /// A stream that has no writer yet.
@@ -154,6 +176,7 @@ impl Pool {
 
     /// A new segment for the caller alone.
     pub fn create(self: &Arc<Pool>) -> Result<Stream> {
+        self.cut_failed()?;
         let id = SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed));
         self.open().busy.insert(id);
         let mut stream = self.stream(id, 0);
@@ -278,21 +301,21 @@ impl Stream {
         }
     }
 
-    /// Gives the segment up at its last committed length. Shortening it is tried once, so that a
-    /// full disk gets its space back; should that fail too, the next start finds the torn tail and
-    /// drops it.
+    /// Gives the segment up at its last committed length, durably; until that has worked nothing
+    /// else is written.
     fn poison(&mut self) {
         let Some(mut writer) = self.writer.take() else {
             return;
         };
         let cut = match self.committed {
             0 => self.pool.segments.remove(self.id),
-            committed => writer.truncate(committed),
+            committed => writer.truncate(committed).and_then(|()| writer.sync()),
         };
         let left = cut.err().map(|error| error.to_string());
-        if left.is_none() {
-            self.shorten(self.committed);
+        if left.is_some() {
+            self.pool.open().uncut.push((self.id, self.committed));
         }
+        self.shorten(self.committed);
         tracing::error!(segment = %self.id, left, "segment failed and is out of use");
     }
 }

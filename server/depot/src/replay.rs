@@ -57,6 +57,16 @@ impl Default for Replayed {
     }
 }
 
+impl Replayed {
+    /// A segment that is there, with its length.
+    fn keep(&mut self, id: SegmentId, len: u64) {
+        self.bytes += len;
+        if len < SEGMENT_BYTES {
+            self.unsealed.push((id, len));
+        }
+    }
+}
+
 /// How far a segment was replayed: its length then, and the first sequence number that was free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Mark {
@@ -88,8 +98,29 @@ impl Mark {
     }
 }
 
+/// A record that counts for nothing, because what it needs is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Where in it.
+    pub offset: u64,
+    /// What was lost.
+    pub sentence: String,
+}
+
 /// Brings `index` up to `segments`; `now` is what it counts uses from when it is new.
 pub fn replay(segments: &dyn Segments, index: &dyn Index, now: u64) -> Result<Replayed> {
+    replay_telling(segments, index, now, &mut |_| {})
+}
+
+/// The same; `on` is told of everything that is lost.
+pub fn replay_telling(
+    segments: &dyn Segments,
+    index: &dyn Index,
+    now: u64,
+    on: &mut dyn FnMut(Lost),
+) -> Result<Replayed> {
     begin(index, now)?;
     let listed = segments
         .list()
@@ -97,30 +128,30 @@ pub fn replay(segments: &dyn Segments, index: &dyn Index, now: u64) -> Result<Re
     let mut found = Replayed::default();
     forget_removed(index, &listed, &mut found)?;
     let mut states = Vec::new();
-    let mut behind = Vec::new();
+    let (mut tails, mut behind) = (Vec::new(), Vec::new());
     for (id, len) in listed {
         found.next_segment = found.next_segment.max(id.0.saturating_add(1));
         let mark = Mark::read(index, id)?;
         found.next_seq = found.next_seq.max(mark.next_seq);
-        let mut end = len;
-        if mark.len != len || len == 0 {
-            let scanned = read_tail(segments, index, id, mark.len, len)?;
-            end = scanned.end;
-            states.extend(scanned.states.into_iter().map(|state| (id, state)));
-            if !settle(segments, id, end, len)? {
-                continue;
-            }
-            behind.push((id, end));
+        if mark.len == len && len > 0 {
+            found.keep(id, len);
+            continue;
         }
-        found.bytes += end;
-        if end < SEGMENT_BYTES {
-            found.unsealed.push((id, end));
+        let scanned = read_tail(segments, index, id, mark.len, len)?;
+        states.extend(scanned.states.into_iter().map(|state| (id, state)));
+        tails.push((id, scanned.end, len));
+    }
+    // Only when all were read, so that what a newer version wrote stays as it was.
+    for (id, end, len) in tails {
+        if settle(segments, id, end, len)? {
+            found.keep(id, end);
+            behind.push((id, end));
         }
     }
     states.sort_unstable_by_key(|(id, state)| (turn(state.kind), state.seq, *id, state.offset));
     for (segment, state) in states {
         found.next_seq = found.next_seq.max(state.seq + 1);
-        apply(segments, index, segment, state.offset)?;
+        apply(segments, index, (segment, state.offset), on)?;
     }
     let mut marks = Batch::default();
     for (id, len) in behind {
@@ -224,14 +255,19 @@ fn settle(segments: &dyn Segments, id: SegmentId, end: u64, len: u64) -> Result<
 fn apply(
     segments: &dyn Segments,
     index: &dyn Index,
-    segment: SegmentId,
-    offset: u64,
+    (segment, offset): (SegmentId, u64),
+    on: &mut dyn FnMut(Lost),
 ) -> Result<()> {
     let mut batch = Batch::default();
     let applied = prepare(segments, index, segment, offset, &mut batch);
     match applied {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::error!(%segment, offset, %error, "a record is lost");
+            on(Lost {
+                segment,
+                offset,
+                sentence: error.to_string(),
+            });
             Ok(())
         }
         Err(error) => Err(error),
@@ -293,12 +329,19 @@ fn apply_upload(
     place: Place,
     batch: &mut Batch,
 ) -> Result<()> {
+    let row = UploadRow { place, state };
+    let have = index.get(Table::Uploads, &row.key())?;
+    let have = have.map(|row| Place::of_row(&row)).transpose()?;
+    if have.is_some_and(|have| have.seq > place.seq) {
+        return Ok(());
+    }
+    let state = &row.state;
     if Layout::read(index, &state.nar_hash)?.is_none() {
         let (name, expires) = (&state.name, state.expires);
         tracing::debug!(name, expires, "an upload whose NAR was collected");
         return Ok(());
     }
-    UploadRow { place, state }.put(batch);
+    row.put(batch);
     Ok(())
 }
 

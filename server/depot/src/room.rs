@@ -9,7 +9,7 @@
 //! that a full depot can always be emptied.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::pool::Pool;
 use crate::segments::Segments;
@@ -32,6 +32,8 @@ pub struct Room {
     reserve_bytes: u64,
     /// Bytes that may be stored before the disk is looked at again.
     allowance: AtomicU64,
+    /// An upload was refused at the limit, and no collection has begun since.
+    refused: AtomicBool,
 }
 
 impl Room {
@@ -48,12 +50,18 @@ impl Room {
             max_size_bytes,
             reserve_bytes,
             allowance: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
         }
     }
 
     /// What uploads may fill, when there is a limit.
     pub fn usable_bytes(&self) -> Option<u64> {
         self.max_size_bytes.map(|max| max - self.reserve_of(max))
+    }
+
+    /// Whether an upload was refused at the limit since this was last asked.
+    pub fn take_refused(&self) -> bool {
+        self.refused.swap(false, Ordering::Relaxed)
     }
 
     /// Whether an upload may store `len` bytes more.
@@ -63,6 +71,7 @@ impl Room {
         if let (Some(max), Some(usable)) = (self.max_size_bytes, self.usable_bytes()) {
             let stored = self.pool.bytes();
             if stored + len > usable {
+                self.refused.store(true, Ordering::Relaxed);
                 return Err(Error::new(
                     ErrorKind::Full,
                     format!(

@@ -277,10 +277,11 @@ fn pin(yard: &Yard, dice: &mut Dice) -> u64 {
         keep: Some("1".parse().expect("a rule")),
         expires: None,
     };
+    let must = yard.must_be_here(root);
     match depot.set_pin(&cache(), &name, change, "pinner") {
         Ok(_) => drop(yard.pins.lock().expect("no panic").insert(pin, root)),
         Err(error) if error.kind() == ErrorKind::Refused => {
-            assert!(!yard.must_be_here(root), "{error}");
+            assert!(!must, "{error}");
         }
         Err(error) => panic!("{error}"),
     }

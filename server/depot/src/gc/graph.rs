@@ -40,6 +40,28 @@ pub struct Graph {
     targets: Vec<Node>,
 }
 
+/// What the depot may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Bytes that uploads may fill.
+    pub bytes: u64,
+    /// An upload did not fit since the last collection: however full the depot is, for that one it
+    /// is too full.
+    pub was_met: bool,
+}
+
+impl Limit {
+    /// Of `total` bytes so many may stay; None: all.
+    fn fits(&self, total: u64) -> Option<u64> {
+        let low = |whole: u64| whole / 100 * LOW_WATER_PERCENT;
+        match self.was_met {
+            true => Some(low(self.bytes.min(total))),
+            false if total > self.bytes / 100 * HIGH_WATER_PERCENT => Some(low(self.bytes)),
+            false => None,
+        }
+    }
+}
+
 /// Why a path goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -177,7 +199,7 @@ impl Graph {
     pub fn judge(
         &self,
         policy: &Policy,
-        limit_bytes: Option<u64>,
+        limit: Option<Limit>,
         pinned: &HashSet<Node>,
         now: u64,
         cost: &mut dyn FnMut(NarHash) -> Result<u64>,
@@ -193,7 +215,7 @@ impl Graph {
             let mut group = Vec::new();
             self.reach(root, &mut reached, &mut |node| group.push(node));
             for node in group {
-                let added = match limit_bytes {
+                let added = match limit {
                     Some(_) => cost(self.nar(node).0)?,
                     None => 0,
                 };
@@ -201,8 +223,7 @@ impl Graph {
             }
         }
         let total: u64 = ranked.iter().map(|(_, _, _, added)| added).sum();
-        let over = limit_bytes.filter(|limit| total > limit / 100 * HIGH_WATER_PERCENT);
-        let fits = over.map(|limit| limit / 100 * LOW_WATER_PERCENT);
+        let fits = limit.and_then(|limit| limit.fits(total));
         let mut goes = vec![None; self.len()];
         let mut kept = 0;
         for (node, must, age, added) in ranked {

@@ -20,6 +20,7 @@ use snowcache_nix::NarHash;
 
 use super::space::Coverage;
 use super::{Collection, Finding, cover};
+use crate::backup::Hold;
 use crate::depot::Shared;
 use crate::gc::rows::{self, Target};
 use crate::index::{Batch, Index, Rows, Table};
@@ -45,8 +46,6 @@ const ROWS_AT_ONCE: usize = 1000;
 /// Room that must be left beside a copy: the index's own flush.
 const SLACK_BYTES: u64 = 8 << 20;
 
-const AT_THE_GATE: &str = "invariant: no panic at the gate";
-
 /// The segments of one collection.
 pub struct Rewrite<'a, 'b> {
     collection: &'a mut Collection<'b>,
@@ -59,6 +58,8 @@ pub struct Rewrite<'a, 'b> {
     /// How many of the NARs that commits counted on are covered.
     seen: usize,
     stream: Option<Stream>,
+    /// The index's renewals before the first of the copies.
+    renewals: u64,
     /// Copied, to be removed: their lengths beside them.
     copied: Vec<(SegmentId, u64)>,
 }
@@ -75,6 +76,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             users: HashMap::new(),
             seen: 0,
             stream: None,
+            renewals: shared.index.renewals(),
             copied: Vec::new(),
         };
         for row in Rows::new(&*shared.index, Table::Layouts, &[]) {
@@ -232,7 +234,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
     /// Returns the frames that live, with the offset of each.
     fn unlink(&mut self, id: SegmentId, scanned: &Scanned) -> Result<Vec<(FrameId, Location)>> {
         let shared = self.shared.clone();
-        let _gate = shared.gate.write().expect(AT_THE_GATE);
+        let _gate = shared.undisturbed()?;
         self.catch_up()?;
         let mut unlinked = HashMap::new();
         let mut batch = Batch::default();
@@ -323,7 +325,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
 
     fn forget(&self, spent: &[(Target, Place)]) -> Result<()> {
         for part in spent.chunks(ROWS_AT_ONCE) {
-            let _gate = self.shared.gate.write().expect(AT_THE_GATE);
+            let _gate = self.shared.undisturbed()?;
             let mut batch = Batch::default();
             for (target, old) in part {
                 rows::forget(&*self.shared.index, target, old, &mut batch)?;
@@ -391,7 +393,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
     ) -> Result<()> {
         let shared = self.shared.clone();
         for part in frames.chunks(ROWS_AT_ONCE) {
-            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            let _gate = shared.undisturbed()?;
             let mut batch = Batch::default();
             for (frame, old, new) in part {
                 let row = shared.index.get(Table::Frames, frame.as_bytes())?;
@@ -403,7 +405,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         }
         let mut users = self.users.remove(&id).unwrap_or_default();
         for part in states.chunks(ROWS_AT_ONCE) {
-            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            let _gate = shared.undisturbed()?;
             for (target, old, new) in part {
                 let mut batch = Batch::default();
                 rows::repoint(&*shared.index, target, old, new, &mut batch)?;
@@ -412,14 +414,14 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         }
         {
             // Commits that began before the rows were changed have ended when this is passed.
-            let _gate = shared.gate.write().expect(AT_THE_GATE);
+            let _gate = shared.undisturbed()?;
             users.extend(shared.uses.nars(self.seen));
         }
         users.sort_unstable();
         users.dedup();
         for nar in users {
             let mut batch = Batch::default();
-            let gate = shared.gate.write().expect(AT_THE_GATE);
+            let gate = shared.undisturbed()?;
             relayout(&shared, &nar, &mut batch)?;
             shared.index.write(batch)?;
             drop(gate);
@@ -434,11 +436,19 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             return Ok(());
         }
         self.shared.index.checkpoint()?;
-        if self.shared.index.ready()? != self.collection.index {
-            let anew = "the index was opened anew while this collection ran; collect once more";
-            return Err(Error::new(ErrorKind::Storage, anew));
+        if self.shared.index.renewals() != self.renewals {
+            return Err(Error::new(
+                ErrorKind::Storage,
+                "the index failed during the collection, which stops here; nothing is lost, the \
+                 next one goes on",
+            ));
         }
-        for (id, len) in std::mem::take(&mut self.copied) {
+        let copied = std::mem::take(&mut self.copied);
+        let Some(_hold) = Hold::to_remove(&self.shared.dir)? else {
+            tracing::info!("a backup is under way: emptied segments go with the next collection");
+            return Ok(());
+        };
+        for (id, len) in copied {
             self.shared.pool.remove(id, len)?;
             let mut batch = Batch::default();
             batch.delete(Table::Marks, id.0.to_be_bytes());

@@ -232,10 +232,7 @@ impl<'a, 'b> Sweep<'a, 'b> {
         make: impl FnOnce(&Shared, &HashSet<NarHash>) -> Result<Batch>,
     ) -> Result<()> {
         let shared = &*self.shared;
-        let _gate = shared
-            .gate
-            .write()
-            .expect("invariant: no panic at the gate");
+        let _gate = shared.undisturbed()?;
         let used = shared.uses.nars(0).into_iter().collect();
         let batch = make(shared, &used)?;
         match self.collection.dry_run {

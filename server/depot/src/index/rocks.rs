@@ -175,8 +175,12 @@ impl Index for RocksIndex {
         flushed.map_err(|e| failed("flushing the index", e))
     }
 
-    fn ready(&self) -> Result<u64> {
-        Ok(0)
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn renewals(&self) -> u64 {
+        0
     }
 }
 
