@@ -15,6 +15,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -272,9 +273,12 @@ impl Victim {
         }
         let strace = Attached::to(self.server.pid(), &arguments);
         if self.stage == Stage::Stop {
-            self.server.terminate();
+            let status = self.server.terminate();
             strace.detach();
-            return Ok(());
+            return match status.signal() {
+                Some(_) => Err(status.to_string()),
+                None => Ok(()),
+            };
         }
         let (answers, trouble) = self.push_while_reading();
         strace.detach();
