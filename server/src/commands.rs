@@ -1,8 +1,8 @@
 //! What snowcached does beside serving: looking after its data folder.
 //!
-//! Guarantees: stdout holds the answer and nothing else; the exit code is 0 when all is well, 1 when
-//! something is wrong, 2 for a command line that cannot be carried out. `backup` works beside a
-//! running server; the others refuse a folder that one uses.
+//! Guarantees: stdout holds the answer and nothing else; the exit code is 0 when all is well, 1
+//! when something is wrong, 2 for a command line that cannot be carried out. `backup` works beside
+//! a running server; the others refuse a folder that one uses.
 
 mod backup;
 mod fsck;

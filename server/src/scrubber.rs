@@ -6,8 +6,8 @@
 //!                                                                 '--> lines --> the client
 //! ```
 //! Guarantees: the slices of one interval are everything; which slice is due follows from the time
-//! alone, so that restarts lose at most the one under way. A scrub that a client asked for ends with
-//! the client. Never: a thread of the server's at its usual priority.
+//! alone, so that restarts lose at most the one under way. A scrub that a client asked for ends
+//! with the client. Never: a thread of the server's at its usual priority.
 
 use crate::config;
 use crate::http::errors::Refusal;
@@ -98,7 +98,8 @@ impl Scrubber {
             return Err(Refusal::new(StatusCode::CONFLICT, sentence));
         }
         let (scrubber, span) = (self.clone(), tracing::Span::current());
-        // A thread of its own: it stands back for others, which a pool's thread must not keep doing.
+        // A thread of its own: it stands back for others, which a pool's thread must not keep
+        // doing.
         let thread = std::thread::Builder::new().name("scrub".to_owned());
         let started = thread.spawn(move || {
             let _in_span = span.entered();

@@ -1,7 +1,7 @@
 //! Backups: a data folder copied while it is in use, into a folder that is one itself.
 //!
 //! ```text
-//!   DATA/depot/segments/*.seg --what was committed--> DIR/depot/segments/*.seg   grown, not rewritten
+//!   DATA/depot/segments/*.seg --what was committed--> DIR/depot/segments/*.seg   only grown
 //!   DATA/keys, *.token        ----------------------> DIR/...                    same permissions
 //!                                                     DIR/backup.json            lengths, BLAKE3
 //! ```

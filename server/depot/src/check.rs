@@ -11,9 +11,9 @@
 //! whose bytes still lie there) is no problem; what it has beyond the segments, or points at and is
 //! not there, is.
 //!
-//! Guarantees: without `repair` segments stay as they are, to the byte; with it only what was proven
-//! useless is removed and only what can be derived is rewritten, and a second pass proves the result.
-//! Never: removes a record, or a file that it does not know.
+//! Guarantees: without `repair` segments stay as they are, to the byte; with it only what was
+//! proven useless is removed and only what can be derived is rewritten, and a second pass proves
+//! the result. Never: removes a record, or a file that it does not know.
 
 use std::collections::HashSet;
 use std::fs;

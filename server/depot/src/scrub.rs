@@ -340,7 +340,8 @@ impl Run<'_> {
     /// Quarantines what a segment's end brought, and puts to use the copies that turned up.
     fn settle(&mut self, damage: &[Damage]) -> Result<()> {
         for one in damage {
-            tracing::error!(segment = one.segment, offset = one.offset, what = %one.what, "damaged");
+            let (segment, offset) = (one.segment, one.offset);
+            tracing::error!(segment, offset, what = %one.what, "damaged");
             self.result.damaged += 1;
             self.progress.damaged += 1;
             self.tell(Scrubbing::Damage(one.clone()));

@@ -1,7 +1,7 @@
 //! `POST /api/v1/scrub`: reads what is stored, and tells of it while it does; `GET`: what is known.
 //!
-//! Guarantees: one JSON object a line, as for a collection: `progress`, `damage`, `lost`, at the end
-//! `summary` or `error`. A scrub ends when the client that asked for it goes away.
+//! Guarantees: one JSON object a line, as for a collection: `progress`, `damage`, `lost`, at the
+//! end `summary` or `error`. A scrub ends when the client that asked for it goes away.
 
 use super::errors::Refusal;
 use super::{Shared, api, body, gc};

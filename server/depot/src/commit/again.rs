@@ -15,8 +15,8 @@ use crate::state::{PathState, RemovedState, to_json};
 const SUBJECT: &str = "scrub";
 
 impl Draft {
-    /// Whether a published path is gone for good, as far as this offer can tell: its NAR is damaged,
-    /// and other content is offered.
+    /// Whether a published path is gone for good, as far as this offer can tell: its NAR is
+    /// damaged, and other content is offered.
     pub fn is_lost(&self, row: &PathRow, offer: &PathInfo) -> Result<bool> {
         if !self.shared.quarantine.any() {
             return Ok(false);
