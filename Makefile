@@ -3,6 +3,12 @@
 #   make run            build, start snowcached on ./var, print what to paste into nix.conf
 #   make test           all set-up for the whole test suite, then the suite
 #   make test-long      the heavy tests besides: a 20 GB NAR, 10,000 references, 64 uploads and 256 downloads at once
+#   make test-proofs    the long forms of the proofs of durability, one after the other: hours; each is a target of its own:
+#   make test-faults    SIGKILL, ENOSPC and EIO at every call that a start, a push, a collection and an end do on the disk
+#   make test-power     power cuts on ext4 and xfs (SNOWCACHE_CUTS=1000 of each; root)
+#   make test-crash     kill -9 (SNOWCACHE_KILLS=10000)
+#   make test-race      two builds of one path, 64 clients (SNOWCACHE_ROUNDS=10000)
+#   make test-flips     single bits flip (SNOWCACHE_FLIPS=10000)
 #   make check          format, clippy, licences (cargo deny, where it is installed), docs, tidy
 #   make bench-storage  what two generations of a system cost on disk
 #   make build          the release binaries, nothing else
@@ -11,7 +17,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-commands := run build test test-setup test-long check bench-storage
+proofs := test-faults test-power test-crash test-race test-flips
+commands := run build test test-setup test-long test-proofs $(proofs) check bench-storage
 .PHONY: help $(commands)
 
 help:
@@ -45,6 +52,30 @@ test: test-setup
 
 test-long: test-setup
 	@scripts/test.sh --long
+
+test-proofs: $(proofs)
+
+# One test at a time: what is timed must not wait for another.
+proof = SNOWCACHE_LONG=1 cargo test --release --test $(1) -- --nocapture --test-threads 1
+
+test-faults: test-setup
+	@$(call proof,faults)
+
+test-power: export SNOWCACHE_CUTS ?= 1000
+test-power: test-setup
+	@$(call proof,power)
+
+test-crash: export SNOWCACHE_KILLS ?= 10000
+test-crash: test-setup
+	@$(call proof,crash)
+
+test-race: export SNOWCACHE_ROUNDS ?= 10000
+test-race: test-setup
+	@$(call proof,race)
+
+test-flips: export SNOWCACHE_FLIPS ?= 10000
+test-flips: test-setup
+	@$(call proof,flips)
 
 check:
 	@scripts/prepare.sh check

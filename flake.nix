@@ -69,6 +69,8 @@
             pkgs.lzip
             pkgs.brotli
             pkgs.strace
+            pkgs.e2fsprogs
+            pkgs.xfsprogs
           ];
           # What tells the Makefile that it is inside.
           SNOWCACHE_DEV_SHELL = "1";

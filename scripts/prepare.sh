@@ -12,7 +12,8 @@ say() { echo "snowcache: $*" >&2; }
 die() { say "$*"; exit 1; }
 
 build_packages=(g++ clang libclang-dev ccache make ca-certificates)
-test_packages=(nix-bin python3 git jq curl xz-utils bzip2 gzip zstd brotli lzip lz4 strace util-linux procps)
+test_packages=(nix-bin python3 git jq curl xz-utils bzip2 gzip zstd brotli lzip lz4 strace util-linux procps
+  mount e2fsprogs xfsprogs)
 packages=("${build_packages[@]}")
 [ "$purpose" = run ] || packages+=("${test_packages[@]}")
 

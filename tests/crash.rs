@@ -15,10 +15,11 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::oracle::{self, EndWith, Oracle, all_paths, assert_whole, upload};
+use support::oracle::{self, EndWith, Oracle, all_paths, assert_whole, small_upload, upload};
 use support::random::Random;
 use support::server::Snowcached;
 
@@ -27,6 +28,12 @@ const PHASES: [&str; 5] = ["receive", "spool", "fsync", "index", "acknowledge"];
 /// Over all phases; `SNOWCACHE_KILLS` asks for another number.
 const KILLS: u64 = 100;
 const PUSHERS: u64 = 4;
+/// Kills of a server that collects, likewise.
+const COLLECTOR_KILLS: u64 = 20;
+/// How long an upload without a narinfo stays.
+const LEASE_S: u64 = 4;
+/// Segments with less garbage than 64 KiB are not rewritten: a few of them.
+const LEAKED_BYTES: u64 = 512 << 10;
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
 #[test]
@@ -84,6 +91,56 @@ fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
         acknowledged.len()
     );
     the_index_is_only_an_index(&mut server, &acknowledged);
+}
+
+/// The same while paths are removed, a pin moves and garbage is collected: what was removed stays
+/// away, what was not stays here, and in the end no byte is leaked.
+#[test]
+fn a_collector_that_is_killed_loses_nothing_and_leaks_nothing() {
+    let mut random = Random::announced("crash while collecting");
+    let configured = support::folder_on_disk();
+    let [flag, config] = oracle::quick_collections(configured.path(), LEASE_S);
+    let folder = support::folder_on_disk();
+    let mut server = Snowcached::start_with(folder, "warn", &[&flag, &config]);
+    let (oracle, token, http) = (Oracle::default(), server.push_token(), server.http());
+    let admin_token = server.admin_token();
+    oracle.leases_end.store(true, Ordering::Relaxed);
+    let kills = oracle::setting("SNOWCACHE_KILLS", COLLECTOR_KILLS);
+    thread::scope(|scope| {
+        for _ in 0..PUSHERS {
+            scope.spawn(|| oracle.push_until_over(http, &token, small_upload));
+        }
+        scope.spawn(|| oracle.collect_until_over(http, &token, &admin_token));
+        let end = EndWith(&oracle.over);
+        for _ in 0..kills {
+            thread::sleep(Duration::from_millis(random.below(400)));
+            server.kill();
+            let _nobody_asks = oracle.down.write().expect("no poison");
+            server.start_again();
+            assert!(server.ready_in < READY_WITHIN, "{:?}", server.ready_in);
+            oracle.judge(http, &token, &mut random, 20, small_upload);
+        }
+        drop(end);
+    });
+    oracle.judge(http, &token, &mut random, u64::MAX, small_upload);
+    let (tried, collections) = (oracle.tried(), oracle.collected());
+    println!("{kills} kills, {tried} uploads, {collections} collections");
+
+    // What no path has is gone when the leases are over.
+    thread::sleep(Duration::from_secs(LEASE_S + 1));
+    let collected = oracle::collect(http, &admin_token).expect("a collection");
+    let bytes = |what: &str| collected[what].as_u64().expect("a number");
+    let (live, stored) = (bytes("live_bytes"), bytes("stored_bytes"));
+    println!("{live} bytes live, {stored} are stored");
+    assert!(stored <= live + live / 10 + LEAKED_BYTES, "{collected}");
+    let stats = server.stats();
+    assert_eq!(stats["nars"], stats["paths"], "a NAR without a path stays");
+    assert_eq!(stats["segment_bytes"], stored);
+    oracle.judge(http, &token, &mut random, u64::MAX, small_upload);
+    server.kill();
+    fs::remove_dir_all(server.depot().join("index")).expect("DIR/depot/index is the index");
+    server.start_again();
+    oracle.judge(http, &token, &mut random, u64::MAX, small_upload);
 }
 
 /// The RocksDB folder deleted: everything is back, byte for byte.

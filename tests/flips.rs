@@ -15,12 +15,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use support::codec::Codec;
 use support::http::Http;
 use support::nar::{Nar, Upload, hash_part};
-use support::oracle::{raw_nar, setting, small_upload};
+use support::oracle::{copy_folder as copy, raw_nar, setting, small_upload};
 use support::random::Random;
 use support::server::Snowcached;
 
@@ -292,9 +291,4 @@ fn dense() -> Upload {
         &Nar::of_file(text.as_bytes()),
         Codec::named("zstd"),
     )
-}
-
-fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").args([from, to]).status();
-    assert!(status.expect("cp runs").success());
 }

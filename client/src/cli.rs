@@ -114,6 +114,19 @@ Examples:
 Takes the admin token. Exit codes: 0 all removed, 1 some kept or not there, 2 wrong usage,
 3 cache unreachable.")]
     Rm(RmArgs),
+    /// Let the cache read everything that it stores, and show what is damaged
+    #[command(after_help = "\
+Every stored byte is read, every frame unpacked and hashed. Paths whose NAR is damaged answer as if
+they were not there, so that nix takes them from elsewhere, until they are pushed again.
+
+Examples:
+  snowcache --token-file /var/lib/snowcached/admin.token scrub
+  snowcache --token-file /var/lib/snowcached/admin.token scrub --subset 1/7
+  snowcache --token-file /var/lib/snowcached/admin.token scrub --json | jq -c .damage
+
+Takes the admin token. A scrub ends with this command.
+Exit codes: 0 all well, 1 damage found or not all read, 2 wrong usage, 3 cache unreachable.")]
+    Scrub(ScrubArgs),
 }
 
 /// Signing keys.
@@ -208,4 +221,18 @@ pub struct VerifyArgs {
     /// Print only what is wrong, and the summary
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// `snowcache scrub`
+#[derive(Args, Debug)]
+pub struct ScrubArgs {
+    /// Only part N of T: all parts together are everything
+    #[arg(long, value_name = "N/T")]
+    pub subset: Option<String>,
+    /// Read at most so many bytes a second [default: as fast as it goes]
+    #[arg(long, value_name = "BYTES")]
+    pub rate_bytes_per_s: Option<u64>,
+    /// Print one JSON object a line, at the end {"summary": ...}
+    #[arg(long)]
+    pub json: bool,
 }

@@ -10,6 +10,7 @@ mod key;
 mod ls;
 mod pin;
 mod rm;
+mod scrub;
 mod subject;
 mod verify;
 
@@ -52,6 +53,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Gc(args) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(gc::run(&remote, &args))
+        }
+        Command::Scrub(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(scrub::run(&remote, &args))
         }
         Command::Rm(args) => {
             let remote = connect(&cache.cache, cache)?;

@@ -6,8 +6,8 @@
 //!   an upload answered 507 -+                                   '--> lines --> the client
 //! ```
 //! Guarantees: one at a time; a collection that has begun goes on when the client that asked for it
-//! goes away, and waits for a slow one no longer than [`PATIENCE`] in all. Never: two of the
-//! clock's within a minute.
+//! goes away, and waits for a slow one no longer than [`PATIENCE`] in all. Never: two for want
+//! of room within a minute.
 
 use crate::http::errors::Refusal;
 use axum::http::StatusCode;
@@ -34,7 +34,7 @@ const NAP: Duration = Duration::from_millis(5);
 /// grace of 30 days.
 const NOTING: Duration = Duration::from_secs(60);
 
-/// After a collection the next one without a command begins no sooner: a disk that is full of live
+/// After a collection the next one for want of room begins no sooner: a disk that is full of live
 /// data is not to be read all the time.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -125,21 +125,25 @@ impl Collector {
 
     /// Collects by the clock, and when it is wanted, for ever.
     pub async fn by_itself(self: Arc<Self>) {
+        let mut rested = tokio::time::Instant::now();
         loop {
-            match self.interval {
-                Some(interval) => {
-                    let wait = interval + interval.mul_f64(0.1 * chance());
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = self.wanted.notified() => {}
+            let clock = async {
+                match self.interval {
+                    Some(interval) => {
+                        tokio::time::sleep(interval + interval.mul_f64(0.1 * chance())).await;
                     }
+                    None => std::future::pending().await,
                 }
-                None => self.wanted.notified().await,
-            }
+            };
+            let wanted = async {
+                self.wanted.notified().await;
+                tokio::time::sleep_until(rested).await;
+            };
+            tokio::select! { () = clock => {}, () = wanted => {} }
             // One that was asked for is under way: as good.
             if let Ok(mut lines) = self.start(false) {
                 while lines.recv().await.is_some() {}
-                tokio::time::sleep(PAUSE).await;
+                rested = tokio::time::Instant::now() + PAUSE;
             }
         }
     }

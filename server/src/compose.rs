@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   data folder --lock--> keys and tokens --> depot --> socket --> router --> serve until stopped
-//!                                               '--> collector, by the clock
+//!                                               '--> collector, scrubber, by the clock
 //! ```
 
 use crate::auth::Gate;
@@ -13,6 +13,7 @@ use crate::first_start::{FirstStartError, Identity};
 use crate::http::{App, Shared, router};
 use crate::listen::{self, Bound, Listener};
 use crate::lock::{DataLock, LockError};
+use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use snowcache_depot::{CacheName, Depot, Options};
@@ -90,6 +91,7 @@ impl Server {
         let policy = config.retention.policy();
         let interval = config.retention.gc_interval();
         let app = App {
+            scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
             collector: Collector::new(depot.clone(), policy, interval),
             depot,
             cache: CacheName::default_cache(),
@@ -123,13 +125,20 @@ impl Server {
     /// Serves until `stop` is ready, then lets what is under way end.
     pub async fn serve(self, stop: impl Future<Output = ()>) {
         let router = router::router(self.app.clone());
-        let collector = self.app.collector.clone();
+        let (collector, scrubber) = (self.app.collector.clone(), self.app.scrubber.clone());
         let background = [
+            tokio::spawn(scrubber.clone().by_itself()),
             tokio::spawn(collector.clone().by_itself()),
             tokio::spawn(collector.clone().note()),
         ];
+        let ending = scrubber.clone();
+        let stop = async move {
+            stop.await;
+            ending.halt(); // its client would be waited for
+        };
         listen::serve(self.listener, router, &self.app.config.http, stop).await;
         background.iter().for_each(|task| task.abort());
+        scrubber.stop().await;
         collector.stop().await;
         drop(self.app);
         drop(self.lock);

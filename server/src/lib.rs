@@ -12,6 +12,7 @@
 pub mod auth;
 pub mod banner;
 pub mod collector;
+pub mod commands;
 pub mod compose;
 pub mod config;
 pub mod files;
@@ -20,4 +21,5 @@ pub mod http;
 pub mod listen;
 pub mod lock;
 pub mod observe;
+pub mod scrubber;
 pub mod workers;

@@ -4,8 +4,8 @@
 let
   build = import ./build.nix;
   noise = name: mib: "mkdir $out; head -c ${toString mib}M /dev/urandom > $out/noise; echo ${name} > $out/name";
-  library = build "library" (noise "library" 8) { };
-  app = build "app-${generation}" "${noise "app ${generation}" 24}; ln -s $library $out/library" { inherit library; };
+  library = build "library" (noise "library" 3) { };
+  app = build "app-${generation}" "${noise "app ${generation}" 9}; ln -s $library $out/library" { inherit library; };
 in
 build "top-${generation}" "mkdir $out; ln -s $app $out/app; ln -s $library $out/library" { inherit app library; } // {
   inherit app library;

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Asks the filesystem of a folder to stop at once without writing what it has gathered
 /// (`_IOR('X', 125, u32)` with 2, which ext4 and xfs share): what a power cut leaves.
@@ -17,6 +18,9 @@ sys.stdin.readline()
 fcntl.ioctl(folder, 0x8004587d, struct.pack('I', 2))
 print('cut', flush=True)
 ";
+
+/// Longer than a test of real Nix clients keeps its namespaces.
+const UNMOUNTED_WITHIN: Duration = Duration::from_secs(300);
 
 /// Whether disks can be had. Where they cannot (no root), the test has to say so and end; in CI
 /// and in long forms that is a failure.
@@ -93,8 +97,24 @@ impl Disk {
         }
     }
 
+    /// Returns when nobody has it mounted any more. (A mount namespace that someone else made
+    /// meanwhile has a copy of the mount, and with it the filesystem as it was shut down.)
     pub fn unmount(&self) {
         run(Command::new("umount").arg(self.path()));
+        let begin = Instant::now();
+        while self.is_attached() {
+            assert!(
+                begin.elapsed() < UNMOUNTED_WITHIN,
+                "another mount namespace holds the disk"
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn is_attached(&self) -> bool {
+        let image = self.folder.path().join("image");
+        let output = Command::new("losetup").arg("-j").arg(image).output();
+        !output.expect("losetup runs").stdout.is_empty()
     }
 
     /// Prepares the end of its power.

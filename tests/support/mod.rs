@@ -23,6 +23,7 @@ pub mod server;
 pub mod snowread;
 pub mod stocked;
 pub mod strace;
+pub mod world;
 
 use std::path::PathBuf;
 

@@ -5,9 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::codec::Codec;
 use super::corpus::sha256;
@@ -99,6 +102,96 @@ pub fn assert_whole_or_absent(http: Http, upload: &Upload) -> bool {
     }
 }
 
+/// Removes paths; they are gone, or it says why they stay.
+pub fn remove(http: Http, admin_token: &str, paths: &[&str]) -> Result<(), String> {
+    let question = serde_json::json!({ "paths": paths }).to_string();
+    let request = http.request("POST", "/api/v1/remove").bearer(admin_token);
+    let answer = request.bytes(question.as_bytes()).try_send();
+    let answer = answer.map_err(|error| error.to_string())?;
+    let text = answer.text();
+    let whole = answer.status == 200
+        && answer.json()["removed"].as_array().map(Vec::len) == Some(paths.len());
+    if whole {
+        Ok(())
+    } else {
+        Err(format!("{}: {text}", answer.status))
+    }
+}
+
+/// NAR and narinfo, or the first answer that was not 200.
+pub fn try_publish(http: Http, token: &str, upload: &Upload) -> Result<(), String> {
+    let narinfo = upload.narinfo();
+    let requests = [
+        (upload.nar_path(), upload.body.as_slice()),
+        (upload.narinfo_path(), narinfo.as_bytes()),
+    ];
+    for (path, body) in requests {
+        let answer = put(http, &path, token, body).map_err(|error| error.to_string())?;
+        if answer.status != 200 {
+            return Err(format!("{path}: {} {}", answer.status, answer.text()));
+        }
+    }
+    Ok(())
+}
+
+/// NAR and narinfo.
+pub fn publish(http: Http, token: &str, upload: &Upload) {
+    if let Err(refused) = try_publish(http, token, upload) {
+        panic!("{}: {refused}", upload.store_path);
+    }
+}
+
+/// Reads a path again and again until it is over; the first answer that was not right.
+pub fn read_until(over: &AtomicBool, http: Http, upload: &Upload) -> Option<String> {
+    let (narinfo, nar) = (format!("/{}.narinfo", upload.hash_part()), raw_nar(upload));
+    while !over.load(Ordering::Relaxed) {
+        for path in [&narinfo, &nar] {
+            match http.request("GET", path).try_send() {
+                Err(error) => return Some(format!("{path}: {error}")),
+                Ok(answer) if answer.status != 200 => {
+                    return Some(format!("{path}: {} {}", answer.status, answer.text()));
+                }
+                Ok(answer) if *path == nar && answer.body != upload.nar => {
+                    return Some(format!("{path}: other bytes"));
+                }
+                Ok(_) => {}
+            }
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+/// A copy of a folder, as it is.
+pub fn copy_folder(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.expect("cp runs").success());
+}
+
+/// Collects garbage: the report's summary, or how it was refused or broke off.
+pub fn collect(http: Http, admin_token: &str) -> Result<serde_json::Value, String> {
+    let request = http.request("POST", "/api/v1/gc").bearer(admin_token);
+    let answer = request.bytes(b"{}").try_send().map_err(|e| e.to_string())?;
+    let text = answer.text();
+    let last = text.trim_end().lines().last().unwrap_or_default();
+    match serde_json::from_str::<serde_json::Value>(last) {
+        Ok(line) if line["summary"].is_object() => Ok(line["summary"].clone()),
+        _ => Err(format!("{}: {last}", answer.status)),
+    }
+}
+
+/// A server's arguments under which collections take what was removed, at once and by command
+/// only, and uploads of which nothing came after so many seconds.
+pub fn quick_collections(folder: &Path, lease_s: u64) -> [String; 2] {
+    let file = folder.join("snowcached.toml");
+    let text = format!(
+        "[retention]\ngrace_s = 0\nmax_age_s = 0\nsweep_grace_s = 0\ngc_interval_s = 0\n\
+         [uploads]\nlease_s = {lease_s}\n[depot]\nreserve_bytes = 1048576\n"
+    );
+    std::fs::write(&file, text).expect("a configuration");
+    ["--config".to_owned(), file.display().to_string()]
+}
+
 /// Every path that the cache lists, as `<hash>-<name>`.
 pub fn all_paths(http: Http) -> BTreeSet<String> {
     let (mut paths, mut after) = (BTreeSet::new(), String::new());
@@ -142,7 +235,14 @@ pub enum Progress {
     InfoSent,
     /// The narinfo's 2xx came back: the path is durable and visible.
     Acknowledged,
+    /// It was to be removed, and no 2xx came back.
+    RemovalSent,
+    /// Its removal was acknowledged.
+    Removed,
 }
+
+/// The one pin that is moved.
+const PIN: &str = "/api/v1/pins/channel";
 
 /// What pushers were told, and when.
 #[derive(Default)]
@@ -150,6 +250,12 @@ pub struct Oracle {
     progress: Mutex<BTreeMap<u64, (Progress, Instant)>>,
     /// Answers other than 200.
     refusals: Mutex<Vec<(Instant, String)>>,
+    /// What the pin may say: the last path acknowledged, then those that were sent.
+    pinned: Mutex<Vec<(u64, Instant, bool)>>,
+    /// Collections that ended well.
+    collections: AtomicU64,
+    /// Uploads without a narinfo are soon collected, so that nothing is promised of them.
+    pub leases_end: AtomicBool,
     next: AtomicU64,
     /// Held for reading while an upload is under way, for writing from after a kill (which waits
     /// for nobody) until all is judged.
@@ -180,7 +286,7 @@ impl Oracle {
             self.note(number, Progress::NarAcknowledged);
             // Some uploads stop here: their NAR must still be there when the narinfo comes much
             // later.
-            if number.is_multiple_of(7) {
+            if number.is_multiple_of(7) && !self.leases_end.load(Ordering::Relaxed) {
                 continue;
             }
             self.note(number, Progress::InfoSent);
@@ -189,6 +295,69 @@ impl Oracle {
                 self.note(number, Progress::Acknowledged);
             }
         }
+    }
+
+    /// Removes every third path, moves a pin and collects, again and again, until it is over.
+    pub fn collect_until_over(&self, http: Http, token: &str, admin_token: &str) {
+        while !self.over.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(20));
+            let acknowledged = self.acknowledged();
+            let Some(&last) = acknowledged.last() else {
+                continue;
+            };
+            let _asking = self.down.read().expect("no poison");
+            self.pin(http, token, last);
+            for number in acknowledged.iter().copied().filter(|n| n % 3 == 0).take(20) {
+                let name = base_name(number);
+                self.note(number, Progress::RemovalSent);
+                match remove(http, admin_token, &[&name]) {
+                    Ok(()) => self.note(number, Progress::Removed),
+                    // The pin holds it: then it is as it was.
+                    Err(said) if said.contains("kept") => self.note(number, Progress::Acknowledged),
+                    Err(_) => {}
+                }
+            }
+            if collect(http, admin_token).is_ok() {
+                self.collections.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn pin(&self, http: Http, token: &str, number: u64) {
+        let root = format!("/nix/store/{}", base_name(number));
+        let change = serde_json::json!({ "roots": [root], "keep": "1" }).to_string();
+        let pinned = || self.pinned.lock().expect("no poison");
+        pinned().push((number, Instant::now(), false));
+        let answer = put(http, PIN, token, change.as_bytes());
+        if answer.is_ok_and(|answer| answer.status == 200) {
+            *pinned() = vec![(number, Instant::now(), true)];
+        }
+    }
+
+    /// The pin says what was acknowledged last, or something that was sent since.
+    fn judge_pin(&self, http: Http) {
+        let pinned = self.pinned.lock().expect("no poison");
+        if pinned.is_empty() {
+            return;
+        }
+        let answer = http.get(PIN);
+        let acknowledged = pinned
+            .first()
+            .is_some_and(|(_, _, acknowledged)| *acknowledged);
+        if answer.status == 404 {
+            assert!(!acknowledged, "a pin that was acknowledged is gone");
+            return;
+        }
+        let said = answer.is(200).text();
+        let known = pinned
+            .iter()
+            .any(|(number, ..)| said.contains(&base_name(*number)));
+        assert!(known, "the pin says {said}, and may say {pinned:?}");
+    }
+
+    /// How many collections ended well.
+    pub fn collected(&self) -> u64 {
+        self.collections.load(Ordering::Relaxed)
     }
 
     /// Whether it was acknowledged.
@@ -219,12 +388,22 @@ impl Oracle {
 
     /// The disk was lost at `cut`: what was acknowledged since then is as good as not.
     pub fn distrust_since(&self, cut: Instant) {
+        // Its forerunner is forgotten: then it may say anything.
+        let mut pinned = self.pinned.lock().expect("no poison");
+        if pinned
+            .iter()
+            .any(|(_, at, acknowledged)| *acknowledged && *at >= cut)
+        {
+            pinned.clear();
+        }
+        drop(pinned);
         let mut notes = self.progress.lock().expect("no poison");
         for (progress, at) in notes.values_mut() {
             if *at >= cut {
                 *progress = match *progress {
                     Progress::NarAcknowledged => Progress::NarSent,
                     Progress::Acknowledged => Progress::InfoSent,
+                    Progress::Removed => Progress::RemovalSent,
                     other => other,
                 };
             }
@@ -248,6 +427,9 @@ impl Oracle {
                 .map(|(&number, &(progress, _))| (number, progress))
                 .collect()
         };
+        if self.leases_end.load(Ordering::Relaxed) {
+            self.judge_pin(http);
+        }
         let recent = known.len().saturating_sub(24);
         let listed = all_paths(http);
         for (index, &(number, progress)) in known.iter().enumerate() {
@@ -262,7 +444,11 @@ impl Oracle {
                         assert_whole(http, &make(number));
                     }
                 }
-                Progress::InfoSent if visible => assert_whole(http, &make(number)),
+                Progress::InfoSent | Progress::RemovalSent if visible => {
+                    assert_whole(http, &make(number));
+                }
+                Progress::RemovalSent => {}
+                Progress::Removed => assert!(!visible, "{name} was removed and is back"),
                 Progress::InfoSent | Progress::NarSent | Progress::NarAcknowledged => {
                     assert!(!visible, "{name} is visible, and its narinfo was not sent");
                     if look_closely {
@@ -271,7 +457,8 @@ impl Oracle {
                 }
             }
             // A NAR that was acknowledged needs no second upload, only its narinfo.
-            if progress == Progress::NarAcknowledged && look_closely {
+            let promised = !self.leases_end.load(Ordering::Relaxed);
+            if progress == Progress::NarAcknowledged && look_closely && promised {
                 let (upload, narinfo) = (make(number), make(number).narinfo());
                 let answer = http.put(&upload.narinfo_path(), token, narinfo.as_bytes());
                 assert_eq!(answer.status, 200, "{name}: {}", answer.text());

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::http::Http;
 
-/// Longer than any start should take; `ready_in` says how long it took.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any start should take, also one that makes an index of a million records anew on a
+/// busy machine; `ready_in` says how long it took.
+const START_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A running (or, between `kill` and `start_again`, dead) server.
 pub struct Snowcached {
@@ -195,6 +196,11 @@ impl Snowcached {
 
     pub fn depot(&self) -> PathBuf {
         self.data().join("depot")
+    }
+
+    /// The token that collecting and removing need.
+    pub fn admin_token(&self) -> String {
+        read(&self.data().join("admin.token"))
     }
 
     pub fn push_token(&self) -> String {

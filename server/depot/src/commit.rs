@@ -12,6 +12,7 @@
 //! nothing visible refers to it; after a failed write the segment is given up and the whole group
 //! is told.
 
+mod again;
 mod draft;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::gc::Removals;
 use crate::keys::CacheName;
 use crate::pins::{Pin, PinName};
 use crate::pool::Stream;
+use crate::quarantine::Harmed;
 use crate::state::Document;
 use crate::{Error, Result};
 
@@ -57,6 +59,8 @@ pub enum Change {
     },
     /// Make paths invisible.
     Remove(Arc<Removals>),
+    /// Write damaged records again, as far as the index knows what they said.
+    Again(Vec<Harmed>),
     /// Let go of the segment that is being written to, so that it can be rewritten.
     Rest,
 }
@@ -75,6 +79,8 @@ pub enum Outcome {
     Pin(Option<Pin>),
     /// Of removals: the keys of the paths that are gone.
     Removed(Vec<Vec<u8>>),
+    /// Of writing records again: how many.
+    Again(u64),
     /// Of resting.
     Rested,
 }

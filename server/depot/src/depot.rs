@@ -19,6 +19,7 @@ use crate::ingest::{Ingest, Nar};
 use crate::keys::CacheName;
 use crate::layout::{Encoding, Layout};
 use crate::pool::{Pool, Stream};
+use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
 use crate::room::{RESERVE_BYTES, Room};
@@ -92,6 +93,10 @@ pub(crate) struct Shared {
     /// Commits read it from their first look to their last write; the collector writes it where
     /// nothing may change under its hands.
     gate: RwLock<()>,
+    /// What is damaged and not served.
+    pub quarantine: Quarantine,
+    /// The depot's folder, where others may hold its segments.
+    pub dir: PathBuf,
     /// Held by the one collection that runs.
     pub collecting: Mutex<()>,
     /// A collection ends at its next step.
@@ -245,12 +250,15 @@ impl Depot {
             room,
             uses: Uses::default(),
             gate: RwLock::new(()),
+            quarantine: Quarantine::default(),
+            dir: options.dir,
             collecting: Mutex::new(()),
             stopping: AtomicBool::new(false),
             max_nar_bytes: options.max_nar_bytes,
             clock: options.clock,
             uncheckpointed: AtomicU64::new(0),
         });
+        shared.read_quarantine()?;
         let committer = Arc::new(Committer::start(shared.clone())?);
         Ok(Depot { shared, committer })
     }
@@ -313,6 +321,9 @@ impl Depot {
         let Some(value) = self.used(&[&key])?.pop().flatten() else {
             return Ok(None);
         };
+        if self.shared.quarantine.hides(&value)? {
+            return Ok(None);
+        }
         let info = PathRow::decode(&value)?.info()?;
         let layout = Layout::read(&*self.shared.index, &info.nar_hash)?.ok_or_else(|| {
             Error::corrupt(format!("{} is published without its NAR", info.store_path))
@@ -328,8 +339,12 @@ impl Depot {
     pub fn has(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<bool>> {
         let keys: Vec<_> = hashes.iter().map(|hash| cache.path_key(hash)).collect();
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let found = self.used(&keys)?;
-        Ok(found.iter().map(Option::is_some).collect())
+        let found = self.used(&keys)?.into_iter();
+        let shown = |row: Option<Bytes>| match row {
+            Some(row) => Ok(!self.shared.quarantine.hides(&row)?),
+            None => Ok(false),
+        };
+        found.map(shown).collect()
     }
 
     /// The rows of visible paths, which count as used from now on.
@@ -379,15 +394,23 @@ impl Depot {
         after: Option<StoreHash>,
         limit: usize,
     ) -> Result<Vec<StorePath>> {
-        let after = after.map(|hash| cache.path_key(&hash));
-        let limit = limit.min(MAX_PAGE);
-        let rows =
-            self.shared
-                .index
-                .scan(Table::Paths, &cache.key(b""), after.as_deref(), limit)?;
-        rows.iter()
-            .map(|(_, row)| Ok(PathRow::decode(row)?.info()?.store_path))
-            .collect()
+        let mut after = after.map(|hash| Bytes::from(cache.path_key(&hash)));
+        let (limit, prefix) = (limit.min(MAX_PAGE), cache.key(b""));
+        let (index, mut paths) = (&self.shared.index, Vec::new());
+        while paths.len() < limit {
+            let left = limit - paths.len();
+            let rows = index.scan(Table::Paths, &prefix, after.as_deref(), left)?;
+            for (_, row) in &rows {
+                if !self.shared.quarantine.hides(row)? {
+                    paths.push(PathRow::decode(row)?.info()?.store_path);
+                }
+            }
+            match rows.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+        Ok(paths)
     }
 
     /// Reads the NAR of a visible path.

@@ -20,7 +20,7 @@ pub enum ErrorKind {
     Corrupt,
     /// The depot is shutting down: answer 503.
     Closed,
-    /// Another collection runs: wait for its end (409).
+    /// Another of its kind runs, a collection or a scrub: wait for its end (409).
     Busy,
 }
 

@@ -18,7 +18,7 @@
 mod graph;
 mod removals;
 mod rewrite;
-mod rows;
+pub(crate) mod rows;
 mod space;
 mod sweep;
 
@@ -39,6 +39,7 @@ use crate::commit::{Change, Outcome};
 use crate::depot::{Depot, Shared};
 use crate::keys::CacheName;
 use crate::layout::{Layout, Part};
+use crate::pins::Pin;
 use crate::rows::{PathRow, cache_of_key};
 use crate::{Error, ErrorKind, Result};
 
@@ -158,11 +159,12 @@ impl Depot {
         on: &mut dyn FnMut(Finding),
     ) -> Result<Collected> {
         self.alone(|depot| {
-            depot.shared().index.ready()?;
+            let index = depot.shared().index.ready()?;
             let mut collection = Collection {
                 depot,
                 policy,
                 dry_run,
+                index,
                 now: (depot.shared().clock)(),
                 on,
                 collected: Collected {
@@ -234,6 +236,8 @@ struct Collection<'a> {
     depot: &'a Depot,
     policy: &'a Policy,
     dry_run: bool,
+    /// How often the index had begun anew when this began.
+    index: u64,
     now: u64,
     on: &'a mut dyn FnMut(Finding),
     collected: Collected,
@@ -379,6 +383,7 @@ fn by_name(
     let now = (shared.clock)();
     let graph = Graph::read(shared)?;
     let pinned = graph.pinned(shared, now)?;
+    let pins = depot.pins(cache)?;
     let wanted: Vec<Node> = hashes
         .iter()
         .filter_map(|hash| graph.find(&cache.path_key(hash)))
@@ -406,7 +411,7 @@ fn by_name(
             continue;
         };
         let why = match PathRow::get(&*shared.index, graph.key(*root))? {
-            _ if pinned.contains(&node) => "a pin holds it".to_owned(),
+            _ if pinned.contains(&node) => format!("pin {} holds it", names(&pins, &path, now)),
             Some(row) => format!("{} needs it", row.info()?.store_path),
             None => "something that stays needs it".to_owned(),
         };
@@ -429,6 +434,13 @@ fn by_name(
         }
     }
     Ok(removal)
+}
+
+/// The pins of which a path is a root.
+fn names(pins: &[Pin], path: &StorePath, now: u64) -> String {
+    let of = |pin: &&Pin| pin.roots(now).any(|root| root.hash() == path.hash());
+    let names = pins.iter().filter(of).map(|pin| pin.name.as_str());
+    names.collect::<Vec<_>>().join(" and ")
 }
 
 /// Adds what the layout of a NAR uses to `coverage`, calling `segment` for each segment; returns

@@ -261,10 +261,11 @@ impl Frames {
     /// collector out from the first look to the last write.
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
-        let _gate = depot.commits()?;
+        let gate = depot.commits()?;
         let mut batch = Batch::default();
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
-        let whole = known.is_some() && self.adds_nothing()?;
+        let sick = depot.quarantine.is_sick(&nar.nar_hash);
+        let whole = known.is_some() && !sick && self.adds_nothing()?;
         if whole {
             self.at().clear();
             self.streams.clear(); // cuts them back
@@ -285,7 +286,12 @@ impl Frames {
         self.sync()?;
         UploadRow { place, state }.put(&mut batch);
         depot.uses.nar(nar.nar_hash);
-        depot.index_committed(batch, &self.streams)
+        depot.index_committed(batch, &self.streams)?;
+        drop(gate);
+        if depot.quarantine.any() {
+            depot.heal(&self.at().keys().copied().collect(), Some(&nar.nar_hash))?;
+        }
+        Ok(())
     }
 
     /// Whether all frames of the NAR are in the index, also those that were stored here: another

@@ -16,6 +16,8 @@
 //!
 //! All calls block on the disk: call them off an async runtime's workers.
 
+pub mod backup;
+pub mod check;
 mod commit;
 mod compress;
 mod depot;
@@ -28,6 +30,7 @@ mod layout;
 mod pinning;
 mod pins;
 mod pool;
+mod quarantine;
 mod read;
 pub mod record;
 mod relayout;
@@ -35,6 +38,7 @@ mod replay;
 mod room;
 mod rows;
 mod scan;
+mod scrub;
 pub mod segments;
 mod state;
 mod stats;
@@ -49,8 +53,10 @@ pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
 pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
 pub use pins::{Generation, Keep, MAX_GENERATIONS, MAX_PIN_ROOTS, Pin, PinChange, PinName};
 pub use pool::SEGMENT_BYTES;
+pub use quarantine::{Broken, Damage};
 pub use read::{Chunks, Cost, NarReader};
 pub use room::RESERVE_BYTES;
+pub use scrub::{Progress, Scrub, Scrubbed, Scrubbing, Subset};
 pub use state::Document;
 pub use stats::Stats;
 

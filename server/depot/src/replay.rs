@@ -98,8 +98,29 @@ impl Mark {
     }
 }
 
+/// A record that counts for nothing, because what it needs is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Where in it.
+    pub offset: u64,
+    /// What was lost.
+    pub sentence: String,
+}
+
 /// Brings `index` up to `segments`; `now` is what it counts uses from when it is new.
 pub fn replay(segments: &dyn Segments, index: &dyn Index, now: u64) -> Result<Replayed> {
+    replay_telling(segments, index, now, &mut |_| {})
+}
+
+/// The same; `on` is told of everything that is lost.
+pub fn replay_telling(
+    segments: &dyn Segments,
+    index: &dyn Index,
+    now: u64,
+    on: &mut dyn FnMut(Lost),
+) -> Result<Replayed> {
     begin(index, now)?;
     let listed = segments
         .list()
@@ -130,7 +151,7 @@ pub fn replay(segments: &dyn Segments, index: &dyn Index, now: u64) -> Result<Re
     states.sort_unstable_by_key(|(id, state)| (turn(state.kind), state.seq, *id, state.offset));
     for (segment, state) in states {
         found.next_seq = found.next_seq.max(state.seq + 1);
-        apply(segments, index, segment, state.offset)?;
+        apply(segments, index, (segment, state.offset), on)?;
     }
     let mut marks = Batch::default();
     for (id, len) in behind {
@@ -234,14 +255,19 @@ fn settle(segments: &dyn Segments, id: SegmentId, end: u64, len: u64) -> Result<
 fn apply(
     segments: &dyn Segments,
     index: &dyn Index,
-    segment: SegmentId,
-    offset: u64,
+    (segment, offset): (SegmentId, u64),
+    on: &mut dyn FnMut(Lost),
 ) -> Result<()> {
     let mut batch = Batch::default();
     let applied = prepare(segments, index, segment, offset, &mut batch);
     match applied {
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             tracing::error!(%segment, offset, %error, "a record is lost");
+            on(Lost {
+                segment,
+                offset,
+                sentence: error.to_string(),
+            });
             Ok(())
         }
         Err(error) => Err(error),

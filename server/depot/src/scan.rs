@@ -1,7 +1,8 @@
 //! Scanning a segment: which records it holds, where the last commit ends, what is damaged.
 //!
-//! Every byte is checked. A damaged header loses the way to the next record; the scan then looks
-//! for the next header that is whole, so that one bad sector does not cost what lies behind it.
+//! Every byte is checked against its checksum. A damaged header loses the way to the next record;
+//! the walk then looks for the next header that is whole, so that one bad sector does not cost what
+//! lies behind it. Reads are sequential and large; never holds more than one window and one record.
 
 use snowcache_core::recipe::FrameId;
 
@@ -11,7 +12,95 @@ use crate::segments::{SegmentId, Segments};
 use crate::{Error, Result};
 
 /// Bytes read at a time.
-const WINDOW_BYTES: u64 = 4 << 20;
+pub const WINDOW_BYTES: u64 = 4 << 20;
+
+/// Bytes that are given up together where the disk does not read: a page.
+const SECTOR_BYTES: usize = 4096;
+
+/// What Linux answers for a sector that does not read (errno 5 on every architecture).
+const EIO: i32 = 5;
+
+/// The shortest header: no record starts behind the last place where it fits.
+const SHORTEST_HEADER_BYTES: u64 = 32;
+
+/// A part of a segment, as a walk finds it.
+pub enum Item<'a> {
+    /// A record whose header is whole.
+    Record(Found<'a>),
+    /// Bytes from here to there that are no record.
+    Gap(u64, u64),
+}
+
+/// A record whose header is whole.
+pub struct Found<'a> {
+    /// Offset of the header.
+    pub at: u64,
+    /// The header.
+    pub header: Header,
+    /// What follows it.
+    pub body: &'a [u8],
+    /// Whether the body is what its checksum says.
+    pub whole: bool,
+}
+
+impl Found<'_> {
+    /// Where the next record starts.
+    pub fn end(&self) -> u64 {
+        self.at + self.header.header_len() as u64 + self.body.len() as u64
+    }
+}
+
+/// What a walk does where the disk fails to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadSectors {
+    /// It ends: the same disk may read them later.
+    Fail,
+    /// They count as damage, and the walk goes on behind them.
+    Damage,
+}
+
+/// Hands every part of `segment` from a record boundary to `len` to `on`, in order.
+///
+/// # Errors `Corrupt` where a record was written by a newer version, `Storage` where the segment
+/// cannot be read, and what `on` says.
+pub fn walk(
+    segments: &dyn Segments,
+    segment: SegmentId,
+    from: u64,
+    len: u64,
+    bad_sectors: BadSectors,
+    on: &mut dyn FnMut(Item<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut window = Window {
+        segments,
+        segment,
+        len,
+        bad_sectors,
+        start: 0,
+        bytes: Vec::new(),
+    };
+    let mut at = from;
+    while at < len {
+        let Some(header) = header_at(&mut window, at)? else {
+            let next = next_header(&mut window, at + 1)?.unwrap_or(len);
+            on(Item::Gap(at, next))?;
+            at = next;
+            continue;
+        };
+        let body_at = at + header.header_len() as u64;
+        let body = window.get(body_at, header.body_len().into())?;
+        let whole = Checksum::of(body) == header.checksum();
+        let found = Found {
+            at,
+            header,
+            body,
+            whole,
+        };
+        at = found.end();
+        on(Item::Record(found))?;
+    }
+    Ok(())
+}
 
 /// What a scan found.
 #[derive(Default)]
@@ -44,66 +133,58 @@ pub struct StateAt {
 /// # Errors `Corrupt` where a record was written by a newer version, `Storage` where the segment
 /// cannot be read.
 pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) -> Result<Scanned> {
-    let mut window = Window {
-        segments,
-        segment,
-        len,
-        start: 0,
-        bytes: Vec::new(),
-    };
     let mut found = Scanned {
         end: from,
         ..Scanned::default()
     };
     // What was found since the last commit.
-    let (mut frames, mut states, mut damaged) = (Vec::new(), Vec::new(), 0);
-    let mut at = from;
-    while at < len {
-        let Some(header) = header_at(&mut window, at)? else {
-            damaged += 1;
-            match next_header(&mut window, at + 1)? {
-                Some(next) => at = next,
-                None => break,
-            }
-            continue;
-        };
-        let body_at = at + header.header_len() as u64;
-        let end = body_at + u64::from(header.body_len());
-        let whole =
-            Checksum::of(window.get(body_at, header.body_len().into())?) == header.checksum();
-        match header {
-            _ if !whole => damaged += 1,
-            Header::Frame(frame) => {
-                let (stored_len, raw_len) = (frame.stored_len, frame.raw_len);
-                let checksum = frame.checksum;
-                let location = Location {
-                    segment,
-                    offset: at,
-                    stored_len,
-                    raw_len,
-                    checksum,
-                };
-                frames.push((frame.id, location));
-            }
-            Header::State(state) => {
-                if state.kind != Kind::Segment {
-                    states.push(StateAt {
-                        kind: state.kind,
-                        seq: state.seq,
-                        offset: at,
-                        len: end - at,
-                    });
+    let mut open = Scanned::default();
+    walk(
+        segments,
+        segment,
+        from,
+        len,
+        BadSectors::Fail,
+        &mut |item| {
+            let record = match item {
+                Item::Record(record) if record.whole => record,
+                Item::Record(_) | Item::Gap(..) => {
+                    open.damaged += 1;
+                    return Ok(());
                 }
-                if state.commit {
-                    found.frames.append(&mut frames);
-                    found.states.append(&mut states);
-                    found.damaged += std::mem::take(&mut damaged);
-                    found.end = end;
+            };
+            match record.header {
+                Header::Frame(frame) => {
+                    let (stored_len, raw_len) = (frame.stored_len, frame.raw_len);
+                    let location = Location {
+                        segment,
+                        offset: record.at,
+                        stored_len,
+                        raw_len,
+                        checksum: frame.checksum,
+                    };
+                    open.frames.push((frame.id, location));
+                }
+                Header::State(state) => {
+                    if state.kind != Kind::Segment {
+                        open.states.push(StateAt {
+                            kind: state.kind,
+                            seq: state.seq,
+                            offset: record.at,
+                            len: record.end() - record.at,
+                        });
+                    }
+                    if state.commit {
+                        found.frames.append(&mut open.frames);
+                        found.states.append(&mut open.states);
+                        found.damaged += std::mem::take(&mut open.damaged);
+                        found.end = record.end();
+                    }
                 }
             }
-        }
-        at = end;
-    }
+            Ok(())
+        },
+    )?;
     Ok(found)
 }
 
@@ -127,7 +208,7 @@ fn header_at(window: &mut Window<'_>, at: u64) -> Result<Option<Header>> {
 
 /// The offset of the next whole header at or behind `from`.
 fn next_header(window: &mut Window<'_>, from: u64) -> Result<Option<u64>> {
-    for at in from..window.len.saturating_sub(31) {
+    for at in from..(window.len + 1).saturating_sub(SHORTEST_HEADER_BYTES) {
         let magic = window.get(at, 4)?;
         if magic[1..] == [0x2A, 0x4D, 0x18] && header_at(window, at)?.is_some() {
             return Ok(Some(at));
@@ -141,6 +222,7 @@ struct Window<'a> {
     segments: &'a dyn Segments,
     segment: SegmentId,
     len: u64,
+    bad_sectors: BadSectors,
     start: u64,
     bytes: Vec<u8>,
 }
@@ -152,14 +234,51 @@ impl Window<'_> {
         if at < self.start || at + count > end {
             let size = count.max(WINDOW_BYTES).min(self.len - at);
             self.bytes.resize(size as usize, 0);
-            self.segments
-                .read(self.segment, at, &mut self.bytes)
-                .map_err(|error| {
-                    Error::io(format!("reading segment {} at {at}", self.segment), error)
-                })?;
             self.start = at;
+            let Window {
+                segments, segment, ..
+            } = *self;
+            match self.bad_sectors {
+                BadSectors::Fail => segments
+                    .read(segment, at, &mut self.bytes)
+                    .map_err(|error| unreadable(segment, at, error))?,
+                BadSectors::Damage => read_what_reads(segments, segment, at, &mut self.bytes)?,
+            }
         }
         let from = (at - self.start) as usize;
         Ok(&self.bytes[from..from + count as usize])
     }
+}
+
+/// Fills `bytes` from `at` on, with zeros for sectors that do not read: whatever checksum covers
+/// them will not match.
+pub fn read_what_reads(
+    segments: &dyn Segments,
+    segment: SegmentId,
+    at: u64,
+    bytes: &mut [u8],
+) -> Result<()> {
+    let failed = |at, error| unreadable(segment, at, error);
+    match segments.read(segment, at, bytes) {
+        Err(error) if is_bad_sector(&error) => {}
+        read => return read.map_err(|error| failed(at, error)),
+    }
+    let mut at = at;
+    for sector in bytes.chunks_mut(SECTOR_BYTES) {
+        match segments.read(segment, at, sector) {
+            Err(error) if is_bad_sector(&error) => sector.fill(0),
+            read => read.map_err(|error| failed(at, error))?,
+        }
+        at += sector.len() as u64;
+    }
+    Ok(())
+}
+
+fn unreadable(segment: SegmentId, at: u64, error: std::io::Error) -> Error {
+    Error::io(format!("reading segment {segment} at {at}"), error)
+}
+
+/// Whether it is these bytes that do not read: no other error says anything about them.
+fn is_bad_sector(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(EIO)
 }

@@ -23,6 +23,8 @@ pub struct Stats {
     pub segments: u64,
     /// Bytes in them.
     pub segment_bytes: u64,
+    /// NARs that are damaged and not served until they are pushed again.
+    pub sick_nars: u64,
 }
 
 impl Depot {
@@ -41,6 +43,7 @@ impl Depot {
             documents: self.count(Table::Documents, |_| true)?,
             segments: segments.len() as u64,
             segment_bytes: segments.iter().map(|(_, len)| len).sum(),
+            sick_nars: self.shared().quarantine.len() as u64,
         })
     }
 

@@ -11,8 +11,11 @@ use crate::segments::Segments;
 use crate::segments::memory::MemorySegments;
 use crate::*;
 
+mod backup;
+mod check;
 mod collect;
 mod ingest;
+mod integrity;
 mod publish;
 mod replay;
 mod simulation;
@@ -20,6 +23,7 @@ mod simulation;
 /// A depot over memory whose segments outlive it.
 struct Bench {
     segments: MemorySegments,
+    index: Arc<MemoryIndex>,
     depot: Depot,
 }
 
@@ -35,12 +39,30 @@ impl Bench {
 
     /// The same, with other options.
     fn with(segments: MemorySegments, change: impl FnOnce(&mut Options)) -> Bench {
+        Bench::over_both(segments, Arc::new(MemoryIndex::default()), change)
+    }
+
+    /// The same segments and the same index, as after an orderly stop.
+    fn restarted(self) -> Bench {
+        let (segments, index) = (self.segments.clone(), self.index.clone());
+        drop(self);
+        Bench::over_both(segments, index, |_| {})
+    }
+
+    fn over_both(
+        segments: MemorySegments,
+        index: Arc<MemoryIndex>,
+        change: impl FnOnce(&mut Options),
+    ) -> Bench {
         let mut options = Options::new("/nonexistent");
         options.clock = Arc::new(|| 1_700_000_000);
         change(&mut options);
-        let index = Arc::new(MemoryIndex::default());
-        let depot = Depot::over(options, Arc::new(segments.clone()), index).expect("open");
-        Bench { segments, depot }
+        let depot = Depot::over(options, Arc::new(segments.clone()), index.clone()).expect("open");
+        Bench {
+            segments,
+            index,
+            depot,
+        }
     }
 
     /// The same segments after the process is gone, with a new index.

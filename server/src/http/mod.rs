@@ -4,7 +4,7 @@
 //! ```text
 //!   listen --> observe::request --> head --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api
-//!     +-- keeping: admit --> pins; the admin only: gc remove
+//!     +-- keeping: admit --> pins; the admin only: gc remove scrub
 //!     '-- /push: the same for the uploader's own names, and
 //!           admit --> push_nar push_narinfo documents
 //! ```
@@ -27,10 +27,12 @@ pub mod push_narinfo;
 pub mod range;
 pub mod remove;
 pub mod router;
+pub mod scrub;
 
 use crate::auth::Gate;
 use crate::collector::Collector;
 use crate::config::Config;
+use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, header};
@@ -63,6 +65,8 @@ pub struct App {
     pub commits: Workers,
     /// Runs collections.
     pub collector: Arc<Collector>,
+    /// Runs scrubs.
+    pub scrubber: Arc<Scrubber>,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

@@ -180,15 +180,30 @@ async fn partial(
 ) -> Result<Response, Refusal> {
     let length = range.end - range.start;
     let body = match part {
-        _ if method == Method::HEAD => Body::empty(),
-        Part::Raw => body::streamed(&app.reads, reader.raw(range)).await?,
-        Part::Encoded | Part::Replaced => body::streamed(&app.reads, reader.encoded(range)).await?,
+        _ if method == Method::HEAD => Ok(Body::empty()),
+        Part::Raw => body::streamed(&app.reads, reader.raw(range)).await,
+        Part::Encoded | Part::Replaced => body::streamed(&app.reads, reader.encoded(range)).await,
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(refusal) => return Err(unreadable(app, reader, refusal).await),
     };
     let mut response = with_status(status, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::CONTENT_TYPE, NAR_TYPE);
     Ok(response)
+}
+
+/// What a NAR that does not read is answered: one found damaged just now is not here any more, so
+/// that the client goes elsewhere.
+async fn unreadable(app: &App, reader: &NarReader, refusal: Refusal) -> Refusal {
+    let (depot, cache, hash) = (app.depot.clone(), app.cache.clone(), reader.nar().nar_hash);
+    let found = app.reads.run(move || depot.nar(&cache, &hash)).await;
+    match found {
+        Ok(None) => missing(),
+        _ => refusal,
+    }
 }
 
 /// `GET`, `HEAD /push/nar/{file}`

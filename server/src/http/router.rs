@@ -3,7 +3,7 @@
 use super::errors::Refusal;
 use super::{
     Shared, api, cache_info, documents, gc, head, linger, listing, nar, narinfo, pins, push_nar,
-    push_narinfo, remove,
+    push_narinfo, remove, scrub,
 };
 use crate::auth::Subject;
 use crate::listen::Peer;
@@ -81,8 +81,10 @@ fn keeping(app: &Shared) -> Router<Shared> {
         .route("/api/v1/pins/{name}", delete(pins::delete))
         .route("/api/v1/gc", post(gc::post))
         .route("/api/v1/remove", post(remove::post))
+        .route("/api/v1/scrub", post(scrub::post))
         .route_layer(middleware::from_fn_with_state(app.clone(), admit_admin));
     Router::new()
+        .route("/api/v1/scrub", get(scrub::get))
         .route("/api/v1/pins", get(pins::list))
         .route("/api/v1/pins/{name}", get(pins::get))
         .merge(pinning)

@@ -434,7 +434,6 @@ fn by_the_clock_what_nobody_asks_for_goes() {
     let sample = Sample::tree('a', "old", 10, &[]);
     let begin = Instant::now();
     sample.push(&cache);
-    // The first collection may come before the grace is over; the next one a minute later.
     while has(&cache, &sample) {
         assert!(begin.elapsed() < Duration::from_secs(90), "it stays");
         sleep(Duration::from_millis(100));

@@ -14,10 +14,10 @@ use crate::keys::CacheName;
 use crate::pins::{Pin, PinName, PinState};
 use crate::pool::Stream;
 use crate::record::Kind;
-use crate::rows::{PathRow, PinRow, Place, RemovedRow, conflict_key};
+use crate::rows::{PathRow, PinRow, Place, RemovedRow, UploadRow, conflict_key};
 use crate::state::{
-    ConflictState, DocumentState, PathState, RemovedState, SignaturesState, document_payload,
-    to_json,
+    ConflictState, DocumentState, PathState, RemovedState, SignaturesState, UploadState,
+    document_payload, to_json,
 };
 use crate::{Error, Result};
 
@@ -35,7 +35,8 @@ struct Record {
 }
 
 /// Which row a record's place belongs into, by its key.
-enum Row {
+pub(super) enum Row {
+    Upload(UploadState),
     Path(Vec<u8>),
     Signatures(Vec<u8>),
     Document(Vec<u8>),
@@ -46,15 +47,15 @@ enum Row {
 
 /// See the module.
 pub struct Draft {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     records: Vec<Record>,
-    batch: Batch,
+    pub(super) batch: Batch,
     /// Paths that this group touches, as they will be.
-    paths: HashMap<Vec<u8>, PathRow>,
+    pub(super) paths: HashMap<Vec<u8>, PathRow>,
     documents: HashMap<Vec<u8>, Bytes>,
     pins: HashMap<Vec<u8>, Option<Pin>>,
     /// NARs that paths of this group have.
-    nars: Vec<NarHash>,
+    pub(super) nars: Vec<NarHash>,
     removes: bool,
 }
 
@@ -108,6 +109,7 @@ impl Draft {
             }
             Change::Pin { cache, name, edit } => self.pin(cache, &name, edit).map(Outcome::Pin),
             Change::Remove(removals) => self.remove(&removals).map(Outcome::Removed),
+            Change::Again(harmed) => self.again(&harmed).map(Outcome::Again),
             Change::Rest => Ok(Outcome::Rested),
         }
     }
@@ -117,6 +119,7 @@ impl Draft {
         for Record { kind, payload, row } in std::mem::take(&mut self.records) {
             let place = stream.state(kind, true, &payload)?;
             match row {
+                Row::Upload(state) => UploadRow { place, state }.put(&mut self.batch),
                 Row::Path(key) => self.row(&key).place = place,
                 Row::Signatures(key) => self.row(&key).signatures = Some(place),
                 Row::Document(key) => self.batch.put(Table::Documents, key, place.to_row()),
@@ -146,7 +149,7 @@ impl Draft {
             .expect("invariant: whoever wrote the record put the row there")
     }
 
-    fn record(&mut self, kind: Kind, payload: Vec<u8>, row: Row) {
+    pub(super) fn record(&mut self, kind: Kind, payload: Vec<u8>, row: Row) {
         self.records.push(Record { kind, payload, row });
     }
 
@@ -160,18 +163,24 @@ impl Draft {
     fn publish(&mut self, cache: CacheName, info: PathInfo, subject: String) -> Result<Published> {
         let key = cache.path_key(&info.store_path.hash());
         self.shared.uses.path(&key);
-        if let Some(row) = self.path(&key)? {
-            return self.offered_again(cache, key, row, &info, subject);
+        let have = self.path(&key)?;
+        if let Some(row) = &have
+            && !self.is_lost(row, &info)?
+        {
+            return self.offered_again(cache, key, row.clone(), &info, subject);
         }
         let nar = info.nar_hash;
         let layout = self.shared.index.get(Table::Layouts, nar.as_bytes())?;
-        if layout.is_none() {
+        if layout.is_none() || self.shared.quarantine.is_sick(&nar) {
             let path = &info.store_path;
             return Err(Error::refused(format!(
                 "{path}: its NAR {nar} is not here; upload it first"
             )));
         }
         self.check_references(&cache, &info)?;
+        if let Some(lost) = have {
+            self.give_up(&cache, &key, &lost)?;
+        }
         let narinfo = info.to_record();
         let time = (self.shared.clock)();
         self.batch.put(Table::Visible, cache.nar_key(&nar), []);
@@ -213,10 +222,12 @@ impl Draft {
         let unknown: Vec<_> = unknown.collect();
         let keys: Vec<&[u8]> = unknown.iter().map(|(_, key)| key.as_slice()).collect();
         let found = self.shared.index.get_many(Table::Paths, &keys)?;
-        let missing = unknown
-            .iter()
-            .zip(found)
-            .filter(|(_, found)| found.is_none());
+        let missing = unknown.iter().zip(found).map(|(one, found)| match found {
+            Some(row) => Ok((one, self.shared.quarantine.hides(&row)?)),
+            None => Ok((one, true)),
+        });
+        let missing = missing.collect::<Result<Vec<_>>>()?.into_iter();
+        let missing = missing.filter(|(_, missing)| *missing);
         let missing: Vec<String> = missing.map(|((path, _), _)| path.to_string()).collect();
         if missing.is_empty() {
             return Ok(());

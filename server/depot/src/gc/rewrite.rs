@@ -20,6 +20,7 @@ use snowcache_nix::NarHash;
 
 use super::space::Coverage;
 use super::{Collection, Finding, cover};
+use crate::backup::Hold;
 use crate::depot::Shared;
 use crate::gc::rows::{self, Target};
 use crate::index::{Batch, Index, Rows, Table};
@@ -57,8 +58,6 @@ pub struct Rewrite<'a, 'b> {
     /// How many of the NARs that commits counted on are covered.
     seen: usize,
     stream: Option<Stream>,
-    /// The index's renewals before the first of the copies.
-    renewals: u64,
     /// Copied, to be removed: their lengths beside them.
     copied: Vec<(SegmentId, u64)>,
 }
@@ -75,7 +74,6 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             users: HashMap::new(),
             seen: 0,
             stream: None,
-            renewals: shared.index.renewals(),
             copied: Vec::new(),
         };
         for row in Rows::new(&*shared.index, Table::Layouts, &[]) {
@@ -435,14 +433,16 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             return Ok(());
         }
         self.shared.index.checkpoint()?;
-        if self.shared.index.renewals() != self.renewals {
-            return Err(Error::new(
-                ErrorKind::Storage,
-                "the index failed during the collection, which stops here; nothing is lost, the \
-                 next one goes on",
-            ));
+        if self.shared.index.ready()? != self.collection.index {
+            let anew = "the index was opened anew while this collection ran; collect once more";
+            return Err(Error::new(ErrorKind::Storage, anew));
         }
-        for (id, len) in std::mem::take(&mut self.copied) {
+        let copied = std::mem::take(&mut self.copied);
+        let Some(_hold) = Hold::to_remove(&self.shared.dir)? else {
+            tracing::info!("a backup is under way: emptied segments go with the next collection");
+            return Ok(());
+        };
+        for (id, len) in copied {
             self.shared.pool.remove(id, len)?;
             let mut batch = Batch::default();
             batch.delete(Table::Marks, id.0.to_be_bytes());

@@ -71,12 +71,8 @@ impl Index for MemoryIndex {
         Ok(())
     }
 
-    fn ready(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn renewals(&self) -> u64 {
-        0
+    fn ready(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 

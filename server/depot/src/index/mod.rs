@@ -43,11 +43,14 @@ pub enum Table {
     Doomed,
     /// About the index itself: its version, and since when it counts uses.
     About,
+    /// NarHash, and FrameId where it lacks one -> nothing, or where its recipe lay: why a NAR is
+    /// not served.
+    Sick,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 14] = [
         Table::Frames,
         Table::Layouts,
         Table::Uploads,
@@ -61,6 +64,7 @@ impl Table {
         Table::Used,
         Table::Doomed,
         Table::About,
+        Table::Sick,
     ];
 
     /// A short name for people and column families.
@@ -79,6 +83,7 @@ impl Table {
             Table::Used => "used",
             Table::Doomed => "doomed",
             Table::About => "about",
+            Table::Sick => "sick",
         }
     }
 }
@@ -131,11 +136,10 @@ pub trait Index: Send + Sync {
 
     /// Whether it can be written, and what it says is all that was committed. Tries to be so again
     /// where an earlier write failed. Ask before anything is decided, and appended, upon it.
-    fn ready(&self) -> Result<()>;
-
-    /// How often it has lost batches and caught up since it was opened. Where this did not change
-    /// from a write to a later checkpoint, the write is durable.
-    fn renewals(&self) -> u64;
+    ///
+    /// Returns how often it began anew: with another number than before, what was written and not
+    /// made durable by [`Index::checkpoint`] may have to be decided again.
+    fn ready(&self) -> Result<u64>;
 }
 
 /// Rows read at once by [`Rows`].

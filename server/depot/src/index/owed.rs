@@ -89,12 +89,9 @@ impl Index for Owed {
         self.index.checkpoint()
     }
 
-    fn ready(&self) -> Result<()> {
-        self.pay()
-    }
-
-    fn renewals(&self) -> u64 {
-        self.index.renewals()
+    fn ready(&self) -> Result<u64> {
+        self.pay()?;
+        self.index.ready()
     }
 }
 

@@ -175,12 +175,8 @@ impl Index for RocksIndex {
         flushed.map_err(|e| failed("flushing the index", e))
     }
 
-    fn ready(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn renewals(&self) -> u64 {
-        0
+    fn ready(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 

@@ -14,7 +14,7 @@ use std::io;
 
 /// A segment's number. Numbers only grow; a number whose segment was removed empty may be used
 /// again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u32);
 
 impl fmt::Display for SegmentId {

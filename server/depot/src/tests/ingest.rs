@@ -146,7 +146,8 @@ fn uploads_at_the_same_time_do_not_mix() {
 #[test]
 fn damaged_bytes_are_an_error_never_an_answer() {
     let bench = Bench::new();
-    let nar = bench.put("1.nar", &nar_with('f', 11, 1_000_000));
+    let bytes = nar_with('f', 11, 1_000_000);
+    let nar = bench.put("1.nar", &bytes);
     bench.publish(path(1, nar, &[])).expect("publish");
     let (id, len) = bench.segments.list().expect("list")[0];
     for at in [200, len / 3, len / 2] {
@@ -166,7 +167,8 @@ fn damaged_bytes_are_an_error_never_an_answer() {
             .find_map(Result::err)
             .expect("an error");
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-        segments.damaged(id, at); // heals it
+        segments.damaged(id, at); // undoes it
+        bench.put("1.nar", &bytes);
     }
 }
 

@@ -4,11 +4,11 @@
 //!   segment   written |====================|~~~~~~~~|      what reads see
 //!             durable |====================|xx|            what a sync made last
 //!                                          ^ dirty_from    a power cut takes any sectors of either
-//!   index     base + [batch, batch, batch]                 a power cut takes a suffix of the batches
+//!   index     base + [batch, batch, batch]              a power cut takes a suffix of batches
 //! ```
 //!
-//! Guarantees: the same seed and the same calls give the same disk. A fuse makes the power go in the
-//! midst of whatever runs: from then on nothing more reaches the disk.
+//! Guarantees: the same seed and the same calls give the same disk. A fuse makes the power go in
+//! the midst of whatever runs: from then on nothing more reaches the disk.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -409,12 +409,8 @@ impl Index for DiskIndex {
         Ok(())
     }
 
-    fn ready(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn renewals(&self) -> u64 {
-        0
+    fn ready(&self) -> Result<u64> {
+        Ok(0)
     }
 }
 

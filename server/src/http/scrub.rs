@@ -1,0 +1,51 @@
+//! `POST /api/v1/scrub`: reads what is stored, and tells of it while it does; `GET`: what is known.
+//!
+//! Guarantees: one JSON object a line, as for a collection: `progress`, `damage`, `lost`, at the
+//! end `summary` or `error`. A scrub ends when the client that asked for it goes away.
+
+use super::errors::Refusal;
+use super::{Shared, api, body, gc};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use serde::Deserialize;
+use snowcache_depot::Subset;
+
+/// `{"subset": "1/4", "rate_bytes_per_s": 1}` and white space.
+const MAX_QUESTION_BYTES: u64 = 4096;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    #[serde(default)]
+    subset: Option<String>,
+    #[serde(default)]
+    rate_bytes_per_s: Option<u64>,
+}
+
+/// `POST`
+pub async fn post(
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let (limit, stall_s) = (MAX_QUESTION_BYTES, app.config.uploads.stall_timeout_s);
+    let text = body::whole(&headers, body, limit, stall_s, &app.reads, "the question").await?;
+    let text = if text.is_empty() { b"{}" } else { &*text };
+    let asked: Asked = serde_json::from_slice(text).map_err(|error| {
+        Refusal::malformed(format!(
+            "expected {{\"subset\": \"1/4\", \"rate_bytes_per_s\": …}}: {error}"
+        ))
+    })?;
+    let subset = asked.subset.as_deref().map(str::parse::<Subset>);
+    let subset = subset.transpose().map_err(Refusal::malformed)?;
+    Ok(gc::report(
+        app.scrubber.start(subset, asked.rate_bytes_per_s)?,
+    ))
+}
+
+/// `GET`
+pub async fn get(State(app): State<Shared>, method: Method) -> Response {
+    api::json(&method, &app.scrubber.state())
+}
