@@ -226,7 +226,8 @@ impl Life {
             };
             let content = self.model.nars.iter();
             let content = content.filter(|content| content.nar.nar_hash == entry.info.nar_hash);
-            let content = content.last().expect("a NAR that was put");
+            let content = content.min_by_key(|content| content.bytes.len());
+            let content = content.expect("a NAR that was put");
             let reader = depot.nar(&cache(), &content.nar.nar_hash).expect("look up");
             let chunks = reader.expect("visible").raw(0..u64::MAX);
             let bytes = chunks

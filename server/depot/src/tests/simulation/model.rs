@@ -107,6 +107,13 @@ impl Model {
         self.closure(roots)
     }
 
+    /// What a pin is, or may be.
+    pub fn pins_that_may_be(&self, name: u8) -> Vec<Option<Pin>> {
+        let mut all = vec![self.pins.get(&name).cloned()];
+        all.extend(self.maybe_pins.get(&name).into_iter().flatten().cloned());
+        all
+    }
+
     /// Paths that a collection must not touch.
     pub fn must_stay(&self, policy: &Policy) -> BTreeSet<u8> {
         let Some(max_age_s) = policy.max_age_s else {
