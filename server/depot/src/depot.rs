@@ -339,10 +339,15 @@ impl Depot {
     pub fn write_uses(&self) -> Result<()> {
         let now = time_row((self.shared.clock)());
         let mut batch = Batch::default();
-        for key in self.shared.uses.take_touched() {
-            batch.put(Table::Used, key, now.clone());
+        let touched = self.shared.uses.take_touched();
+        for key in &touched {
+            batch.put(Table::Used, key.as_slice(), now.clone());
         }
-        self.shared.index.write(batch)
+        let written = self.shared.index.write(batch);
+        if written.is_err() {
+            self.shared.uses.touch_again(touched);
+        }
+        written
     }
 
     /// Makes the index survive a crash as it is now, without replay.

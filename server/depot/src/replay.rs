@@ -162,6 +162,8 @@ pub fn replay_telling(
         .put(&mut marks, id);
     }
     index.write(marks)?;
+    // From here on numbers of removed segments are given again: their marks must not come back.
+    index.checkpoint()?;
     Ok(found)
 }
 

@@ -120,6 +120,11 @@ impl Uses {
         std::mem::take(&mut self.lock().touched)
     }
 
+    /// Gives back what [`Uses::take_touched`] took and nobody could write down.
+    pub fn touch_again(&self, touched: HashSet<Vec<u8>>) {
+        self.lock().touched.extend(touched);
+    }
+
     /// Whether so many paths were used that they should be written down now.
     pub fn is_full(&self) -> bool {
         self.lock().touched.len() >= MAX_TOUCHED

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::model::{DOCUMENTS, Path, number_of};
-use super::operations::{pin_name, store_path, theirs};
+use super::operations::{pin_name, store_path, strictest, theirs};
 use super::*;
 
 /// After two collections a segment may hold so much garbage: less is not worth a file.
@@ -53,7 +53,8 @@ impl Life {
         let visible = self.visible();
         let maybe_gone = std::mem::take(&mut self.model.maybe_gone);
         for number in maybe_gone {
-            if !visible.contains(&number) {
+            // Gone, or gone and come back as something else that was offered.
+            if !visible.contains(&number) || !self.is_as_known(number) {
                 self.model.paths.remove(&number);
             }
         }
@@ -88,6 +89,20 @@ impl Life {
         }
     }
 
+    fn is_as_known(&self, number: u8) -> bool {
+        let entry = self.depot().path(&cache(), &store_path(number).hash());
+        let (entry, known) = (entry.expect("look up"), self.model.paths.get(&number));
+        entry
+            .zip(known)
+            .is_some_and(|(entry, path)| self.says(&entry, path))
+    }
+
+    fn says(&self, entry: &Entry, path: &Path) -> bool {
+        let references = entry.info.references.iter().map(number_of);
+        let nar = self.model.nars[path.nar].nar.nar_hash;
+        nar == entry.info.nar_hash && references.eq(path.references.iter().copied())
+    }
+
     /// Learns of a path that is visible which of the offers it is.
     pub fn settle_one(&mut self, number: u8) {
         let entry = self
@@ -95,11 +110,7 @@ impl Life {
             .path(&cache(), &store_path(number).hash())
             .expect("look up");
         let Some(entry) = entry else { return };
-        let same = |path: &&Path| {
-            let references = entry.info.references.iter().map(number_of);
-            let nar = self.model.nars[path.nar].nar.nar_hash;
-            nar == entry.info.nar_hash && references.eq(path.references.iter().copied())
-        };
+        let same = |path: &&Path| self.says(&entry, path);
         let have = self.model.paths.get(&number);
         let maybe = self.model.maybe.get(&number).into_iter().flatten();
         let path = match have {
@@ -243,15 +254,9 @@ impl Life {
 
     /// Hardly more is stored than lives.
     pub fn check_space(&self) {
-        let policy = Policy {
-            grace_s: 0,
-            max_age_s: Some(0),
-            sweep_grace_s: 0,
-            max_garbage_percent: 10,
-        };
         let collected = self
             .depot()
-            .collect(&policy, true, &mut |_| {})
+            .collect(&strictest(), true, &mut |_| {})
             .expect("told");
         let (live, stored) = (collected.live_bytes, self.disk.stored_bytes());
         assert_eq!(collected.stored_bytes, stored, "what the depot counts");

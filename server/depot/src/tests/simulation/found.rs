@@ -1,6 +1,6 @@
 //! Faults that lives have found, each as a short story.
 
-use super::operations::store_path;
+use super::operations::{store_path, strictest};
 use super::*;
 
 fn calm() -> Life {
@@ -93,4 +93,59 @@ fn nothing_new_is_written_until_a_failed_segment_is_cut_back() {
     life.disk = life.disk.after(End::PowerCut);
     life.restarts_without_index();
     assert_eq!(life.shows(), ["path3"]);
+}
+
+/// A segment was removed and its number given again after a restart; a power cut took the index
+/// back to before that, where the number stood for a longer segment.
+#[test]
+fn a_number_that_is_given_again_brings_no_old_mark_back() {
+    let mut life = calm();
+    let long = nar_of(&noise(9, 90_000));
+    let mut ingest = life.depot().ingest().expect("ingest");
+    ingest.write(&long).expect("write");
+    let mut short_lived = upload("long");
+    short_lived.expires_unix_s = START;
+    ingest.finish(short_lived).expect("finish");
+    life.depot().checkpoint().expect("durable");
+    let collected = life.depot().collect(&strictest(), false, &mut |_| {});
+    assert_eq!(collected.expect("collected").segments_removed, 1);
+    for end in [End::Kill, End::PowerCut] {
+        life.nar_of_its_own(1);
+        life.depot = None;
+        life.disk = life.disk.after(end);
+        life.open();
+        life.nar_of_its_own(2);
+    }
+    assert!(
+        life.depot()
+            .upload(&cache(), "1")
+            .expect("look up")
+            .is_some()
+    );
+}
+
+/// The index could not be told when paths were used, and was never told later: they looked older
+/// than they were.
+#[test]
+fn a_use_that_was_not_written_down_is_not_forgotten() {
+    let life = calm();
+    let nar = life.nar_of_its_own(1);
+    life.publishes(1, nar, &[]).expect("publish");
+    life.clock.store(START + 100, Ordering::Relaxed);
+    let entry = life.depot().path(&cache(), &store_path(1).hash());
+    assert!(entry.expect("look up").is_some());
+    life.disk.set_faults(Faults {
+        index: 1000,
+        ..Faults::default()
+    });
+    life.depot().write_uses().expect_err("no index");
+    life.disk.set_faults(Faults::default());
+    let policy = Policy {
+        max_age_s: Some(60),
+        ..strictest()
+    };
+    life.depot()
+        .collect(&policy, false, &mut |_| {})
+        .expect("collected");
+    assert_eq!(life.shows(), ["path1"]);
 }

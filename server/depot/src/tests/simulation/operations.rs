@@ -196,10 +196,8 @@ impl Life {
         self.tell(format!("publish {number} as {offered:?}: {answer:?}"));
         let have = self.model.paths.get(&number).cloned();
         let sure = have.is_some() && !self.model.maybe_gone.contains(&number);
-        let expected = have.as_ref().or_else(|| {
-            let maybe = self.model.maybe.get(&number)?;
-            maybe.iter().find(|path| path.says(&offered))
-        });
+        let maybe = self.model.maybe.get(&number).into_iter().flatten();
+        let known = have.iter().chain(maybe).find(|path| path.says(&offered));
         match answer {
             Ok(Published::New) => {
                 assert!(!sure, "path {number} was visible and is new");
@@ -209,7 +207,6 @@ impl Life {
                 self.model.maybe_gone.remove(&number);
             }
             Ok(Published::Known) => {
-                let known = expected.filter(|have| have.says(&offered));
                 let mut path = known.expect("only what is visible is known").clone();
                 path.signatures.extend(&offered.signatures);
                 self.model.paths.insert(number, path);
@@ -224,7 +221,10 @@ impl Life {
                     all.any(|path| won(path) && !path.says(&offered)),
                     "who is the winner?"
                 );
-                assert!(have.is_none_or(|have| won(&have)), "it was another one");
+                assert!(
+                    !sure || have.is_some_and(|have| won(&have)),
+                    "it was another one"
+                );
             }
             Err(error) if error.kind() == ErrorKind::Refused => {
                 let missing = offered.references.iter().filter(|to| **to != number);
@@ -391,7 +391,12 @@ impl Life {
                 self.model.maybe_pins.remove(&name);
             }
             Err(error) if error.kind() == ErrorKind::Refused => {}
-            Err(_) => self.model.maybe_pins.entry(name).or_default().extend(expected),
+            Err(_) => self
+                .model
+                .maybe_pins
+                .entry(name)
+                .or_default()
+                .extend(expected),
         }
     }
 
@@ -422,13 +427,7 @@ impl Life {
 
     /// Nothing stays but what is pinned.
     pub fn collect_strictly(&mut self) {
-        let policy = Policy {
-            grace_s: 0,
-            max_age_s: Some(0),
-            sweep_grace_s: 0,
-            max_garbage_percent: 10,
-        };
-        self.collect(&policy, false);
+        self.collect(&strictest(), false);
         let visible: BTreeSet<u8> = self.model.paths.keys().copied().collect();
         assert_eq!(visible, self.model.pinned(), "only what is pinned stays");
     }
@@ -483,4 +482,14 @@ pub fn theirs(number: u8) -> snowcache_nix::Signature {
 /// The name of a pin.
 pub fn pin_name(number: u8) -> PinName {
     format!("pin{number}").parse().expect("a name")
+}
+
+/// Everything that may go goes at once.
+pub fn strictest() -> Policy {
+    Policy {
+        grace_s: 0,
+        max_age_s: Some(0),
+        sweep_grace_s: 0,
+        max_garbage_percent: 10,
+    }
 }
