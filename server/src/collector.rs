@@ -30,9 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between looks whether the client has taken some.
 const NAP: Duration = Duration::from_millis(5);
 
-/// Between the writings of what was asked for when: a crash makes that much of it forgotten, of a
-/// grace of 30 days.
+/// Between the writings of what was asked for when.
 const NOTING: Duration = Duration::from_secs(60);
+
+/// So many writings later they are made durable: a crash makes an hour of it forgotten at most, of
+/// a grace of 30 days.
+const NOTINGS_A_CHECKPOINT: u32 = 60;
 
 /// After a collection the next one for want of room begins no sooner: a disk that is full of live
 /// data is not to be read all the time.
@@ -99,11 +102,13 @@ impl Collector {
         self.note_uses(true).await;
     }
 
-    /// Writes down what was asked for when, every minute, for ever.
+    /// Writes down what was asked for when, every minute, and for good every hour, for ever.
     pub async fn note(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(NOTING).await;
-            self.note_uses(false).await;
+            for notings in 1..=NOTINGS_A_CHECKPOINT {
+                tokio::time::sleep(NOTING).await;
+                self.note_uses(notings == NOTINGS_A_CHECKPOINT).await;
+            }
         }
     }
 

@@ -162,6 +162,7 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
         max_nar_bytes: config.uploads.max_nar_size_bytes,
         max_size_bytes: (config.depot.max_size_bytes > 0).then_some(config.depot.max_size_bytes),
         reserve_bytes: config.depot.reserve_bytes,
+        max_leased_bytes: Some(config.uploads.max_leased_bytes),
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::depot::{Depot, Options};
+use crate::depot::Depot;
 use crate::index::rocks::RocksIndex;
 use crate::index::{Index, Rows, Table};
+use crate::options::Options;
 use crate::quarantine::{Broken, Damage};
 use crate::record::{Header, Kind, StateHeader};
 use crate::replay::replay_telling;

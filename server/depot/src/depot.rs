@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use snowcache_core::path_info::Signed;
@@ -18,11 +17,13 @@ use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar};
 use crate::keys::CacheName;
 use crate::layout::{Encoding, Layout};
+use crate::leases::Leases;
+use crate::options::Options;
 use crate::pool::{Pool, Stream};
 use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
 use crate::replay::{self, Mark};
-use crate::room::{RESERVE_BYTES, Room};
+use crate::room::Room;
 use crate::rows::{PathRow, Place, UploadRow, time_row};
 use crate::segments::Segments;
 use crate::segments::committed::Committed;
@@ -40,46 +41,6 @@ const AT_THE_GATE: &str = "invariant: no panic at the gate";
 /// The most rows that one page of a listing holds.
 pub const MAX_PAGE: usize = 10_000;
 
-/// How a depot is opened.
-#[derive(Clone)]
-pub struct Options {
-    /// The folder that holds everything.
-    pub dir: PathBuf,
-    /// zstd level of frames.
-    pub zstd_level: i32,
-    /// Threads that compress.
-    pub threads: usize,
-    /// The largest NAR taken, in bytes.
-    pub max_nar_bytes: u64,
-    /// The most bytes that segments may hold; None: as many as the disk.
-    pub max_size_bytes: Option<u64>,
-    /// Room on the disk, or below the maximum, that uploads leave for collection; never more than
-    /// a twentieth of it.
-    pub reserve_bytes: u64,
-    /// Seconds since 1970.
-    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
-}
-
-impl Options {
-    /// Level 3, a thread a core, NARs up to 1 TiB, as many as the disk holds, the system's clock.
-    pub fn new(dir: impl Into<PathBuf>) -> Options {
-        let clock = || {
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs())
-        };
-        Options {
-            dir: dir.into(),
-            zstd_level: 3,
-            threads: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
-            max_nar_bytes: 1 << 40,
-            max_size_bytes: None,
-            reserve_bytes: RESERVE_BYTES,
-            clock: Arc::new(clock),
-        }
-    }
-}
-
 /// What all parts of a depot share.
 pub(crate) struct Shared {
     pub segments: Arc<dyn Segments>,
@@ -90,6 +51,7 @@ pub(crate) struct Shared {
     pub compressors: Compressors,
     pub room: Room,
     pub uses: Uses,
+    pub leases: Leases,
     /// Commits read it from their first look to their last write; the collector writes it where
     /// nothing may change under its hands.
     gate: RwLock<()>,
@@ -249,6 +211,7 @@ impl Depot {
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             room,
             uses: Uses::default(),
+            leases: Leases::new(options.max_leased_bytes),
             gate: RwLock::new(()),
             quarantine: Quarantine::default(),
             dir: options.dir,

@@ -262,6 +262,11 @@ impl Frames {
     fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
         let gate = depot.commits()?;
+        let visible = upload.cache.nar_key(&nar.nar_hash);
+        let named = depot.index.get(Table::Visible, &visible)?.is_some();
+        if !named {
+            depot.leases.check(&upload.subject, &nar)?;
+        }
         let mut batch = Batch::default();
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
         let sick = depot.quarantine.is_sick(&nar.nar_hash);
@@ -284,6 +289,9 @@ impl Frames {
         let state = upload_state(nar, upload);
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
+        if !named {
+            depot.leases.hold(&state.subject, &nar);
+        }
         UploadRow { place, state }.put(&mut batch);
         depot.uses.nar(nar.nar_hash);
         depot.index_committed(batch, &self.streams)?;

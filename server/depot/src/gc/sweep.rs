@@ -14,6 +14,7 @@ use crate::Result;
 use crate::depot::Shared;
 use crate::index::{Batch, Rows, Table};
 use crate::layout::Layout;
+use crate::leases::Held;
 use crate::rows::{PathRow, UploadRow, nar_of_key, time_of, time_row};
 
 /// Rows taken out while commits wait: microseconds.
@@ -47,19 +48,24 @@ impl<'a, 'b> Sweep<'a, 'b> {
     /// Forgets uploads whose lease has ended, unless a path of their cache has their NAR.
     pub fn uploads(&mut self) -> Result<()> {
         let shared = self.shared.clone();
-        let mut over = Vec::new();
+        let (mut over, mut leased) = (Vec::new(), Held::new());
         for row in Rows::new(&*shared.index, Table::Uploads, &[]) {
             let (key, value) = row?;
             let state = UploadRow::decode(&value)?.state;
             let visible = state.cache.nar_key(&state.nar_hash);
-            let held = state.expires > self.collection.now
-                || shared.index.get(Table::Visible, &visible)?.is_some();
-            if held {
-                self.needed.insert(state.nar_hash);
-            } else {
+            let named = shared.index.get(Table::Visible, &visible)?.is_some();
+            if !named && state.expires <= self.collection.now {
                 over.push((key, value, state));
+                continue;
+            }
+            self.needed.insert(state.nar_hash);
+            if !named {
+                let own = leased.entry(state.subject).or_default();
+                own.insert(state.nar_hash, state.nar_size);
             }
         }
+        let meanwhile = shared.uses.nars(0).into_iter().collect();
+        shared.leases.count_anew(leased, &meanwhile);
         for part in over.chunks(ROWS_AT_ONCE) {
             let mut forgotten = Vec::new();
             self.undisturbed(|shared, used| {

@@ -11,6 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use rustix::io::Errno;
+
 use super::{SegmentId, SegmentWriter, Segments, Space};
 
 /// Descriptors kept for reading: 4,096 segments of 256 MiB are 1 TiB, and a quarter of the usual
@@ -62,7 +64,15 @@ impl LocalSegments {
         if let Some(file) = open.get(&id) {
             return Ok(file.clone());
         }
-        let file = Arc::new(File::open(self.path(id))?);
+        let file = match File::open(self.path(id)) {
+            // No descriptor is left: those that are kept for later are the first to go.
+            Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+                open.clear();
+                File::open(self.path(id))?
+            }
+            opened => opened?,
+        };
+        let file = Arc::new(file);
         if open.len() >= MAX_OPEN {
             open.clear();
         }

@@ -437,3 +437,39 @@ fn a_nar_that_was_stored_anew_after_its_path_survives_the_loss_of_the_index() {
     assert!(again.raw(&nar) == Some(one), "the path lost its NAR");
     assert_eq!(again.depot.stats().expect("stats").paths, 1);
 }
+
+#[test]
+fn what_nobody_named_is_bounded_for_each_pusher() {
+    let time = Arc::new(AtomicU64::new(START));
+    let clock = time.clone();
+    let bench = Bench::with(MemorySegments::default(), move |options| {
+        options.clock = Arc::new(move || clock.load(Ordering::Relaxed));
+        options.max_leased_bytes = Some(1_000_000);
+    });
+    let yard = Yard { bench, time };
+    let put = |seed: u64| {
+        let mut ingest = yard.bench.depot.ingest().expect("ingest");
+        ingest.write(&nar_of(&noise(seed, 400_000))).expect("write");
+        ingest.finish(upload(&format!("{seed}.nar")))
+    };
+    let named = put(1).expect("the first");
+    put(2).expect("the second");
+    let refused = put(3).expect_err("the third");
+    assert_eq!(refused.kind(), ErrorKind::Full);
+    assert!(
+        refused.to_string().contains("max_leased_bytes"),
+        "{refused}"
+    );
+    yard.bench.publish(path(1, named, &[])).expect("named");
+    put(3).expect("there is room for what is not named");
+    put(4).expect_err("and no more");
+    put(3).expect("the same again is no more");
+    let policy = Policy {
+        max_age_s: None,
+        ..strict()
+    };
+    yard.wait(2 * DAY);
+    yard.collect(&policy);
+    let again = put(5);
+    again.expect("leases have ended");
+}
