@@ -113,14 +113,15 @@ impl Life {
             options.zstd_level = 1;
             let (segments, index) = (self.disk.clone(), DiskIndex(self.disk.clone()));
             match Depot::over(options, Arc::new(segments), Arc::new(index)) {
-                Ok(depot) => {
+                Ok(depot) if !self.disk.is_dead() => {
                     self.depot = Some(depot);
                     break self.disk.set_faults(self.faults);
                 }
-                Err(_) if self.disk.is_dead() => {
+                _ if self.disk.is_dead() => {
                     self.tell("the power went during the start");
                     self.disk = self.disk.after(End::PowerCut);
                 }
+                Ok(_) => unreachable!("the disk is dead or it is not"),
                 Err(error) => panic!("it does not open: {error}"),
             }
         }
