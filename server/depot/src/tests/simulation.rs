@@ -112,18 +112,16 @@ impl Life {
             options.threads = 1;
             options.zstd_level = 1;
             let (segments, index) = (self.disk.clone(), DiskIndex(self.disk.clone()));
-            match Depot::over(options, Arc::new(segments), Arc::new(index)) {
-                Ok(depot) if !self.disk.is_dead() => {
-                    self.depot = Some(depot);
-                    break self.disk.set_faults(self.faults);
-                }
-                _ if self.disk.is_dead() => {
-                    self.tell("the power went during the start");
-                    self.disk = self.disk.after(End::PowerCut);
-                }
-                Ok(_) => unreachable!("the disk is dead or it is not"),
-                Err(error) => panic!("it does not open: {error}"),
+            let opened = Depot::over(options, Arc::new(segments), Arc::new(index));
+            if self.disk.is_dead() {
+                self.tell("the power went during the start");
+                drop(opened);
+                self.disk = self.disk.after(End::PowerCut);
+                continue;
             }
+            let depot = opened.unwrap_or_else(|error| panic!("it does not open: {error}"));
+            self.depot = Some(depot);
+            return self.disk.set_faults(self.faults);
         }
     }
 
