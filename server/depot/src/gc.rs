@@ -40,7 +40,7 @@ use crate::depot::{Depot, Shared};
 use crate::keys::CacheName;
 use crate::layout::{Layout, Part};
 use crate::pins::Pin;
-use crate::rows::{PathRow, cache_of_key};
+use crate::rows::PathRow;
 use crate::{Error, ErrorKind, Result};
 
 /// In whose name collections remove paths.
@@ -429,7 +429,7 @@ fn by_name(
         if let Some(row) = PathRow::get(&*shared.index, key)?
             && !gone.contains(key)
         {
-            let (_, why) = (cache_of_key(key)?, "it was used just now".to_owned());
+            let why = "it was used just now; try again".to_owned();
             removal.kept.push((row.info()?.store_path, why));
         }
     }
