@@ -11,6 +11,7 @@
 
 use crate::config;
 use crate::http::errors::Refusal;
+use crate::metrics::Exposition;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -50,6 +51,12 @@ struct State {
     last: Option<Last>,
     /// Damaged places found since the start.
     damaged: u64,
+    /// Bytes read since the start, by scrubs that have ended.
+    #[serde(skip)]
+    read_bytes: u64,
+    /// Scrubs that the depot ended with an error.
+    #[serde(skip)]
+    failed: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -76,6 +83,40 @@ impl Scrubber {
     /// The state as JSON.
     pub fn state(&self) -> Value {
         json!(self.lock().clone())
+    }
+
+    /// What there is to tell, for Prometheus.
+    pub fn tell(&self, to: &mut Exposition) {
+        let state = self.lock().clone();
+        to.gauge("scrub_running", "Whether a scrub is under way.");
+        to.sample(&[], u8::from(state.running.is_some()));
+        for (name, help, value) in [
+            (
+                "scrub_read_bytes_total",
+                "Bytes that scrubs read and checked.",
+                state.read_bytes,
+            ),
+            (
+                "scrub_damaged_total",
+                "Damaged places that scrubs found.",
+                state.damaged,
+            ),
+            (
+                "scrub_failed_total",
+                "Scrubs that could not be carried out.",
+                state.failed,
+            ),
+        ] {
+            to.counter(name, help);
+            to.sample(&[], value);
+        }
+        if let Some(last) = state.last {
+            to.gauge(
+                "scrub_last_end_time_seconds",
+                "When the last one ended, since 1970.",
+            );
+            to.sample(&[], last.unix_s);
+        }
     }
 
     /// Starts a scrub. Its lines end when it does, the last one with what it came to; when nobody
@@ -155,6 +196,7 @@ impl Scrubber {
             match scrubbed {
                 Ok(scrubbed) => {
                     log(&scrubbed);
+                    state.read_bytes += scrubbed.bytes;
                     state.last = Some(Last {
                         unix_s: since_1970().as_secs(),
                         subset: scrub.subset.map(|subset| subset.to_string()),
@@ -163,6 +205,7 @@ impl Scrubber {
                     json!({ "summary": scrubbed })
                 }
                 Err(error) => {
+                    state.failed += 1;
                     tracing::error!(%error, "a scrub failed");
                     json!({ "error": error.to_string() })
                 }

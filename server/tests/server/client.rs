@@ -46,7 +46,7 @@ impl Answer {
 /// Starts a server on `data`, with a configuration that differs from the default by `change`.
 pub fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Running {
     let mut config = Config {
-        listen: "127.0.0.1:0".to_owned(),
+        listen: vec!["127.0.0.1:0".to_owned()],
         data: data.to_owned(),
         ..Config::default()
     };
@@ -61,9 +61,10 @@ pub fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Running {
             .unwrap();
         runtime.block_on(async {
             let server = Server::open(config).await.unwrap();
-            let bound = server.bound().clone();
+            let bound = server.bound().next().unwrap().clone();
             ready.send((bound, server.banner().to_owned())).unwrap();
-            server.serve(async { stopped.await.unwrap_or(()) }).await;
+            let stopped = async { stopped.await.unwrap_or(()) };
+            server.serve(stopped, std::future::pending()).await;
         });
     });
     let (bound, banner) = started.recv().unwrap();
