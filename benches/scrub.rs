@@ -31,6 +31,7 @@ const ASKED: u32 = 5_000;
 /// What `scrub.rate_bytes_per_s` is by default.
 const DEFAULT_RATE: u64 = 32 << 20;
 const UNBOUNDED: u64 = 1 << 40;
+const QUANTILES: &str = " p50, p99 alone | p50, p99 beside it | ratio of p99 |";
 /// Clock ticks a second in /proc/PID/stat (man 5 proc).
 const TICKS: f64 = 100.0;
 
@@ -46,10 +47,8 @@ fn main() {
         push(&server, &paths);
     }
     let hashes: Vec<String> = paths.iter().map(|path| path[11..43].to_owned()).collect();
-    println!(
-        "| round | disk | scrub, cold | scrub, warm | cores busy | of the disk, cold | p50, p99 alone | p50, p99 beside it | p99, ratio |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("| round | disk | cold scrub | of the disk | cores | warm | cores |{QUANTILES}");
+    println!("|{}", "---|".repeat(10));
     for round in 1..=ROUNDS {
         let disk = disk_rate(&server.depot().join("segments"));
         forget_cache();
@@ -67,22 +66,19 @@ fn main() {
             );
             asked
         });
-        println!(
-            "| {round} | {:.0} MB/s | {:.0} MB/s, {:.0} MB a CPU-s | {:.0} MB/s, {:.0} MB a CPU-s | {:.2}, {:.2} | {:.0} % | {} , {} us | {}, {} us | {:.2} |",
-            disk / 1e6,
-            cold.per_second() / 1e6,
-            cold.per_cpu_second() / 1e6,
-            warm.per_second() / 1e6,
-            warm.per_cpu_second() / 1e6,
-            cold.cpu_s / cold.wall_s,
-            warm.cpu_s / warm.wall_s,
-            cold.per_second() / disk * 100.0,
-            alone.0,
-            alone.1,
-            beside.0,
-            beside.1,
-            beside.1 as f64 / alone.1 as f64,
-        );
+        let row = [
+            round.to_string(),
+            format!("{:.0} MB/s", disk / 1e6),
+            cold.text(),
+            format!("{:.0} %", cold.per_second() / disk * 100.0),
+            format!("{:.2}", cold.cpu_s / cold.wall_s),
+            warm.text(),
+            format!("{:.2}", warm.cpu_s / warm.wall_s),
+            format!("{}, {} us", alone.0, alone.1),
+            format!("{}, {} us", beside.0, beside.1),
+            format!("{:.2}", beside.1 as f64 / alone.1 as f64),
+        ];
+        println!("| {} |", row.join(" | "));
     }
 }
 
@@ -97,8 +93,9 @@ impl Scrubbed {
         self.bytes / self.wall_s
     }
 
-    fn per_cpu_second(&self) -> f64 {
-        self.bytes / self.cpu_s
+    fn text(&self) -> String {
+        let (second, cpu_second) = (self.per_second() / 1e6, self.bytes / self.cpu_s / 1e6);
+        format!("{second:.0} MB/s, {cpu_second:.0} MB a CPU-s")
     }
 }
 
