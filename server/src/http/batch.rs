@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!   QUERY (RFC 10008), or POST      one hash part a line
-//!   200, application/x-ndjson       one JSON object a line, "version": 2 of Nix's path infos, with
-//!                                   "path" and the narinfo's "url", "compression", "downloadSize"
-//!     "partialClosure"              what the path needs besides, and nobody in this answer knows of
+//!   200, application/x-ndjson       one JSON object a line, version 2 of Nix's path infos, with
+//!                                   the narinfo's "path", "url", "compression", "downloadSize"
+//!     "partialClosure"              what the path needs besides, and this answer has not named
 //! ```
 //! A path that is not in the answer is not in the cache. Fields and their meaning are those of
 //! DeterminateSystems/nix-src, branch eelcodolstra/nix-421 (`NarInfo::fromJSON`,
