@@ -11,7 +11,7 @@ use super::engine::ask::Ask;
 use super::engine::catalog::Catalog;
 use super::engine::closed::{Closed, Until, closed};
 use super::engine::mix::Mix;
-use super::engine::open::{Open, open};
+use super::engine::open::{Open, Schedule, open};
 use super::engine::tally::Tally;
 use super::engine::target::Target;
 use super::engine::verify::verify;
@@ -105,8 +105,7 @@ fn run(arguments: &Arguments) -> Result<Tally, String> {
 fn ask(target: &Target, asks: &Arc<[Ask]>, arguments: &Arguments) -> Result<Tally, String> {
     if let Some(per_second) = arguments.rate {
         let plan = Open {
-            per_second,
-            seconds: arguments.seconds,
+            schedule: Schedule::Rate(per_second, arguments.seconds),
             connections: arguments.connections,
             pid: arguments.pid,
         };

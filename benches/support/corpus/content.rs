@@ -67,7 +67,7 @@ fn stretch(
                 let which = skewed(random, code.len() as u64) as usize;
                 bytes.extend_from_slice(&code[which]);
                 // An operand that is new.
-                bytes.extend_from_slice(&(random.next() as u16).to_le_bytes());
+                bytes.push(random.next() as u8);
             }
         }
     }

@@ -23,13 +23,37 @@ use super::wire::Wire;
 /// the generator more than the requests.
 const STEP: Duration = Duration::from_micros(100);
 
-/// How fast, how long, over how many connections.
-#[derive(Clone, Copy)]
+/// What is due when, over how many connections.
+#[derive(Clone)]
 pub struct Open {
-    pub per_second: f64,
-    pub seconds: f64,
+    pub schedule: Schedule,
     pub connections: usize,
     pub pid: Option<u32>,
+}
+
+/// When each request is due, from the beginning.
+#[derive(Clone)]
+pub enum Schedule {
+    /// So many each second, for so many seconds.
+    Rate(f64, f64),
+    /// Each at its own time, in order; the first request of the asks at the first.
+    At(Arc<[Duration]>),
+}
+
+impl Schedule {
+    fn count(&self) -> u64 {
+        match self {
+            Schedule::Rate(per_second, seconds) => (per_second * seconds) as u64,
+            Schedule::At(times) => times.len() as u64,
+        }
+    }
+
+    fn due(&self, number: u64) -> Duration {
+        match self {
+            Schedule::Rate(per_second, _) => Duration::from_secs_f64(number as f64 / per_second),
+            Schedule::At(times) => times[number as usize],
+        }
+    }
 }
 
 struct Run {
@@ -47,7 +71,7 @@ struct Queue {
     closed: bool,
 }
 
-/// Asks at this rate and waits for the last answer.
+/// Asks as scheduled and waits for the last answer.
 pub fn open(target: &Target, asks: &Arc<[Ask]>, plan: Open) -> io::Result<Tally> {
     assert!(!asks.is_empty(), "nothing to ask");
     super::block_on(async {
@@ -65,8 +89,8 @@ pub fn open(target: &Target, asks: &Arc<[Ask]>, plan: Open) -> io::Result<Tally>
         }
         let (own_before, before) = (own_cpu_seconds(), plan.pid.and_then(used));
         let begin = Instant::now();
-        let paced = Arc::clone(&run);
-        let pacer = thread::spawn(move || pace(&paced, plan, begin));
+        let (paced, schedule) = (Arc::clone(&run), plan.schedule.clone());
+        let pacer = thread::spawn(move || pace(&paced, &schedule, begin));
         for task in tasks {
             task.await.expect("a connection's task");
         }
@@ -82,21 +106,18 @@ pub fn open(target: &Target, asks: &Arc<[Ask]>, plan: Open) -> io::Result<Tally>
 }
 
 /// Puts what is due into the queue, until the end; on a thread of its own, which only sleeps.
-fn pace(run: &Run, plan: Open, begin: Instant) {
-    let all = (plan.per_second * plan.seconds) as u64;
-    let mut sent = 0;
+fn pace(run: &Run, schedule: &Schedule, begin: Instant) {
+    let (all, mut sent) = (schedule.count(), 0);
     while sent < all {
         thread::sleep(STEP);
-        let due = (begin.elapsed().as_secs_f64() * plan.per_second) as u64;
-        let due = due.min(all);
+        let (before, now) = (sent, begin.elapsed());
         let mut queue = run.queue.lock().expect("no poison");
-        for number in sent..due {
-            let at = begin + Duration::from_secs_f64(number as f64 / plan.per_second);
-            queue.waiting.push_back((number, at));
+        while sent < all && schedule.due(sent) <= now {
+            queue.waiting.push_back((sent, begin + schedule.due(sent)));
+            sent += 1;
         }
         drop(queue);
-        (sent..due).for_each(|_| run.due.notify_one());
-        sent = due;
+        (before..sent).for_each(|_| run.due.notify_one());
     }
     run.queue.lock().expect("no poison").closed = true;
     run.due.notify_waiters();

@@ -43,6 +43,7 @@ fn row(row: &Row) -> Value {
         "goal": row.goal,
         "work": row.work,
         "unit": row.unit,
+        "yardstick": row.yardstick,
         "rule": rule,
         "limit": limit,
         "met": row.met(),

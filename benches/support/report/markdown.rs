@@ -13,8 +13,8 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
     for line in &report.what {
         text += &format!("- {line}\n");
     }
-    text += "\nFigures are the middle of the rounds (smallest to largest); ratios are to nginx in \
-             the same round.\n\n";
+    text += "\nFigures are the middle of the rounds (smallest to largest); ratios are to the yardstick in \
+             the same round. The yardstick is nginx unless another is named.\n\n";
     text += &table(&report.rows);
     text += &notes(&report.rows);
     for (file, title) in plots {
@@ -26,7 +26,7 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
 /// The table alone.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| goal | work | unit | snowcached | nginx | ratio | asked | |\n|---|---|---|---|---|---|---|---|\n",
+        "| goal | work | unit | snowcached | yardstick | ratio | asked | |\n|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let figure = |subject| match Spread::of(row.samples(subject)) {
@@ -42,12 +42,23 @@ pub fn table(rows: &[Row]) -> String {
             row.work,
             row.unit,
             figure(OURS),
-            figure(YARDSTICK),
+            yardstick(row),
             asked(row),
             verdict(row),
         );
     }
     text
+}
+
+/// Its figure, and its name where it is not nginx.
+fn yardstick(row: &Row) -> String {
+    let Some(spread) = Spread::of(row.samples(&row.yardstick)) else {
+        return "-".to_owned();
+    };
+    match row.yardstick.as_str() {
+        YARDSTICK => show(spread),
+        other => format!("{other}: {}", show(spread)),
+    }
 }
 
 fn asked(row: &Row) -> String {
@@ -77,7 +88,7 @@ fn notes(rows: &[Row]) -> String {
             let Some(spread) = Spread::of(&series.samples) else {
                 continue;
             };
-            if series.subject != OURS && series.subject != YARDSTICK {
+            if series.subject != OURS && series.subject != row.yardstick {
                 let (subject, figure) = (&series.subject, show(spread));
                 let line = format!(
                     "{}, {}: {subject} {figure} {}",

@@ -31,6 +31,10 @@ pub struct Row {
     pub work: String,
     pub unit: &'static str,
     pub limit: Limit,
+    /// What ratios are to.
+    pub yardstick: String,
+    /// What the plot calls it, where `work` is too long.
+    pub label: String,
     pub series: Vec<Series>,
     pub notes: Vec<String>,
 }
@@ -93,12 +97,25 @@ impl Row {
     pub fn new(goal: &str, work: impl Into<String>, unit: &'static str, limit: Limit) -> Row {
         Row {
             goal: goal.to_owned(),
+            label: String::new(),
             work: work.into(),
             unit,
             limit,
+            yardstick: YARDSTICK.to_owned(),
             series: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// Ratios are to this instead of nginx.
+    pub fn against(mut self, yardstick: &str) -> Row {
+        self.yardstick = yardstick.to_owned();
+        self
+    }
+
+    pub fn label(mut self, label: impl Into<String>) -> Row {
+        self.label = label.into();
+        self
     }
 
     /// A row that says why there are no figures.
@@ -136,6 +153,15 @@ impl Row {
         }
     }
 
+    /// What a plot calls it.
+    pub fn plotted(&self) -> &str {
+        if self.label.is_empty() {
+            &self.work
+        } else {
+            &self.label
+        }
+    }
+
     pub fn samples(&self, subject: &str) -> &[f64] {
         let series = self.series.iter().find(|series| series.subject == subject);
         series.map_or(&[], |series| &series.samples)
@@ -143,7 +169,10 @@ impl Row {
 
     /// Of this server to the yardstick, round by round.
     pub fn ratio(&self, subject: &str) -> Option<Spread> {
-        let pairs = self.samples(subject).iter().zip(self.samples(YARDSTICK));
+        let pairs = self
+            .samples(subject)
+            .iter()
+            .zip(self.samples(&self.yardstick));
         Spread::of(&pairs.map(|(one, other)| one / other).collect::<Vec<f64>>())
     }
 

@@ -7,7 +7,7 @@ use super::{Report, Row, Spread};
 /// (file name, title, SVG) of each.
 pub fn plots(report: &Report) -> Vec<(String, String, String)> {
     let mut plots = Vec::new();
-    for (file, title, goals, unit) in BARS {
+    for (file, title, goals, unit, axis) in BARS {
         let fits = |row: &&Row| goals.contains(&row.goal.as_str()) && row.unit == unit;
         let rows: Vec<&Row> = report.rows.iter().filter(fits).collect();
         let told: Vec<&Row> = rows
@@ -15,73 +15,95 @@ pub fn plots(report: &Report) -> Vec<(String, String, String)> {
             .filter(|row| !row.series.is_empty())
             .collect();
         if !told.is_empty() {
-            plots.push((file.to_owned(), title.to_owned(), bars(title, unit, &told)));
+            plots.push((file.to_owned(), title.to_owned(), bars(title, axis, &told)));
         }
     }
     plots.extend(curves(report));
     plots
 }
 
-/// (file, title, goals, unit)
-const BARS: [(&str, &str, &[&str], &str); 10] = [
+/// (file, title, goals, unit, what the value axis says)
+const BARS: [(&str, &str, &[&str], &str, &str); 11] = [
     (
         "narinfo-cpu.svg",
-        "Server CPU for one narinfo",
+        "One narinfo, server's CPU",
         &["P1"],
         "CPU us",
+        "CPU microseconds a request",
     ),
     (
         "narinfo-rate.svg",
-        "narinfos a second, closed loop",
+        "narinfo hits a second, closed loop",
         &["P2"],
         "1/s",
+        "requests a second",
     ),
     (
         "narinfo-p99.svg",
-        "narinfo latency, 99th percentile, closed loop",
+        "narinfo hits, 99th percentile, closed loop",
         &["P2"],
         "ms",
+        "milliseconds",
     ),
     (
         "nar-cpu.svg",
-        "Server CPU for NARs",
+        "NARs, server's CPU",
         &["P3", "P4"],
         "CPU s per NAR GB",
+        "CPU seconds for each GB of NARs",
     ),
-    ("nar-small.svg", "Small NARs a second", &["P4"], "1/s"),
+    (
+        "nar-small.svg",
+        "Small NARs a second, closed loop",
+        &["P4"],
+        "1/s",
+        "requests a second",
+    ),
     (
         "closure-wall.svg",
         "A closure fetched by stock nix",
         &["P5"],
         "s",
+        "seconds",
     ),
     (
-        "memory.svg",
-        "Memory of the server's own (RssAnon)",
-        &["P13"],
-        "MB",
+        "push-wall.svg",
+        "A closure pushed by stock nix",
+        &["P10"],
+        "s",
+        "seconds",
     ),
     (
         "storage.svg",
         "On disk, against whole NARs at zstd -3",
         &["P12"],
         "MB",
+        "MB",
+    ),
+    (
+        "memory.svg",
+        "The server's own memory (RssAnon)",
+        &["P13"],
+        "MB",
+        "MB",
     ),
     (
         "scale.svg",
-        "Server CPU for one narinfo, by size of the cache",
+        "One narinfo, by size of the cache",
         &["P14"],
         "CPU us",
+        "CPU microseconds a request",
     ),
     (
         "tls-cpu.svg",
-        "Server CPU over TLS: one narinfo",
+        "One narinfo over TLS",
         &["P17"],
         "CPU us",
+        "CPU microseconds a request",
     ),
 ];
 
-fn bars(title: &str, unit: &str, rows: &[&Row]) -> String {
+fn bars(title: &str, axis: &str, rows: &[&Row]) -> String {
     let mut subjects: Vec<&str> = Vec::new();
     for row in rows {
         for series in &row.series {
@@ -104,8 +126,8 @@ fn bars(title: &str, unit: &str, rows: &[&Row]) -> String {
     };
     let bars = Bars {
         title: title.to_owned(),
-        axis: unit.to_owned(),
-        groups: rows.iter().map(|row| row.work.clone()).collect(),
+        axis: axis.to_owned(),
+        groups: rows.iter().map(|row| row.plotted().to_owned()).collect(),
         series: subjects
             .iter()
             .map(|subject| BarSeries {

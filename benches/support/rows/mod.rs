@@ -1,8 +1,13 @@
 //! The rows of the table: what each goal's work is, measured on every server in turn.
 
+mod closure;
+mod memory;
 mod narinfo;
 mod nars;
+mod scale;
 mod stage;
+mod storage;
+mod tls;
 
 use super::peers::Subject;
 use super::report::{Curve, Row};
@@ -27,9 +32,14 @@ impl Findings {
 type Group = fn(&mut Stage) -> Findings;
 
 /// The goals, in the order in which they are measured.
-pub const GROUPS: [(&[&str], Group); 2] = [
+pub const GROUPS: [(&[&str], Group); 7] = [
     (&["P1", "P2"], narinfo::measure),
     (&["P3", "P4"], nars::measure),
+    (&["P5", "P10"], closure::measure),
+    (&["P12"], storage::measure),
+    (&["P13"], memory::measure),
+    (&["P14"], scale::measure),
+    (&["P17"], tls::measure),
 ];
 
 /// Each subject in each round; who begins changes from round to round.

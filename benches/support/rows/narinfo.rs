@@ -17,12 +17,12 @@ pub fn measure(stage: &mut Stage) -> Findings {
     let mut hit = Row::new("P1", "narinfo hit", "CPU us", Limit::RatioAtMost(1.0));
     let mut miss = Row::new("P1", "narinfo miss", "CPU us", Limit::RatioAtMost(1.0));
     let mut rates = CONNECTIONS.map(|connections| {
-        let work = format!("narinfo hits, {connections} connections");
-        Row::new("P2", work, "1/s", Limit::RatioAtLeast(1.0))
+        let work = format!("narinfo hits, {}", label(connections));
+        Row::new("P2", work, "1/s", Limit::RatioAtLeast(1.0)).label(label(connections))
     });
     let mut p99s = CONNECTIONS.map(|connections| {
-        let work = format!("narinfo hits, {connections} connections, p99");
-        Row::new("P2", work, "ms", Limit::RatioAtMost(1.0))
+        let work = format!("narinfo hits, {}, p99", label(connections));
+        Row::new("P2", work, "ms", Limit::RatioAtMost(1.0)).label(label(connections))
     });
     interleaved(&stage.subjects, rounds, |subject| {
         for (number, connections) in CONNECTIONS.into_iter().enumerate() {
@@ -44,6 +44,11 @@ pub fn measure(stage: &mut Stage) -> Findings {
         }
     });
     Findings::rows([hit, miss].into_iter().chain(rates).chain(p99s))
+}
+
+fn label(connections: usize) -> String {
+    let plural = if connections == 1 { "" } else { "s" };
+    format!("{connections} connection{plural}")
 }
 
 fn run(

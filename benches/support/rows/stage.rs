@@ -62,6 +62,18 @@ impl Stage {
         [self.corpus.added(0), self.corpus.added(1)]
     }
 
+    /// Stops and starts ours: what it then holds is what a start needs.
+    pub fn restart_ours(&mut self) {
+        self.ours.stop();
+        self.ours.start_again();
+        let pid = self.ours.pid();
+        let ours = self
+            .subjects
+            .iter_mut()
+            .filter(|subject| subject.name == OURS);
+        ours.for_each(|subject| subject.pid = pid);
+    }
+
     fn add_ours(&mut self) {
         let packed = Served::read(Target::plain(&self.ours.url()), &self.parts());
         let generations = packed.generations.iter().cloned();
