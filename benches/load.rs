@@ -4,8 +4,8 @@
 //! cargo bench --bench load -- --url http://127.0.0.1:8420 --path /nix/store/… --closure \
 //!     --mix narinfo-hit=70,narinfo-miss=20,nar-small=10 --connections 16 --seconds 5 --pid 1234
 //! cargo bench --bench load -- --url … --path … --rate 5000 --connections 64      open loop
-//! cargo bench --bench load -- --url … --path … --closure --walk --connections 8  closures
-//! cargo bench --bench load -- --url … --slow 2000                                slow readers
+//! cargo bench --bench load -- --url … --path … --walk --clients 8               closures
+//! cargo bench --bench load -- --url … --path … --slow 2000                       slow readers
 //! cargo bench --bench load -- --url … --replay access.log                        a recorded log
 //! ```
 //!

@@ -19,8 +19,10 @@ use benches::engine::catalog::Catalog;
 use benches::engine::closed::{Closed, closed};
 use benches::engine::mix::Mix;
 use benches::engine::open::{Open, Schedule, open};
+use benches::engine::replay::Recording;
 use benches::engine::target::Target;
 use benches::engine::verify::verify;
+use benches::engine::walk::{Walk, walk};
 use benches::peers::nginx::Nginx;
 use benches::peers::{OURS, YARDSTICK, snowcache};
 use benches::report::{Limit, Row, markdown};
@@ -170,6 +172,65 @@ fn a_stall_is_charged_to_every_request_that_was_due_meanwhile() {
     assert_eq!((tally.right, asked.load(Ordering::SeqCst)), (100, 100));
     let slow = tally.latency.count_between(50_000_000, 60_000_000_000);
     assert!(slow >= 15, "only {slow} of 100 waited 50 ms or more");
+}
+
+#[test]
+fn clients_walk_the_closure_and_take_every_path_once() {
+    let corpus = small_corpus();
+    let nginx = nginx(corpus);
+    let generation = &corpus.generations[1];
+    let plan = Walk {
+        clients: 3,
+        closures_each: 2,
+        connections: 4,
+        roots: vec![generation.hashes.last().expect("a top").clone()],
+        pid: Some(nginx.pid()),
+    };
+    let walked = walk(&Target::plain(&format!("{}/zst", nginx.url())), &plan);
+    assert_eq!(walked.tally.flaw(), None);
+    assert_eq!(walked.closures.len(), 6);
+    // A narinfo and a NAR of each path, for each closure.
+    assert_eq!(walked.tally.right, 6 * 2 * generation.hashes.len() as u64);
+}
+
+#[test]
+fn a_recorded_log_is_asked_again_at_its_own_times() {
+    let (address, asked) = counting_server(|_| answer(200, b"hello"));
+    let target = Target::plain(&format!("http://{address}"));
+    let log = "127.0.0.1 - - [28/Feb/2028:23:59:59 +0000] \"GET /a HTTP/1.1\" 200 5 \"-\" \"nix\"\n\
+               127.0.0.1 - - [29/Feb/2028:00:00:00 +0000] \"GET /b HTTP/1.1\" 200 5\n\
+               127.0.0.1 - - [29/Feb/2028:00:00:00 +0000] \"GET /c HTTP/1.1\" 404 5\n\
+               127.0.0.1 - - [29/Feb/2028:00:00:01 +0000] \"PUT /d HTTP/1.1\" 200 0\n\
+               not a request\n";
+    let recording = Recording::read(&target, log, 4.0);
+    assert_eq!((recording.asks.len(), recording.left_out), (3, 2));
+    // A leap day's first second is one after the last of the day before; four times as fast.
+    let Schedule::At(due) = &recording.schedule else {
+        panic!("a log has times");
+    };
+    assert_eq!(**due, [0, 250, 375].map(Duration::from_millis));
+    let plan = Open {
+        schedule: recording.schedule.clone(),
+        connections: 2,
+        pid: None,
+    };
+    let tally = open(&target, &recording.asks, plan).expect("a connection");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    // The third was a 404 then.
+    assert_eq!((tally.right, tally.wrong), (2, 1));
+    assert!(tally.seconds >= 0.375, "{} s", tally.seconds);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_corpus_and_another_another() {
+    let (one, other) = (small_corpus(), Corpus::lineage(100, 12, 2));
+    assert_ne!(one.generations[0].top, other.generations[0].top);
+    std::fs::remove_dir_all(&other.folder).expect("our own folder");
+    let again = Corpus::lineage(100, 12, 2);
+    assert_eq!(other.generations[1].hashes, again.generations[1].hashes);
+    // A mass rebuild: many paths are new, and most bytes of what is new are old.
+    let (all, added) = (again.generations[1].hashes.len(), again.added(1).len());
+    assert!(added > 1 && added < all, "{added} of {all}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The load generator's command line (see benches/load.rs).
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,9 +13,12 @@ use super::engine::catalog::Catalog;
 use super::engine::closed::{Closed, Until, closed};
 use super::engine::mix::Mix;
 use super::engine::open::{Open, Schedule, open};
+use super::engine::replay::Recording;
+use super::engine::slow::{self, Held};
 use super::engine::tally::Tally;
 use super::engine::target::Target;
 use super::engine::verify::verify;
+use super::engine::walk::{Walk, walk};
 
 /// Asks a binary cache and says how it answered.
 #[derive(Parser)]
@@ -55,6 +59,25 @@ struct Arguments {
     /// The server's process: its CPU time and memory are measured, its children's as well.
     #[arg(long)]
     pid: Option<u32>,
+    /// Fetch whole closures of the paths, as clients do: --clients of them at once, each over
+    /// --connections.
+    #[arg(long)]
+    walk: bool,
+    #[arg(long, default_value_t = 1)]
+    clients: usize,
+    /// Ask again what this log asked (nginx's combined form, or lines of SECONDS METHOD PATH STATUS
+    /// BYTES), at its own times.
+    #[arg(long)]
+    replay: Option<PathBuf>,
+    /// So many times faster than it was recorded.
+    #[arg(long, default_value_t = 1.0)]
+    speed: f64,
+    /// Hold so many connections that only cost while the rest is measured.
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
+    /// What they do: heads (half a request), readers (1 KB of the biggest NAR), idle.
+    #[arg(long, default_value = "readers")]
+    slow_kind: slow::Kind,
     /// Before that, fetch every NAR, unpack it and compare its hash.
     #[arg(long)]
     verify: bool,
@@ -95,11 +118,73 @@ fn run(arguments: &Arguments) -> Result<Tally, String> {
             catalog.items.len()
         );
     }
+    let _held = held(&target, &catalog, arguments)?;
+    if let Some(log) = &arguments.replay {
+        return replay(&target, log, arguments);
+    }
+    if arguments.walk {
+        return walks(&target, arguments);
+    }
     let asks = arguments.mix.asks(&target, &catalog, arguments.seed);
     if asks.is_empty() {
         return Err("nothing to ask about: name paths with --path".to_owned());
     }
     ask(&target, &asks, arguments)
+}
+
+/// The connections that only cost.
+fn held(target: &Target, catalog: &Catalog, arguments: &Arguments) -> Result<Option<Held>, String> {
+    if arguments.slow == 0 {
+        return Ok(None);
+    }
+    let biggest = catalog.items.iter().max_by_key(|item| item.nar_size);
+    let biggest = biggest.ok_or("--slow needs a --path to ask for")?;
+    let path = match arguments.slow_kind {
+        slow::Kind::Idle => biggest.narinfo_path(),
+        _ => biggest.url.clone(),
+    };
+    let held = Held::hold(target, arguments.slow_kind, arguments.slow, &path);
+    eprintln!("{} connections stand still", held.count);
+    match &held.complaint {
+        Some(complaint) => Err(format!("the next one: {complaint}")),
+        None => Ok(Some(held)),
+    }
+}
+
+fn replay(target: &Target, log: &Path, arguments: &Arguments) -> Result<Tally, String> {
+    let text = fs::read_to_string(log).map_err(|error| format!("{}: {error}", log.display()))?;
+    let recording = Recording::read(target, &text, arguments.speed);
+    let (count, left_out) = (recording.asks.len(), recording.left_out);
+    eprintln!("{count} requests; {left_out} lines are none that reads");
+    if count == 0 {
+        return Err(format!("{}: nothing in it to ask", log.display()));
+    }
+    let plan = Open {
+        schedule: recording.schedule,
+        connections: arguments.connections,
+        pid: arguments.pid,
+    };
+    open(target, &recording.asks, plan).map_err(|error| error.to_string())
+}
+
+fn walks(target: &Target, arguments: &Arguments) -> Result<Tally, String> {
+    let plan = Walk {
+        clients: arguments.clients,
+        closures_each: 1,
+        connections: arguments.connections,
+        roots: hashes(arguments)?,
+        pid: arguments.pid,
+    };
+    if plan.roots.is_empty() {
+        return Err("--walk needs a --path to begin with".to_owned());
+    }
+    let walked = walk(target, &plan);
+    let slowest = walked.closures.iter().copied().fold(0.0, f64::max);
+    eprintln!(
+        "{} closures, the slowest in {slowest:.3} s",
+        walked.closures.len()
+    );
+    Ok(walked.tally)
 }
 
 fn ask(target: &Target, asks: &Arc<[Ask]>, arguments: &Arguments) -> Result<Tally, String> {
@@ -124,13 +209,17 @@ fn ask(target: &Target, asks: &Arc<[Ask]>, arguments: &Arguments) -> Result<Tall
     Ok(closed(target, asks, plan))
 }
 
-fn catalog(target: &Target, arguments: &Arguments) -> Result<Catalog, String> {
+fn hashes(arguments: &Arguments) -> Result<Vec<String>, String> {
     let hash = |path: &String| -> Result<String, String> {
         let base = path.trim_start_matches("/nix/store/");
         let hash = base.get(..32).map(str::to_owned);
         hash.ok_or_else(|| format!("{path}: neither a store path nor its 32 characters"))
     };
-    let hashes: Vec<String> = arguments.paths.iter().map(hash).collect::<Result<_, _>>()?;
+    arguments.paths.iter().map(hash).collect()
+}
+
+fn catalog(target: &Target, arguments: &Arguments) -> Result<Catalog, String> {
+    let hashes = hashes(arguments)?;
     let read = if arguments.closure {
         Catalog::walk
     } else {

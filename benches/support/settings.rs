@@ -49,7 +49,7 @@ impl Settings {
             scale: number("SCALE", pick(5_000, 100_000)),
             scale_small,
             generations: number("GENERATIONS", pick(5, 50)) as usize,
-            slow_readers: number("SLOW_READERS", pick(200, 2_000)) as usize,
+            slow_readers: number("SLOW_READERS", pick(200, 1_000)) as usize,
             only: list("ONLY"),
             harmonia: variable("HARMONIA").map(PathBuf::from),
             others: list("OTHERS"),

@@ -41,6 +41,7 @@ pub fn run(settings: Settings) -> (PathBuf, String) {
             report.curves.extend(findings.curves);
         }
     }
+    report.rows.sort_by_key(|row| place(&row.goal));
     report.rows.append(&mut stage.remarks);
     let minutes = begin.elapsed().as_secs_f64() / 60.0;
     report
@@ -48,6 +49,12 @@ pub fn run(settings: Settings) -> (PathBuf, String) {
         .push(format!("measured in {minutes:.1} minutes"));
     let text = write(&output, &report);
     (output, text)
+}
+
+/// P2 before P10, and S4 after all of P.
+fn place(goal: &str) -> (String, u32) {
+    let (letter, number) = goal.split_at(1);
+    (letter.to_owned(), number.parse().unwrap_or(0))
 }
 
 fn what(stage: &Stage) -> Vec<String> {

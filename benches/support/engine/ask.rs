@@ -94,8 +94,18 @@ impl Ask {
         }
     }
 
-    /// Sends it and checks what comes back. An error means that the connection is of no more use.
+    /// Sends it and checks what comes back; says too whether the server closes the connection. An
+    /// error means that it is of no more use.
     pub async fn over(&self, wire: &mut Wire) -> io::Result<(Verdict, bool)> {
+        self.keeping(wire, None).await
+    }
+
+    /// The same, and keeps the body.
+    pub async fn keeping(
+        &self,
+        wire: &mut Wire,
+        mut kept: Option<&mut Vec<u8>>,
+    ) -> io::Result<(Verdict, bool)> {
         self.send(wire).await?;
         let (mut at, mut same) = (0, true);
         let expected = self.expect.body.as_deref();
@@ -103,6 +113,9 @@ impl Ask {
             if let Some(expected) = expected {
                 same &= expected.get(at..at + piece.len()) == Some(piece);
                 at += piece.len();
+            }
+            if let Some(kept) = kept.as_mut() {
+                kept.extend_from_slice(piece);
             }
         });
         let answer = answer.await?;

@@ -11,12 +11,12 @@ pub mod closed;
 pub mod mix;
 pub mod open;
 pub mod procs;
-// pub mod replay;
-// pub mod slow;
+pub mod replay;
+pub mod slow;
 pub mod tally;
 pub mod target;
 pub mod verify;
-// pub mod walk;
+pub mod walk;
 pub mod wire;
 
 use std::future::Future;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 use super::wire::Wire;
@@ -75,7 +75,19 @@ impl Target {
     }
 
     pub async fn connect(&self) -> io::Result<Wire> {
-        let stream = TcpStream::connect(self.address).await?;
+        self.connect_with(None).await
+    }
+
+    /// With a receive buffer of so many bytes.
+    pub async fn connect_with(&self, receive_bytes: Option<u32>) -> io::Result<Wire> {
+        let socket = match self.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(bytes) = receive_bytes {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Wire::over(stream)),

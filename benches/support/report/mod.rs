@@ -35,6 +35,8 @@ pub struct Row {
     pub yardstick: String,
     /// What the plot calls it, where `work` is too long.
     pub label: String,
+    /// Whether it stands in a bar plot.
+    pub plot: bool,
     pub series: Vec<Series>,
     pub notes: Vec<String>,
 }
@@ -98,6 +100,7 @@ impl Row {
         Row {
             goal: goal.to_owned(),
             label: String::new(),
+            plot: true,
             work: work.into(),
             unit,
             limit,

@@ -8,7 +8,7 @@ use super::{Report, Row, Spread};
 pub fn plots(report: &Report) -> Vec<(String, String, String)> {
     let mut plots = Vec::new();
     for (file, title, goals, unit, axis) in BARS {
-        let fits = |row: &&Row| goals.contains(&row.goal.as_str()) && row.unit == unit;
+        let fits = |row: &&Row| goals.contains(&row.goal.as_str()) && row.unit == unit && row.plot;
         let rows: Vec<&Row> = report.rows.iter().filter(fits).collect();
         let told: Vec<&Row> = rows
             .into_iter()
@@ -23,7 +23,7 @@ pub fn plots(report: &Report) -> Vec<(String, String, String)> {
 }
 
 /// (file, title, goals, unit, what the value axis says)
-const BARS: [(&str, &str, &[&str], &str, &str); 11] = [
+const BARS: [(&str, &str, &[&str], &str, &str); 14] = [
     (
         "narinfo-cpu.svg",
         "One narinfo, server's CPU",
@@ -86,6 +86,27 @@ const BARS: [(&str, &str, &[&str], &str, &str); 11] = [
         &["P13"],
         "MB",
         "MB",
+    ),
+    (
+        "slow-own.svg",
+        "Connections that only cost: the server's memory",
+        &["S4"],
+        "KiB each",
+        "KiB for each connection",
+    ),
+    (
+        "slow-p99.svg",
+        "Healthy narinfos among connections that only cost, p99",
+        &["S4"],
+        "ms",
+        "milliseconds",
+    ),
+    (
+        "restore.svg",
+        "A generation restored, caches cold",
+        &["P14"],
+        "NAR MB/s",
+        "MB of NARs a second",
     ),
     (
         "scale.svg",

@@ -5,8 +5,10 @@ mod memory;
 mod narinfo;
 mod nars;
 mod scale;
+mod slow;
 mod stage;
 mod storage;
+mod storms;
 mod tls;
 
 use super::peers::Subject;
@@ -32,14 +34,16 @@ impl Findings {
 type Group = fn(&mut Stage) -> Findings;
 
 /// The goals, in the order in which they are measured.
-pub const GROUPS: [(&[&str], Group); 7] = [
+pub const GROUPS: [(&[&str], Group); 9] = [
     (&["P1", "P2"], narinfo::measure),
+    (&["P2", "P5"], storms::measure),
     (&["P3", "P4"], nars::measure),
     (&["P5", "P10"], closure::measure),
     (&["P12"], storage::measure),
     (&["P13"], memory::measure),
     (&["P14"], scale::measure),
     (&["P17"], tls::measure),
+    (&["S4"], slow::measure),
 ];
 
 /// Each subject in each round; who begins changes from round to round.
