@@ -27,8 +27,8 @@ const SLICES: u32 = 168;
 /// Lines that wait for a client.
 const QUEUED_LINES: usize = 256;
 
-/// How much a scrub's thread stands back for others, of 19.
-const NICE: i32 = 10;
+/// A scrub stands back for all others.
+const NICE: i32 = 19;
 
 /// Between looks whether a scrub that was stopped has ended.
 const NAP: Duration = Duration::from_millis(5);
