@@ -19,15 +19,19 @@ pub fn public_url(config: &Config, bound: &Bound) -> String {
         Bound::Tcp(address) if address.ip().is_unspecified() => {
             format!("http://{}:{}", hostname(), address.port())
         }
+        Bound::Tls(address) if address.ip().is_unspecified() => {
+            format!("https://{}:{}", hostname(), address.port())
+        }
         bound => bound.to_string(),
     }
 }
 
 /// The whole text, ending in a line break.
-pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
-    let url = public_url(config, bound);
+pub fn banner(config: &Config, bound: &[&Bound], identity: &Identity) -> String {
+    let url = public_url(config, bound[0]);
     let data = config.data.display();
-    let mut text = format!("snowcached ready on {bound}\n");
+    let all: Vec<String> = bound.iter().map(ToString::to_string).collect();
+    let mut text = format!("snowcached ready on {}\n", all.join(", "));
     if url.starts_with("unix:") {
         write!(
             text,
@@ -94,7 +98,7 @@ mod tests {
     #[test]
     fn the_first_line_is_for_scripts_and_the_rest_for_nix_conf() {
         let bound = Bound::Tcp("127.0.0.1:8420".parse().expect("an address"));
-        let text = banner(&Config::default(), &bound, &identity());
+        let text = banner(&Config::default(), &[&bound], &identity());
         assert_eq!(
             text.lines().next(),
             Some("snowcached ready on http://127.0.0.1:8420")
@@ -122,7 +126,7 @@ mod tests {
             ..Config::default()
         };
         let bound = Bound::Tcp("0.0.0.0:8420".parse().expect("an address"));
-        let text = banner(&config, &bound, &identity());
+        let text = banner(&config, &[&bound], &identity());
         assert!(
             text.starts_with("snowcached ready on http://0.0.0.0:8420\n"),
             "{text}"
