@@ -90,6 +90,8 @@ in
       connect-timeout = cfg.connectTimeoutSeconds;
       stalled-download-timeout = cfg.stalledDownloadTimeoutSeconds;
       download-attempts = cfg.downloadAttempts;
+      # Also makes nix leave a cache alone for a minute that did not answer; without it, it waits anew for every path.
+      fallback = lib.mkDefault true;
     };
   };
 }
