@@ -11,6 +11,7 @@
 #   make test-flips     single bits flip (SNOWCACHE_FLIPS=10000)
 #   make check          format, clippy, licences (cargo deny, where it is installed), docs, tidy
 #   make bench-storage  what two generations of a system cost on disk
+#   make bench-scrub    what a scrub reads a second, and what requests notice of it
 #   make build          the release binaries, nothing else
 #   make test-setup     what `make test` does before it tests; after it, plain `cargo test --release` works too
 
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench-storage
+commands := run build test test-setup test-long test-proofs $(proofs) check bench-storage bench-scrub
 .PHONY: help $(commands)
 
 help:
@@ -83,5 +84,8 @@ check:
 
 bench-storage: test-setup
 	@cargo bench --bench storage
+
+bench-scrub: test-setup
+	@cargo bench --bench scrub
 
 endif

@@ -28,8 +28,8 @@ const SLICES: u32 = 168;
 /// Lines that wait for a client.
 const QUEUED_LINES: usize = 256;
 
-/// How much a scrub's thread stands back for others, of 19.
-const NICE: i32 = 10;
+/// A scrub stands back for all others.
+const NICE: i32 = 19;
 
 /// Between looks whether a scrub that was stopped has ended.
 const NAP: Duration = Duration::from_millis(5);
@@ -167,11 +167,22 @@ impl Scrubber {
         loop {
             let (number, wait) = due(since_1970(), slice);
             tokio::time::sleep(wait).await;
-            let subset = Subset::new(number + 1, SLICES);
+            let Scrub {
+                subset,
+                rate_bytes_per_s,
+            } = self.slice(number);
             // Where one by command is under way, this slice waits for the next interval.
-            if let Ok(mut lines) = self.start(subset, Some(self.config.rate_bytes_per_s)) {
+            if let Ok(mut lines) = self.start(subset, rate_bytes_per_s) {
                 while lines.recv().await.is_some() {}
             }
+        }
+    }
+
+    /// What is scrubbed by itself at a time.
+    fn slice(&self, number: u32) -> Scrub {
+        Scrub {
+            subset: Subset::new(number + 1, SLICES),
+            rate_bytes_per_s: Some(self.config.rate_bytes_per_s),
         }
     }
 
@@ -289,6 +300,20 @@ fn since_1970() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_scrubbed_by_itself_is_a_slice_at_the_configured_rate() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = snowcache_depot::Options::new(dir.path());
+        let config = config::Scrub {
+            rate_bytes_per_s: 12_345,
+            ..config::Scrub::default()
+        };
+        let scrubber = Scrubber::new(Depot::open(options).expect("opens"), config);
+        let slice = scrubber.slice(7);
+        assert_eq!(slice.rate_bytes_per_s, Some(12_345));
+        assert_eq!(slice.subset, Subset::new(8, SLICES));
+    }
 
     #[test]
     fn the_slices_of_an_interval_are_everything_and_restarts_do_not_matter() {

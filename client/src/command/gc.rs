@@ -21,6 +21,9 @@ struct Summary {
     segments_removed: u64,
     segments_rewritten: u64,
     freed_bytes: u64,
+    /// Older servers do not say.
+    #[serde(default)]
+    gathered_bytes: u64,
     live_bytes: u64,
     stored_bytes: u64,
     dry_run: bool,
@@ -88,8 +91,13 @@ impl Summary {
             1 => format!("1 {one}"),
             count => format!("{} {one}s", show::count(count)),
         };
+        let gathered = match self.gathered_bytes {
+            0 => String::new(),
+            bytes => format!(", {} of pinned closures moved together", show::size(bytes)),
+        };
         format!(
-            "{begins}{}, {}, {}; {} removed, {} rewritten; {} {freed}, {} of {} on disk are live\n",
+            "{begins}{}, {}, {}; {} removed, {} rewritten{gathered}; {} {freed}, {} of {} on disk \
+             are live\n",
             counted(self.paths, "path"),
             counted(self.uploads, "upload"),
             counted(self.nars, "NAR"),
@@ -127,13 +135,14 @@ mod tests {
     #[test]
     fn a_summary_says_what_came_of_it() {
         let summary = json!({"paths": 1, "uploads": 0, "nars": 1200, "segments_removed": 1,
-            "segments_rewritten": 2, "freed_bytes": 1 << 20, "copied_bytes": 5,
+            "segments_rewritten": 2, "freed_bytes": 1 << 20, "gathered_bytes": 4096,
             "live_bytes": 1024, "stored_bytes": 2048, "dry_run": true});
         let summary: Summary = serde_json::from_value(summary).expect("a summary");
         assert_eq!(
             summary.text(),
-            "would go: 1 path, 0 uploads, 1,200 NARs; 1 segment removed, 2 rewritten; 1.0 MiB \
-             would be freed, 1.0 KiB of 2.0 KiB on disk are live\n"
+            "would go: 1 path, 0 uploads, 1,200 NARs; 1 segment removed, 2 rewritten, \
+             4.0 KiB of pinned closures moved together; 1.0 MiB would be freed, 1.0 KiB of 2.0 \
+             KiB on disk are live\n"
         );
     }
 }

@@ -6,6 +6,7 @@
 //!   paths       pins, grace, age, limit decide; removal is a durable record   (graph.rs)   |
 //!   uploads     leases that ended                                             (sweep.rs)   |
 //!   NARs        without path and lease: noted first, gone after the grace     (sweep.rs)   |
+//!   frames      what pins' machines read is copied together                   (gather.rs)   |
 //!   segments    mostly garbage: what lives is copied, the file is removed     (rewrite.rs) |
 //!     |                                                                                    |
 //!   unwatch <-- before each step the notes are looked at again ----------------------------+
@@ -15,6 +16,8 @@
 //! what was said to be here after the collection began stays; each step is durable or can be
 //! repeated, so that a crash at any point loses nothing. One collection runs at a time.
 
+mod copier;
+mod gather;
 mod graph;
 mod removals;
 mod rewrite;
@@ -29,6 +32,7 @@ use std::sync::{Arc, TryLockError};
 use serde::Serialize;
 use snowcache_nix::{NarHash, StoreHash, StorePath};
 
+use self::gather::Gather;
 use self::graph::{Graph, Limit, Node, Reason};
 pub use self::removals::Removals;
 use self::removals::{Doomed, REMOVALS_AT_ONCE};
@@ -130,7 +134,9 @@ pub struct Collected {
     pub segments_rewritten: u64,
     /// Bytes that segments got less.
     pub freed_bytes: u64,
-    /// Bytes that were copied for it.
+    /// Bytes of pinned NARs that lay scattered and were copied together.
+    pub gathered_bytes: u64,
+    /// Bytes that were copied, for either reason.
     pub copied_bytes: u64,
     /// Bytes that live.
     pub live_bytes: u64,
@@ -246,7 +252,7 @@ struct Collection<'a> {
 impl Collection<'_> {
     fn run(&mut self) -> Result<()> {
         self.depot.write_uses()?;
-        let gone = self.paths()?;
+        let (gone, doomed) = self.paths()?;
         let depot = self.depot;
         depot.may_go_on()?;
         let mut sweep = Sweep::new(self, gone);
@@ -256,11 +262,14 @@ impl Collection<'_> {
         depot.may_go_on()?;
         let dead = sweep.nars()?;
         self.depot.commit(Change::Rest)?;
+        Gather::new(self).run(&doomed.graph)?;
+        drop(doomed);
         Rewrite::new(self, dead)?.run()
     }
 
-    /// Removes paths; in a dry run tells which ones would go.
-    fn paths(&mut self) -> Result<HashSet<Vec<u8>>> {
+    /// Removes paths; in a dry run tells which ones would go. The keys of those that went, and what
+    /// there was before.
+    fn paths(&mut self) -> Result<(HashSet<Vec<u8>>, Arc<Doomed>)> {
         let shared = self.depot.shared().clone();
         let graph = Graph::read(&shared)?;
         let pinned = graph.pinned(&shared, self.now)?;
@@ -281,7 +290,7 @@ impl Collection<'_> {
         let mut told = |finding| on(finding);
         let gone = remove(self.depot, &doomed, COLLECTOR, self.dry_run, &mut told)?;
         self.collected.paths = gone.len() as u64;
-        Ok(gone)
+        Ok((gone, doomed))
     }
 
     fn words(&self, reason: Reason) -> String {

@@ -321,6 +321,14 @@ impl Pin {
             .flat_map(|generation| &generation.roots)
     }
 
+    /// The roots of the generation that counts; of an expired pin none.
+    pub fn current_roots(&self, now: u64) -> &[StorePath] {
+        match self.current_generation() {
+            Some(generation) if !self.is_expired(now) => &generation.roots,
+            _ => &[],
+        }
+    }
+
     /// The generation that counts.
     pub fn current_generation(&self) -> Option<&Generation> {
         self.generations

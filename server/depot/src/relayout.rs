@@ -8,6 +8,7 @@ use crate::index::{Batch, Index, Table};
 use crate::layout::{Builder, Layout, Location};
 use crate::read::read_state;
 use crate::record::FrameHeader;
+use crate::rows::Place;
 use crate::state::recipe_of;
 use crate::{Error, Result};
 
@@ -16,28 +17,66 @@ const OPS_AT_ONCE: usize = 1024;
 
 /// The layout of `recipe` with the frames where the index says that they are.
 ///
-/// # Errors `Corrupt` where a frame is not in the index.
+/// # Errors
+/// `Corrupt` where a frame is not in the index.
 pub fn build(index: &dyn Index, nar: &NarHash, recipe: &Recipe) -> Result<Builder> {
     let mut builder = Builder::default();
+    each(index, recipe, &mut |op, frame| {
+        match (op, frame) {
+            (Op::Literal(bytes), _) => builder.literal(bytes),
+            (_, Some((id, Some(at)))) => builder.frame(&header_of(id, &at), &at),
+            (_, Some((id, None))) => {
+                let what = format!("NAR {nar} lacks frame {id} and is not served");
+                return Err(Error::corrupt(what));
+            }
+            (_, None) => unreachable!("only literals have no frame"),
+        }
+        Ok(())
+    })?;
+    Ok(builder)
+}
+
+/// The frames of the recipe at `place` that the index knows, in order.
+pub fn located(shared: &Shared, place: &Place) -> Result<Vec<(FrameId, Location)>> {
+    let recipe = recipe_at(shared, place)?;
+    let mut frames = Vec::with_capacity(recipe.ops().len());
+    each(&*shared.index, &recipe, &mut |_, frame| {
+        frames.extend(frame.and_then(|(id, at)| Some((id, at?))));
+        Ok(())
+    })?;
+    Ok(frames)
+}
+
+/// A frame, and where it lies, if the index knows.
+type Looked = (FrameId, Option<Location>);
+
+/// Calls `on` for every op, with its frame and where that lies.
+fn each(
+    index: &dyn Index,
+    recipe: &Recipe,
+    on: &mut dyn FnMut(&Op, Option<Looked>) -> Result<()>,
+) -> Result<()> {
     for ops in recipe.ops().chunks(OPS_AT_ONCE) {
         let ids: Vec<_> = ops.iter().filter_map(frame_id).collect();
         let keys: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
         let mut found = index.get_many(Table::Frames, &keys)?.into_iter();
         for op in ops {
-            match (op, frame_id(op)) {
-                (Op::Literal(bytes), _) => builder.literal(bytes),
-                (_, Some(id)) => {
-                    let value = found.next().flatten().ok_or_else(|| {
-                        Error::corrupt(format!("NAR {nar} lacks frame {id} and is not served"))
-                    })?;
-                    let location = Location::decode(&value)?;
-                    builder.frame(&header_of(id, &location), &location);
+            let frame = match frame_id(op) {
+                None => None,
+                Some(id) => {
+                    let row = found.next().flatten();
+                    Some((id, row.map(|row| Location::decode(&row)).transpose()?))
                 }
-                (_, None) => unreachable!("only literals have no frame"),
-            }
+            };
+            on(op, frame)?;
         }
     }
-    Ok(builder)
+    Ok(())
+}
+
+fn recipe_at(shared: &Shared, place: &Place) -> Result<Recipe> {
+    let (_, payload) = read_state(&*shared.segments, place.segment(), place.offset)?;
+    Ok(recipe_of(&payload)?.2)
 }
 
 /// Puts a new layout of `nar` into `batch`, in place of the one that it has. The caller holds the
@@ -46,12 +85,7 @@ pub fn relayout(shared: &Shared, nar: &NarHash, batch: &mut Batch) -> Result<()>
     let Some(layout) = Layout::read(&*shared.index, nar)? else {
         return Ok(());
     };
-    let (_, payload) = read_state(
-        &*shared.segments,
-        layout.recipe.segment(),
-        layout.recipe.offset,
-    )?;
-    let (_, _, recipe) = recipe_of(&payload)?;
+    let recipe = recipe_at(shared, &layout.recipe)?;
     let builder = build(&*shared.index, nar, &recipe)?;
     layout.remove(batch, nar);
     builder.finish(batch, nar, layout.recipe);

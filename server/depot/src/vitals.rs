@@ -20,10 +20,15 @@ pub struct Vitals {
     pub sick_frames: u64,
 }
 
+/// Less room than for one upload is none: half of all NARs are smaller than this. Of small depots
+/// it is a fiftieth.
+const LEAST_ROOM_BYTES: u64 = 1 << 20;
+
 impl Vitals {
     /// Whether there is no room for uploads.
     pub fn is_full(&self) -> bool {
-        self.stored_bytes >= self.usable_bytes
+        let left = self.usable_bytes.saturating_sub(self.stored_bytes);
+        left <= LEAST_ROOM_BYTES.min(self.usable_bytes / 50)
     }
 }
 

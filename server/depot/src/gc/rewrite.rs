@@ -11,13 +11,13 @@
 //! Guarantees: every record that a row points at is somewhere, at each moment; readers that lose
 //! their segment find the copy. A segment with damage in what lives is left for the scrub.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use snowcache_core::recipe::FrameId;
 use snowcache_nix::NarHash;
 
+use super::copier::{Copier, Moved};
 use super::space::Coverage;
 use super::{Collection, Finding, cover};
 use crate::backup::Hold;
@@ -25,10 +25,8 @@ use crate::depot::Shared;
 use crate::gc::rows::{self, Target};
 use crate::index::{Batch, Index, Rows, Table};
 use crate::layout::Location;
-use crate::pool::Stream;
 use crate::read::read_state;
-use crate::record::{Checksum, FRAME_HEADER_BYTES, Header, Kind};
-use crate::relayout::relayout;
+use crate::record::FRAME_HEADER_BYTES;
 use crate::rows::Place;
 use crate::scan::{Scanned, scan};
 use crate::segments::SegmentId;
@@ -41,10 +39,10 @@ const MIN_GARBAGE_BYTES: u64 = 64 << 10;
 const REMOVED_AT_ONCE: usize = 8;
 
 /// Rows changed while commits wait: microseconds.
-const ROWS_AT_ONCE: usize = 1000;
+pub const ROWS_AT_ONCE: usize = 1000;
 
 /// Room that must be left beside a copy: the index's own flush.
-const SLACK_BYTES: u64 = 8 << 20;
+pub const SLACK_BYTES: u64 = 8 << 20;
 
 /// The segments of one collection.
 pub struct Rewrite<'a, 'b> {
@@ -57,7 +55,7 @@ pub struct Rewrite<'a, 'b> {
     users: HashMap<SegmentId, Vec<NarHash>>,
     /// How many of the NARs that commits counted on are covered.
     seen: usize,
-    stream: Option<Stream>,
+    copier: Copier,
     /// Copied, to be removed: their lengths beside them.
     copied: Vec<(SegmentId, u64)>,
 }
@@ -73,7 +71,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             coverage: Coverage::default(),
             users: HashMap::new(),
             seen: 0,
-            stream: None,
+            copier: Copier::new(shared.clone()),
             copied: Vec::new(),
         };
         for row in Rows::new(&*shared.index, Table::Layouts, &[]) {
@@ -140,6 +138,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         }
         self.remove_copied()?;
         let collected = &mut self.collection.collected;
+        collected.copied_bytes += self.copier.copied_bytes;
         collected.live_bytes = live;
         collected.stored_bytes = self.shared.pool.bytes();
         if !collected.dry_run {
@@ -294,7 +293,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             // Another copy serves as well, when the index points at that one.
             let row = self.shared.index.get(Table::Frames, frame.as_bytes())?;
             if row.is_none_or(|row| Location::decode(&row).is_ok_and(|other| other == *at)) {
-                moved.push((*frame, *at, self.copy_frame(at)?));
+                moved.push((*frame, *at, self.copier.frame(at)?));
             }
         }
         let existing: HashSet<u32> = list(&self.shared)?.iter().map(|(id, _)| id.0).collect();
@@ -312,10 +311,10 @@ impl<'a, 'b> Rewrite<'a, 'b> {
                 spent.push((target, old));
                 continue;
             }
-            let new = self.stream()?.state_again(&header, &payload)?;
+            let new = self.copier.state(&header, &payload)?;
             states.push((target, old, new));
         }
-        self.make_durable()?;
+        self.copier.make_durable()?;
         self.forget(&spent)?;
         self.repoint(id, moved, states)
     }
@@ -332,75 +331,17 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         Ok(())
     }
 
-    fn stream(&mut self) -> Result<&mut Stream> {
-        if self.stream.as_ref().is_none_or(Stream::is_full) {
-            if self.stream.is_some() {
-                self.make_durable()?;
-            }
-            self.stream = Some(self.shared.pool.create()?);
-        }
-        Ok(self
-            .stream
-            .as_mut()
-            .expect("invariant: one was just created"))
-    }
-
-    fn copy_frame(&mut self, at: &Location) -> Result<Location> {
-        let mut bytes = BytesMut::zeroed(FRAME_HEADER_BYTES + at.stored_len as usize);
-        self.shared
-            .segments
-            .read(at.segment, at.offset, &mut bytes)
-            .map_err(|e| Error::io(format!("reading segment {}", at.segment), e))?;
-        let body = &bytes[FRAME_HEADER_BYTES..];
-        let Ok(Header::Frame(header)) = Header::decode(&bytes) else {
-            return Err(damaged(at));
-        };
-        if Checksum::of(body) != header.checksum {
-            return Err(damaged(at));
-        }
-        let stream = self.stream()?;
-        let offset = stream.frame(&header, body)?;
-        Ok(Location {
-            segment: stream.id(),
-            offset,
-            ..*at
-        })
-    }
-
-    /// Ends what was copied with a commit, and notes it in the index as replayed: should no row
-    /// come to point at it, it is garbage, and the old records are still there.
-    fn make_durable(&mut self) -> Result<()> {
-        let Some(stream) = &mut self.stream else {
-            return Ok(());
-        };
-        stream.state(Kind::Part, true, &[])?;
-        stream.sync()?;
-        stream.committed();
-        self.collection.collected.copied_bytes += stream.grown();
-        self.shared
-            .index_committed(Batch::default(), std::slice::from_ref(stream))
-    }
-
     /// Points rows from the old records to the copies, where they still point at the old ones.
     fn repoint(
         &mut self,
         id: SegmentId,
-        frames: Vec<(FrameId, Location, Location)>,
+        frames: Vec<Moved>,
         states: Vec<(Target, Place, Place)>,
     ) -> Result<()> {
         let shared = self.shared.clone();
-        for part in frames.chunks(ROWS_AT_ONCE) {
-            let _gate = shared.undisturbed()?;
-            let mut batch = Batch::default();
-            for (frame, old, new) in part {
-                let row = shared.index.get(Table::Frames, frame.as_bytes())?;
-                if row.is_none_or(|row| Location::decode(&row).is_ok_and(|at| at == *old)) {
-                    batch.put(Table::Frames, frame.as_bytes().as_slice(), new.encode());
-                }
-            }
-            shared.index.write(batch)?;
-        }
-        let mut users = self.users.remove(&id).unwrap_or_default();
+        self.copier.repoint(frames)?;
+        let users = self.users.remove(&id).unwrap_or_default();
+        let mut users: BTreeSet<NarHash> = users.into_iter().collect();
         for part in states.chunks(ROWS_AT_ONCE) {
             let _gate = shared.undisturbed()?;
             for (target, old, new) in part {
@@ -414,17 +355,8 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             let _gate = shared.undisturbed()?;
             users.extend(shared.uses.nars(self.seen));
         }
-        users.sort_unstable();
-        users.dedup();
-        for nar in users {
-            let mut batch = Batch::default();
-            let gate = shared.undisturbed()?;
-            relayout(&shared, &nar, &mut batch)?;
-            shared.index.write(batch)?;
-            drop(gate);
-            self.cover(nar)?;
-        }
-        Ok(())
+        self.copier.lay_out(&users)?;
+        users.into_iter().try_for_each(|nar| self.cover(nar))
     }
 
     /// Removes the segments whose copies are in the index, once that is durable.
@@ -479,11 +411,4 @@ fn forget_damaged(
         }
     }
     Ok(())
-}
-
-fn damaged(at: &Location) -> Error {
-    Error::corrupt(format!(
-        "segment {} is damaged at {}; scrub it",
-        at.segment, at.offset
-    ))
 }

@@ -43,6 +43,13 @@ impl Coverage {
         before.is_some_and(|(_, end)| offset < *end)
     }
 
+    /// Whether any byte of `range` lives.
+    pub fn touches(&self, segment: SegmentId, range: Range<u64>) -> bool {
+        let ranges = self.segments.get(&segment);
+        let before = ranges.and_then(|ranges| ranges.range(..range.end).next_back());
+        before.is_some_and(|(_, end)| range.start < *end)
+    }
+
     /// Living bytes of a segment.
     pub fn bytes(&self, segment: SegmentId) -> u64 {
         let ranges = self.segments.get(&segment);
@@ -70,6 +77,11 @@ mod tests {
             }
             for (at, lives) in bytes.iter().enumerate() {
                 prop_assert_eq!(coverage.has(segment, at as u64), *lives);
+            }
+            for (from, len) in [(0, 7), (60, 30), (200, 90)] {
+                let lives = bytes[from..from + len].contains(&true);
+                let range = from as u64..(from + len) as u64;
+                prop_assert_eq!(coverage.touches(segment, range), lives);
             }
             let living = bytes.iter().filter(|b| **b).count() as u64;
             prop_assert_eq!(coverage.bytes(segment), living);

@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
-const DAY: u64 = 86_400;
+pub(super) const DAY: u64 = 86_400;
 const START: u64 = 1_700_000_000;
 
 /// A depot whose clock the test sets.
-struct Yard {
-    bench: Bench,
-    time: Arc<AtomicU64>,
+pub(super) struct Yard {
+    pub(super) bench: Bench,
+    pub(super) time: Arc<AtomicU64>,
 }
 
 /// Everything that may go goes at once.
-fn strict() -> Policy {
+pub(super) fn strict() -> Policy {
     Policy {
         grace_s: 0,
         max_age_s: Some(0),
@@ -24,7 +24,7 @@ fn strict() -> Policy {
 }
 
 impl Yard {
-    fn new() -> Yard {
+    pub(super) fn new() -> Yard {
         let time = Arc::new(AtomicU64::new(START));
         let clock = time.clone();
         let bench = Bench::with(MemorySegments::default(), move |options| {
@@ -33,11 +33,11 @@ impl Yard {
         Yard { bench, time }
     }
 
-    fn wait(&self, seconds: u64) {
+    pub(super) fn wait(&self, seconds: u64) {
         self.time.fetch_add(seconds, Ordering::Relaxed);
     }
 
-    fn collect(&self, policy: &Policy) -> (Collected, Vec<Finding>) {
+    pub(super) fn collect(&self, policy: &Policy) -> (Collected, Vec<Finding>) {
         let mut findings = Vec::new();
         let collected = self
             .bench
@@ -62,7 +62,7 @@ impl Yard {
             .any(|path| path.name() == format!("path{number}"))
     }
 
-    fn pin(&self, name: &str, roots: &[u8], keep: &str) -> Pin {
+    pub(super) fn pin(&self, name: &str, roots: &[u8], keep: &str) -> Pin {
         let nar = Nar {
             nar_hash: snowcache_nix::NarHash::from_bytes([0; 32]),
             nar_size_bytes: 1,
