@@ -10,6 +10,8 @@
 #   make test-race      two builds of one path, 64 clients (SNOWCACHE_ROUNDS=10000)
 #   make test-flips     single bits flip (SNOWCACHE_FLIPS=10000)
 #   make check          format, clippy, licences (cargo deny, where it is installed), docs, tidy
+#   make bench          every goal of speed, memory and storage measured against nginx: tables and plots in target/bench (15 minutes)
+#   make bench-quick    the same in two minutes, with figures that are only a first look
 #   make bench-storage  what two generations of a system cost on disk
 #   make bench-scrub    what a scrub reads a second, and what requests notice of it
 #   make build          the release binaries, nothing else
@@ -19,7 +21,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench-storage bench-scrub
+commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-scrub
 .PHONY: help $(commands)
 
 help:
@@ -81,6 +83,19 @@ test-flips: test-setup
 check:
 	@scripts/prepare.sh check
 	@scripts/check.sh
+
+# Debian's files make the real corpus; elsewhere, and in the quick form, it is the synthetic one.
+bench:
+	@scripts/prepare.sh test
+	@scripts/build.sh
+	@if command -v dpkg-query >/dev/null; then scripts/test-inputs.sh; fi
+	@cargo bench --bench table
+
+bench-quick: export SNOWCACHE_BENCH_QUICK = 1
+bench-quick:
+	@scripts/prepare.sh test
+	@scripts/build.sh
+	@cargo bench --bench table
 
 bench-storage: test-setup
 	@cargo bench --bench storage

@@ -13,7 +13,7 @@ die() { say "$*"; exit 1; }
 
 build_packages=(g++ clang libclang-dev ccache make ca-certificates)
 test_packages=(nix-bin python3 git jq curl xz-utils bzip2 gzip zstd brotli lzip lz4 strace util-linux procps
-  mount e2fsprogs xfsprogs)
+  mount e2fsprogs xfsprogs nginx-light openssl)
 packages=("${build_packages[@]}")
 [ "$purpose" = run ] || packages+=("${test_packages[@]}")
 
@@ -38,7 +38,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     as_root=(sudo)
   fi
   say "installing what is missing: ${missing[*]}"
-  install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends install "${missing[@]}")
+  install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -y --no-install-recommends install "${missing[@]}")
+  # RUNLEVEL=1: nginx is only wanted as a program, no service on port 80.
   # Old package lists name versions that are gone: then once more with fresh ones.
   "${install[@]}" </dev/null >/dev/null 2>&1 || {
     "${as_root[@]}" apt-get update </dev/null >/dev/null

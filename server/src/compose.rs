@@ -20,6 +20,7 @@ use crate::{reload, systemd};
 use futures::FutureExt;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use snowcache_depot::{CacheName, Depot, Options};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use thiserror::Error;
@@ -115,7 +116,8 @@ impl Server {
         binding.addresses = &config.metrics.listen;
         let metrics_listeners = Listener::bind(&binding, &mut passed).await?;
         let bound: Vec<&Bound> = listeners.iter().map(Listener::bound).collect();
-        let banner = banner(&config, &bound, &identity);
+        let to_a_person = std::io::stdout().is_terminal();
+        let banner = banner(&config, &bound, &identity, to_a_person);
         let public_url = public_url(&config, bound[0]);
         let app = app(config, depot, identity, certificates, public_url);
         Ok(Server {

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod api;
+pub mod batch;
 pub mod body;
 pub mod cache_info;
 pub mod codec;

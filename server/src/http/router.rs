@@ -2,8 +2,8 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, cache_info, documents, gc, head, health, linger, listing, nar, narinfo, pins,
-    push_nar, push_narinfo, remove, scrub,
+    Shared, api, batch, cache_info, documents, gc, head, health, linger, listing, nar, narinfo,
+    pins, push_nar, push_narinfo, remove, scrub,
 };
 use crate::auth::Subject;
 use crate::listen::Peer;
@@ -13,7 +13,7 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use axum::{Extension, Router};
 
 /// The whole of it.
@@ -59,6 +59,7 @@ pub fn of_operators(app: Shared) -> Router {
 fn stock() -> Router<Shared> {
     Router::new()
         .route("/nix-cache-info", get(cache_info::get))
+        .route(&format!("/{}", batch::NAME), any(batch::query))
         .route("/{file}", get(file))
         .route("/log/{drv}", get(documents::get_log))
         .route("/realisations/{file}", get(documents::get_realisation))

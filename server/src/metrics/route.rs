@@ -1,5 +1,7 @@
 //! Which kind of URL was asked: a fixed list, whatever clients ask for.
 
+use crate::http::batch;
+
 macro_rules! routes {
     ($($variant:ident = $name:literal),* $(,)?) => {
         /// A kind of URL.
@@ -58,6 +60,7 @@ impl Route {
                 Route::Listing => Route::PushListing,
                 Route::Nar => Route::PushNar,
                 Route::Document => Route::PushDocument,
+                Route::Query => Route::Query,
                 _ => Route::Other,
             },
             None => stock(path.strip_prefix('/').unwrap_or(path)),
@@ -91,6 +94,7 @@ fn stock(path: &str) -> Route {
             "nix-cache-info" => Route::CacheInfo,
             "healthz" | "readyz" => Route::Health,
             "metrics" => Route::Metrics,
+            batch::NAME => Route::Query,
             _ => Route::Other,
         },
     }
@@ -116,6 +120,8 @@ mod tests {
             ("/push/realisations/x.doi", "push_document"),
             ("/api/v1/missing", "missing"),
             ("/api/v1/pins/web/rollback", "pins"),
+            ("/get-narinfos-v1", "query"),
+            ("/push/get-narinfos-v1", "query"),
             ("/readyz", "health"),
             ("/metrics", "metrics"),
             ("/push/", "other"),

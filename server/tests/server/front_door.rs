@@ -14,7 +14,7 @@ fn the_cache_says_what_it_is() {
         let info = cache.get(url);
         assert_eq!(
             info.text(),
-            "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 25\n"
+            "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 25\nGetNarInfosV1: get-narinfos-v1\n"
         );
         assert_eq!(
             cache.head(url).header("content-length"),

@@ -1,0 +1,168 @@
+//! What most rows are measured on: one corpus in snowcached, in nginx, and in whatever else was
+//! given, every NAR of each verified before anything counts.
+
+use super::super::corpus::Corpus;
+use super::super::engine::target::Target;
+use super::super::engine::verify::verify;
+use super::super::harness::server::Snowcached;
+use super::super::peers::harmonia::Harmonia;
+use super::super::peers::nginx::Nginx;
+use super::super::peers::{OURS, Served, Subject, YARDSTICK, snowcache};
+use super::super::report::Row;
+use super::super::settings::Settings;
+
+/// Servers that run and hold the corpus.
+pub struct Stage {
+    pub settings: Settings,
+    pub corpus: Corpus,
+    pub subjects: Vec<Subject>,
+    pub ours: Snowcached,
+    pub nginx: Option<Nginx>,
+    pub harmonia: Option<Harmonia>,
+    /// The depot's blocks: empty, with the first generation, with the second.
+    pub disk_bytes: [u64; 3],
+    /// What was not given, or was wrong.
+    pub remarks: Vec<Row>,
+}
+
+impl Stage {
+    pub fn set(settings: Settings) -> Stage {
+        let corpus = Corpus::of(&settings);
+        let (ours, disk_bytes) = filled(&corpus);
+        let mut stage = Stage {
+            settings,
+            corpus,
+            subjects: Vec::new(),
+            ours,
+            nginx: None,
+            harmonia: None,
+            disk_bytes,
+            remarks: Vec::new(),
+        };
+        stage.add_ours();
+        stage.add_nginx();
+        stage.add_harmonia();
+        stage.add_others();
+        for subject in &stage.subjects {
+            for served in [Some(&subject.packed), subject.plain.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                for catalog in &served.generations {
+                    verify(&served.target, catalog)
+                        .unwrap_or_else(|why| panic!("{} serves wrong bytes: {why}", subject.name));
+                }
+            }
+        }
+        stage
+    }
+
+    /// What generation 1 has, and what generation 2 has besides.
+    fn parts(&self) -> [Vec<String>; 2] {
+        [self.corpus.added(0), self.corpus.added(1)]
+    }
+
+    /// Stops and starts ours: what it then holds is what a start needs.
+    pub fn restart_ours(&mut self) {
+        self.ours.stop();
+        self.ours.start_again();
+        let pid = self.ours.pid();
+        let ours = self
+            .subjects
+            .iter_mut()
+            .filter(|subject| subject.name == OURS);
+        ours.for_each(|subject| subject.pid = pid);
+    }
+
+    fn add_ours(&mut self) {
+        let packed = Served::read(Target::plain(&self.ours.url()), &self.parts());
+        let generations = packed.generations.iter().cloned();
+        let plain = Served {
+            target: packed.target.clone(),
+            generations: generations.map(|catalog| catalog.uncompressed()).collect(),
+        };
+        self.subjects.push(Subject {
+            name: OURS.to_owned(),
+            pid: self.ours.pid(),
+            packed,
+            plain: Some(plain),
+        });
+    }
+
+    fn add_nginx(&mut self) {
+        let nginx = match Nginx::start(&self.corpus.folder, None) {
+            Ok(nginx) => nginx,
+            Err(why) => {
+                self.remarks.push(Row::untold("all", YARDSTICK, why));
+                return;
+            }
+        };
+        let read = |folder| {
+            let target = Target::plain(&format!("{}/{folder}", nginx.url()));
+            Served::read(target, &self.parts())
+        };
+        self.subjects.push(Subject {
+            name: YARDSTICK.to_owned(),
+            pid: nginx.pid(),
+            packed: read("zst"),
+            plain: Some(read("raw")),
+        });
+        self.nginx = Some(nginx);
+    }
+
+    fn add_harmonia(&mut self) {
+        let Some(binary) = self.settings.harmonia.clone() else {
+            let why = "not given (SNOWCACHE_BENCH_HARMONIA=path of its binary)";
+            self.remarks.push(Row::untold("all", "harmonia", why));
+            return;
+        };
+        match Harmonia::start(&binary) {
+            Ok(harmonia) => {
+                let target = Target::plain(&harmonia.url());
+                self.add_running("harmonia", target, harmonia.pid());
+                self.harmonia = Some(harmonia);
+            }
+            Err(why) => self.remarks.push(Row::untold("all", "harmonia", why)),
+        }
+    }
+
+    /// `NAME=URL@PID`: attic, or whatever else holds the corpus already.
+    fn add_others(&mut self) {
+        if self.settings.others.is_empty() {
+            let why = "not given (SNOWCACHE_BENCH_OTHERS=attic=http://HOST:PORT/CACHE@PID, holding \
+                       the corpus)";
+            self.remarks.push(Row::untold("all", "attic", why));
+        }
+        for other in self.settings.others.clone() {
+            let parsed = other.split_once('=').and_then(|(name, rest)| {
+                let (url, pid) = rest.rsplit_once('@')?;
+                Some((name, Target::parse(url, None).ok()?, pid.parse().ok()?))
+            });
+            let (name, target, pid) = parsed
+                .unwrap_or_else(|| panic!("SNOWCACHE_BENCH_OTHERS: `{other}` is not NAME=URL@PID"));
+            self.add_running(name, target, pid);
+        }
+    }
+
+    fn add_running(&mut self, name: &str, target: Target, pid: u32) {
+        let packed = Served::read(target, &self.parts());
+        self.subjects.push(Subject {
+            name: name.to_owned(),
+            pid,
+            packed,
+            plain: None,
+        });
+    }
+}
+
+fn filled(corpus: &Corpus) -> (Snowcached, [u64; 3]) {
+    eprintln!("filling snowcached");
+    let mut ours = snowcache::start(&[]);
+    let mut disk_bytes = [snowcache::disk_bytes(&mut ours), 0, 0];
+    for generation in 0..2 {
+        snowcache::push(&ours, &corpus.zst(), &corpus.added(generation))
+            .unwrap_or_else(|why| panic!("the corpus cannot be pushed: {why}"));
+        disk_bytes[generation + 1] = snowcache::disk_bytes(&mut ours);
+    }
+    (ours, disk_bytes)
+}
