@@ -23,6 +23,12 @@ if ! "$inputs/python/bin/python" -c "import kubernetes_validate as k; assert k._
   attempt "kubernetes-validate" "$inputs/python/bin/pip" install --quiet "kubernetes-validate==$kubernetes_validate"
 fi
 
+renders() { "$1" kustomize config/kubernetes/overlays/tls >/dev/null 2>&1; }
+if ! renders kubectl && ! renders "$inputs/kubectl"; then
+  echo "snowcache: unpacking kubectl into $inputs" >&2
+  attempt "kubectl" tests/newer-kubectl.sh "$inputs/kubectl" "$inputs/nix-2.26/apt"
+fi
+
 valid() { NIX_REMOTE=local nix-store --check-validity "$(readlink -f "$inputs/corpus-120/$1")" 2>/dev/null; }
 if ! { [ -e "$inputs/corpus-120/top1" ] && valid top1 && [ -e "$inputs/corpus-120/top2" ] && valid top2; }; then
   echo "snowcache: making two generations of a system for the tests (143 store paths, 412 MB; 3 minutes)" >&2
