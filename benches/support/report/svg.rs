@@ -263,7 +263,8 @@ fn bar(
     let (y, bottom) = (scale.y(middle), HEIGHT - BOTTOM);
     let inner = width * 0.9;
     let mut svg = format!(
-        "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{inner:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>\n",
+        "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{inner:.1}\" height=\"{:.1}\" \
+         fill=\"{colour}\"/>\n",
         (bottom - y).max(0.5)
     );
     let centre = left + inner / 2.0;
