@@ -23,7 +23,7 @@ pub fn plots(report: &Report) -> Vec<(String, String, String)> {
 }
 
 /// (file, title, goals, unit, what the value axis says)
-const BARS: [(&str, &str, &[&str], &str, &str); 14] = [
+const BARS: [(&str, &str, &[&str], &str, &str); 15] = [
     (
         "narinfo-cpu.svg",
         "One narinfo, server's CPU",
@@ -92,6 +92,13 @@ const BARS: [(&str, &str, &[&str], &str, &str); 14] = [
         "Connections that only cost: the server's memory",
         &["S4"],
         "KiB each",
+        "KiB for each connection",
+    ),
+    (
+        "slow-kernel.svg",
+        "Connections that only cost: the kernel's memory, both ends",
+        &["S4"],
+        "KiB of the kernel's each",
         "KiB for each connection",
     ),
     (
