@@ -53,12 +53,12 @@ impl Gate {
     /// # Errors
     /// 403 for plain TCP from another machine, 401 for no token or a wrong one.
     pub fn admit_write(&self, peer: &Peer, headers: &HeaderMap) -> Result<Subject, Refusal> {
-        if !self.allow_plaintext_writes && !peer.is_local() {
+        if !self.allow_plaintext_writes && !peer.is_private() {
             return Err(Refusal::new(
                 StatusCode::FORBIDDEN,
                 "writes over plain TCP from another machine are refused, the token would travel \
-                 readable: push through a TLS proxy on this machine, or set \
-                 auth.allow_plaintext_writes = true",
+                 readable: give the server a certificate ([tls]) or push through a TLS proxy on \
+                 this machine, or set auth.allow_plaintext_writes = true",
             ));
         }
         self.subject(headers).ok_or_else(|| unauthorized(headers))
@@ -253,6 +253,11 @@ mod tests {
                 "{address}"
             );
         }
-        assert!(gate(false).admit_write(&Peer::Unix, &headers).is_ok());
+        for private in [Peer::Unix, Peer::Tls(([192, 0, 2, 7], 1).into())] {
+            assert!(
+                gate(false).admit_write(&private, &headers).is_ok(),
+                "{private:?}"
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the server prints when it is ready: one line for scripts, then what a person pastes.
 //!
-//! Never: the admin token.
+//! Never: the admin token; nor the push token where a journal or a container's log keeps what is
+//! printed.
 
 use crate::config::Config;
 use crate::first_start::{Identity, hostname};
@@ -19,15 +20,30 @@ pub fn public_url(config: &Config, bound: &Bound) -> String {
         Bound::Tcp(address) if address.ip().is_unspecified() => {
             format!("http://{}:{}", hostname(), address.port())
         }
+        Bound::Tls(address) if address.ip().is_unspecified() => {
+            format!("https://{}:{}", hostname(), address.port())
+        }
         bound => bound.to_string(),
     }
 }
 
-/// The whole text, ending in a line break.
-pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
-    let url = public_url(config, bound);
+/// For nix.conf, so that a cache that died or stalls costs a client with another substituter less
+/// than 30 s. A download of which no byte arrives is given up after 5 s, thrice, with pauses of at
+/// most 1.1 s in all: 16 s for the NAR under way, about as much again at most for what Nix 2.8 asks
+/// for one after the other; `fallback` makes Nix leave the cache alone for a minute then. With Nix's
+/// own values it is 5 times 300 s, for every path anew.
+const FAILOVER: &str = "connect-timeout = 5\n\
+    stalled-download-timeout = 5\n\
+    download-attempts = 3\n\
+    fallback = true\n";
+
+/// The whole text, ending in a line break. With `to_a_person` false it does not show the push
+/// token.
+pub fn banner(config: &Config, bound: &[&Bound], identity: &Identity, to_a_person: bool) -> String {
+    let url = public_url(config, bound[0]);
     let data = config.data.display();
-    let mut text = format!("snowcached ready on {bound}\n");
+    let all: Vec<String> = bound.iter().map(ToString::to_string).collect();
+    let mut text = format!("snowcached ready on {}\n", all.join(", "));
     if url.starts_with("unix:") {
         write!(
             text,
@@ -45,7 +61,11 @@ pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
         .collect();
     let keys = keys.join(" ");
     let host = host_of(&url);
-    let token = &identity.push_token;
+    let token = if to_a_person {
+        &identity.push_token
+    } else {
+        "TOKEN"
+    };
     let priority = config.cache.priority;
     write!(
         text,
@@ -55,9 +75,12 @@ pub fn banner(config: &Config, bound: &Bound, identity: &Identity) -> String {
          # Priority: this cache has {priority}, cache.nixos.org has 40. The lower one is asked\n\
          # first, the other one when a path is missing; to turn that round on one machine:\n\
          # substituters = {url}?priority=50 https://cache.nixos.org\n\
+         # When it dies or stalls, go on with the next one in less than 30 s:\n\
+         {FAILOVER}\
          \n# To push, with the token of {data}/push.token in a netrc file:\n\
          machine {host} login push password {token}\n\
-         # nix copy --to '{url}/push?compression=zstd' --option netrc-file NETRC PATH...\n",
+         # nix copy --to '{url}/push?compression=zstd' --option netrc-file NETRC \\\n\
+         #     --option stalled-download-timeout 300 PATH...\n",
     )
     .expect("invariant: writing to a String cannot fail");
     text
@@ -94,7 +117,7 @@ mod tests {
     #[test]
     fn the_first_line_is_for_scripts_and_the_rest_for_nix_conf() {
         let bound = Bound::Tcp("127.0.0.1:8420".parse().expect("an address"));
-        let text = banner(&Config::default(), &bound, &identity());
+        let text = banner(&Config::default(), &[&bound], &identity(), true);
         assert_eq!(
             text.lines().next(),
             Some("snowcached ready on http://127.0.0.1:8420")
@@ -116,13 +139,21 @@ mod tests {
     }
 
     #[test]
+    fn a_log_does_not_get_the_push_token() {
+        let bound = Bound::Tcp("127.0.0.1:8420".parse().expect("an address"));
+        let text = banner(&Config::default(), &[&bound], &identity(), false);
+        assert!(!text.contains("the-push-token"), "{text}");
+        assert!(text.contains("./var/push.token"), "{text}");
+    }
+
+    #[test]
     fn behind_a_proxy_its_own_url_is_printed() {
         let config = Config {
             public_url: "https://cache.example.org:444/".to_owned(),
             ..Config::default()
         };
         let bound = Bound::Tcp("0.0.0.0:8420".parse().expect("an address"));
-        let text = banner(&config, &bound, &identity());
+        let text = banner(&config, &[&bound], &identity(), true);
         assert!(
             text.starts_with("snowcached ready on http://0.0.0.0:8420\n"),
             "{text}"

@@ -10,12 +10,13 @@
 //! of room within a minute.
 
 use crate::http::errors::Refusal;
+use crate::metrics::Exposition;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 use snowcache_depot::{Collected, Depot, ErrorKind, Finding, Policy};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -49,6 +50,19 @@ pub struct Collector {
     /// When the one under way began.
     running: Mutex<Option<Instant>>,
     wanted: Notify,
+    totals: Mutex<Totals>,
+}
+
+/// What collections came to since the start, dry runs left out.
+#[derive(Debug, Clone, Default)]
+struct Totals {
+    ended: u64,
+    failed: u64,
+    paths: u64,
+    freed_bytes: u64,
+    copied_bytes: u64,
+    /// What was found living by the last one, when it ended, and how long it took.
+    last: Option<(u64, SystemTime, Duration)>,
 }
 
 /// Given up when a collection ends, however it does.
@@ -69,6 +83,7 @@ impl Collector {
             interval,
             running: Mutex::new(None),
             wanted: Notify::new(),
+            totals: Mutex::default(),
         })
     }
 
@@ -153,6 +168,60 @@ impl Collector {
         }
     }
 
+    /// What there is to tell, for Prometheus.
+    pub fn tell(&self, to: &mut Exposition) {
+        to.gauge("gc_running", "Whether a collection is under way.");
+        to.sample(&[], u8::from(self.running().is_some()));
+        let totals = self.totals().clone();
+        to.counter("gc_runs_total", "Collections, dry runs left out.");
+        to.sample(&[("result", "ended")], totals.ended);
+        to.sample(&[("result", "failed")], totals.failed);
+        for (name, help, value) in [
+            (
+                "gc_removed_paths_total",
+                "Paths that collections removed.",
+                totals.paths,
+            ),
+            (
+                "gc_freed_bytes_total",
+                "Bytes that segments got less.",
+                totals.freed_bytes,
+            ),
+            (
+                "gc_copied_bytes_total",
+                "Bytes copied for it.",
+                totals.copied_bytes,
+            ),
+        ] {
+            to.counter(name, help);
+            to.sample(&[], value);
+        }
+        if let Some((live_bytes, ended, took)) = totals.last {
+            to.gauge(
+                "gc_last_end_time_seconds",
+                "When the last one ended, since 1970.",
+            );
+            to.sample(
+                &[],
+                ended
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs(),
+            );
+            to.gauge("gc_last_duration_seconds", "How long it took.");
+            to.sample(&[], took.as_secs_f64());
+            to.gauge(
+                "depot_live_bytes",
+                "Bytes in segments that it found living.",
+            );
+            to.sample(&[], live_bytes);
+        }
+    }
+
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn running(&self) -> MutexGuard<'_, Option<Instant>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,6 +240,7 @@ impl Collector {
     }
 
     fn collect(&self, dry_run: bool, mut teller: Teller) {
+        let began = Instant::now();
         tracing::info!(dry_run, "a collection begins");
         let collected = self.depot.collect(&self.policy, dry_run, &mut |finding| {
             if !dry_run {
@@ -182,16 +252,32 @@ impl Collector {
             Ok(collected) => {
                 let (paths, freed_bytes) = (collected.paths, collected.freed_bytes);
                 tracing::info!(dry_run, paths, freed_bytes, "a collection has ended");
+                if !dry_run {
+                    self.totals().add(&collected, began.elapsed());
+                }
                 teller.end(&collected);
             }
             Err(error) => {
                 match error.kind() {
                     ErrorKind::Closed => tracing::info!("a collection was stopped"),
-                    _ => tracing::error!(%error, "a collection failed"),
+                    _ => {
+                        self.totals().failed += 1;
+                        tracing::error!(%error, "a collection failed");
+                    }
                 }
                 teller.last(&json!({ "error": error.to_string() }));
             }
         }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, collected: &Collected, took: Duration) {
+        self.ended += 1;
+        self.paths += collected.paths;
+        self.freed_bytes += collected.freed_bytes;
+        self.copied_bytes += collected.copied_bytes;
+        self.last = Some((collected.live_bytes, SystemTime::now(), took));
     }
 }
 

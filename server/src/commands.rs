@@ -5,14 +5,16 @@
 //! a running server; the others refuse a folder that one uses.
 
 mod backup;
+mod check_config;
 mod fsck;
 mod recover;
 mod show;
 
-use crate::config::{Config, ConfigError, Log};
+use crate::config::{Effective, Log, Mistakes, Sources, addresses};
 use crate::observe;
 use clap::{Args, Parser, Subcommand};
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,17 +26,21 @@ use std::process::ExitCode;
 Examples:
   snowcached --config /etc/snowcached.toml
   snowcached --data /var/lib/snowcache --listen 0.0.0.0:8420
-  snowcached --data /var/lib/snowcache backup /mnt/backup/snowcache")]
+  snowcached --data /var/lib/snowcache --listen '[::]:8420' --listen unix:/run/snowcache/sock
+  snowcached --data /var/lib/snowcache backup /mnt/backup/snowcache
+
+Every key of the configuration is an environment variable, too: SNOWCACHE_DEPOT_MAX_SIZE_BYTES for
+max_size_bytes in [depot]. Flags win over variables, variables over the file.")]
 pub struct Arguments {
     /// Read the configuration from this file
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "SNOWCACHE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Keep everything in this folder [default: ./var]
     #[arg(long, global = true, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Listen here [default: 127.0.0.1:8420]
-    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
-    pub listen: Option<String>,
+    /// Listen here; may be given several times [default: 127.0.0.1:8420]
+    #[arg(long, global = true, value_name = "ADDR:PORT|unix:PATH|systemd")]
+    pub listen: Vec<String>,
     /// What to do instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -83,6 +89,26 @@ Examples:
 
 Exit codes: 0 complete, 1 failed or damaged, 2 wrong usage.")]
     Backup(BackupArgs),
+    /// Print the configuration that would be in force, and where each value comes from
+    #[command(after_help = "\
+It is printed as a configuration file that says the same; behind each value stands who said it: a
+line of the file, an environment variable, a flag, or the default. Every mistake is reported.
+
+Examples:
+  snowcached --config /etc/snowcached.toml check-config
+  SNOWCACHE_LISTEN=0.0.0.0:8420 snowcached check-config | grep SNOWCACHE_
+  snowcached check-config --json | jq .said_by
+
+Exit codes: 0 it can be served with, 2 it cannot.")]
+    CheckConfig(CheckConfigArgs),
+}
+
+/// `snowcached check-config`
+#[derive(Args, Debug)]
+pub struct CheckConfigArgs {
+    /// Print one JSON object: {"config": ..., "said_by": ...} or {"errors": [...]}
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `snowcached fsck`
@@ -119,16 +145,39 @@ pub struct BackupArgs {
 }
 
 impl Arguments {
-    /// The configuration that the file and the flags make.
+    /// The configuration that the file, the environment and the flags make.
     ///
     /// # Errors
-    /// What is wrong with the file.
-    pub fn config(&self) -> Result<Config, ConfigError> {
-        let file = self.config.as_deref();
-        let mut config = file.map_or_else(|| Ok(Config::default()), Config::load)?;
-        config.data = self.data.clone().unwrap_or(config.data);
-        config.listen = self.listen.clone().unwrap_or(config.listen);
-        Ok(config)
+    /// Everything that is wrong with it.
+    pub fn config(&self) -> Result<Effective, Mistakes> {
+        let data = self.data.as_ref().map(|data| {
+            let data = data.to_string_lossy().into_owned();
+            ("data", "--data", data.into())
+        });
+        let listen = (!self.listen.is_empty()).then(|| {
+            let listen = addresses(self.listen.iter().map(String::as_str));
+            ("listen", "--listen", listen)
+        });
+        let text = |variable: OsString| variable.to_string_lossy().into_owned();
+        let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+        let passed = number("LISTEN_FDS").is_some_and(|sockets| sockets > 0);
+        let to_us = number("LISTEN_PID").is_none_or(|pid| pid == std::process::id());
+        let mut sources = Sources {
+            file: None,
+            environment: std::env::vars_os()
+                .map(|(name, value)| (text(name), text(value)))
+                .collect(),
+            flags: data.into_iter().chain(listen).collect(),
+            socket_activated: passed && to_us,
+        };
+        if let Some(path) = &self.config {
+            sources = sources.with_file(path)?;
+        }
+        let mut effective = Effective::of(sources)?;
+        if let Some(data) = &self.data {
+            effective.config.data.clone_from(data); // also where its name is no UTF-8
+        }
+        Ok(effective)
     }
 }
 
@@ -137,7 +186,11 @@ impl Arguments {
 /// # Errors
 /// With what to tell the caller.
 pub fn run(command: Command, arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let config = arguments.config()?;
+    let effective = arguments.config();
+    if let Command::CheckConfig(args) = &command {
+        return check_config::run(effective, args);
+    }
+    let config = effective?.config;
     let filter = "error".to_owned(); // the command tells by itself what it finds
     observe::start(&Log {
         filter,
@@ -147,6 +200,7 @@ pub fn run(command: Command, arguments: &Arguments) -> Result<ExitCode, Box<dyn 
         Command::Fsck(args) => fsck::run(&config.data, &args),
         Command::Recover(args) => recover::run(&config.data, &args),
         Command::Backup(args) => backup::run(&config.data, &args),
+        Command::CheckConfig(_) => unreachable!("invariant: returned above"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The whole server, put together top-down.
 //!
 //! ```text
-//!   data folder --lock--> keys and tokens --> depot --> socket --> router --> serve until stopped
+//!   data folder --lock--> keys and tokens --> depot --> sockets --> router --> serve until stopped
 //!                                               '--> collector, scrubber, by the clock
 //! ```
 
@@ -11,22 +11,29 @@ use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
 use crate::http::{App, Shared, router};
-use crate::listen::{self, Bound, Listener};
+use crate::listen::tls::{Certificates, TlsError};
+use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
 use crate::lock::{DataLock, LockError};
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
+use crate::{reload, systemd};
+use futures::FutureExt;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use snowcache_depot::{CacheName, Depot, Options};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use thiserror::Error;
+use tokio::signal::unix::Signal;
+use tokio::task::JoinHandle;
 
 /// Narinfos and documents that wait for a group commit at once: each holds a thread and at most its
 /// body's 1 MiB (logs up to max_log_bytes), and one fsync serves all of them.
 const COMMITS_AT_ONCE: usize = 64;
 
-/// Threads for a collection, for what was used, for name lookups and the like, beside the pools'.
-const SPARE_THREADS: usize = 8;
+/// Threads for a collection, for what was used, for name lookups, probes, scrapes and the like,
+/// beside the pools'.
+const SPARE_THREADS: usize = 16;
 
 /// Why the server did not start.
 #[derive(Debug, Error)]
@@ -48,20 +55,24 @@ pub enum StartError {
         /// Why.
         source: snowcache_depot::Error,
     },
-    /// The socket.
-    #[error("cannot listen on {listen}; give --listen a free ADDRESS:PORT or unix:PATH")]
-    Listen {
-        /// As configured.
-        listen: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// SIGHUP cannot be listened to.
+    #[error("the system allows no handler of SIGHUP")]
+    Signal(#[source] std::io::Error),
 }
 
-/// A server that is ready: its depot open, its socket bound.
+/// A server that is ready: its depot open, its sockets bound.
 pub struct Server {
     app: Shared,
-    listener: Listener,
+    listeners: Vec<Listener>,
+    /// For operators alone.
+    metrics_listeners: Vec<Listener>,
+    hangups: Signal,
     banner: String,
     /// Given up last.
     lock: DataLock,
@@ -78,43 +89,55 @@ impl Server {
     /// # Errors
     /// [`StartError`]
     pub async fn open(config: Config) -> Result<Server, StartError> {
+        Server::open_with(config, Passed::none()).await
+    }
+
+    /// The same, with sockets that systemd has bound.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn open_with(config: Config, mut passed: Passed) -> Result<Server, StartError> {
         let config = config.checked()?;
         raise_descriptor_limit();
         let lock = DataLock::take(&config.data)?;
         let identity = Identity::in_folder(&config.data, &config.cache.key_name)?;
-        let depot = open_depot(&config).await?;
-        let listener = Listener::bind(&config.listen).await.map_err(|source| {
-            let listen = config.listen.clone();
-            StartError::Listen { listen, source }
-        })?;
-        let banner = banner(&config, listener.bound(), &identity);
-        let policy = config.retention.policy();
-        let interval = config.retention.gc_interval();
-        let app = App {
-            scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
-            collector: Collector::new(depot.clone(), policy, interval),
-            depot,
-            cache: CacheName::default_cache(),
-            gate: Gate::new(&identity, config.auth.allow_plaintext_writes),
-            keys: identity.keys,
-            public_url: public_url(&config, listener.bound()),
-            reads: Workers::new(config.reads.max_at_once),
-            uploads: Workers::new(config.uploads.max_at_once),
-            commits: Workers::new(COMMITS_AT_ONCE),
-            conflicts: AtomicU64::new(0),
-            config,
+        let certificates = match config.tls.is_on() {
+            true => Some(Certificates::load(&config.tls)?),
+            false => None,
         };
+        let hangups = listen::reload_signal().map_err(StartError::Signal)?;
+        let depot = open_depot(&config).await?;
+        let mut binding = Binding {
+            addresses: &config.listen,
+            unix_mode: config.http.unix_socket_mode().unwrap_or_default(),
+            certificates: certificates.clone(),
+        };
+        let listeners = Listener::bind(&binding, &mut passed).await?;
+        binding.addresses = &config.metrics.listen;
+        let metrics_listeners = Listener::bind(&binding, &mut passed).await?;
+        let bound: Vec<&Bound> = listeners.iter().map(Listener::bound).collect();
+        let to_a_person = std::io::stdout().is_terminal();
+        let banner = banner(&config, &bound, &identity, to_a_person);
+        let public_url = public_url(&config, bound[0]);
+        let app = app(config, depot, identity, certificates, public_url);
         Ok(Server {
             app: Arc::new(app),
-            listener,
+            listeners,
+            metrics_listeners,
+            hangups,
             banner,
             lock,
         })
     }
 
     /// Where it listens.
-    pub fn bound(&self) -> &Bound {
-        self.listener.bound()
+    pub fn bound(&self) -> impl Iterator<Item = &Bound> {
+        self.listeners.iter().map(Listener::bound)
+    }
+
+    /// Where operators are told how it is, if not there.
+    pub fn metrics_bound(&self) -> impl Iterator<Item = &Bound> {
+        self.metrics_listeners.iter().map(Listener::bound)
     }
 
     /// What to print now.
@@ -122,27 +145,81 @@ impl Server {
         &self.banner
     }
 
-    /// Serves until `stop` is ready, then lets what is under way end.
-    pub async fn serve(self, stop: impl Future<Output = ()>) {
-        let router = router::router(self.app.clone());
-        let (collector, scrubber) = (self.app.collector.clone(), self.app.scrubber.clone());
-        let background = [
-            tokio::spawn(scrubber.clone().by_itself()),
-            tokio::spawn(collector.clone().by_itself()),
-            tokio::spawn(collector.clone().note()),
-        ];
-        let ending = scrubber.clone();
-        let stop = async move {
-            stop.await;
-            ending.halt(); // its client would be waited for
-        };
-        listen::serve(self.listener, router, &self.app.config.http, stop).await;
+    /// Serves until `stop` is ready; then, unless `hurry` is ready before, lets those who send
+    /// requests notice, and what is under way end.
+    pub async fn serve(
+        self,
+        stop: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()> + Send,
+    ) {
+        let (app, hurry) = (self.app, hurry.shared());
+        let service = |router| Service::new(router, &app.config.http, &app.metrics);
+        let serving = service(router::router(app.clone())).on(self.listeners);
+        let operators = service(router::of_operators(app.clone())).on(self.metrics_listeners);
+        let background = background(&app, self.hangups);
+        systemd::ready();
+        stop.await;
+        systemd::stopping();
+        app.metrics.drain();
+        tracing::info!("told to stop");
+        tokio::select! {
+            () = tokio::time::sleep(app.config.http.drain_delay()) => {},
+            () = hurry.clone() => {},
+        }
+        app.scrubber.halt(); // its client would be waited for
+        serving.end(hurry).await;
         background.iter().for_each(|task| task.abort());
-        scrubber.stop().await;
-        collector.stop().await;
-        drop(self.app);
+        app.scrubber.stop().await;
+        app.collector.stop().await;
+        operators.end(std::future::ready(())).await;
+        drop(app);
         drop(self.lock);
     }
+}
+
+fn app(
+    config: Config,
+    depot: Depot,
+    identity: Identity,
+    certificates: Option<Arc<Certificates>>,
+    public_url: String,
+) -> App {
+    let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
+    App {
+        scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
+        collector: Collector::new(depot.clone(), policy, interval),
+        depot,
+        cache: CacheName::default_cache(),
+        gate: Gate::new(&identity, config.auth.allow_plaintext_writes),
+        keys: identity.keys,
+        public_url,
+        reads: Workers::new(config.reads.max_at_once),
+        uploads: Workers::new(config.uploads.max_at_once),
+        commits: Workers::new(COMMITS_AT_ONCE),
+        metrics: Arc::default(),
+        certificates,
+        conflicts: AtomicU64::new(0),
+        config,
+    }
+}
+
+/// What runs beside serving, until it is aborted. A cache that is read-only notes what is asked
+/// for, and leaves the rest.
+fn background(app: &Shared, hangups: Signal) -> Vec<JoinHandle<()>> {
+    let mut tasks = vec![
+        tokio::spawn(app.collector.clone().note()),
+        tokio::spawn(systemd::keep_watch(app.depot.clone())),
+        tokio::spawn(reload::keep_up(
+            app.certificates.clone(),
+            app.config.tls.clone(),
+            hangups,
+        )),
+    ];
+    if !app.config.read_only {
+        tasks.push(tokio::spawn(app.scrubber.clone().by_itself()));
+        tasks.push(tokio::spawn(app.collector.clone().by_itself()));
+    }
+    tasks
 }
 
 /// Connections and segments want more descriptors than the 1024 that a shell's soft limit allows;

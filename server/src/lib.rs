@@ -3,6 +3,7 @@
 //! ```text
 //!   main --> compose --+-- config, first_start, lock, observe, banner   what a start needs
 //!                      +-- auth, workers                                who may, how much at once
+//!                      +-- metrics, systemd, reload                     what operators see and do
 //!                      '-- listen --> http --> snowcache_depot          what is asked and answered
 //! ```
 //! What it guarantees: an upload is acknowledged only when it is durable, and signed only over what
@@ -20,6 +21,9 @@ pub mod first_start;
 pub mod http;
 pub mod listen;
 pub mod lock;
+pub mod metrics;
 pub mod observe;
+pub mod reload;
 pub mod scrubber;
+pub mod systemd;
 pub mod workers;

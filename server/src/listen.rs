@@ -1,30 +1,42 @@
 //! Connections: accepted, bounded in number and in patience, and ended gracefully.
 //!
 //! ```text
-//!   bind --> accept --[place]--> hyper http1 --> the router
-//!                                  '-- stalled writes, slow heads: closed
-//!   SIGTERM: stop accepting --> let requests end, shutdown_grace_s --> close
+//!   bind --> accept --[place]--> (TLS) --> hyper http1 --> metered --> the router
+//!                                            '-- stalled writes, slow heads: closed
+//!   SIGTERM: /readyz 503 --drain_delay_s--> stop accepting --> let requests end, shutdown_grace_s
+//!            --> close
 //! ```
+//! Guarantees: what is spoken over a plain TCP connection is driven over its own type, with no box
+//! in between.
 
 mod io;
+mod signals;
+mod socket;
+pub mod tls;
+mod validity;
+
+pub use signals::{reload_signal, stop_signals};
+pub use socket::{BindError, Binding, Listener, Passed};
 
 use crate::config::Http;
+use crate::metrics::Metrics;
 use axum::Router;
 use axum::extract::Request;
+use axum::http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use io::WriteTimeout;
+use socket::Accepted;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 
 /// Bytes that hyper buffers of one connection: what it reads at a time, so what an upload queues is
 /// a small multiple.
@@ -39,6 +51,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 pub enum Bound {
     /// An address and port, the real one if 0 was asked for.
     Tcp(SocketAddr),
+    /// The same, encrypted.
+    Tls(SocketAddr),
     /// A socket in the filesystem.
     Unix(PathBuf),
 }
@@ -47,6 +61,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Bound::Tcp(address) => write!(f, "http://{address}"),
+            Bound::Tls(address) => write!(f, "https://{address}"),
             Bound::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -57,162 +72,157 @@ impl fmt::Display for Bound {
 pub enum Peer {
     /// By TCP.
     Tcp(SocketAddr),
+    /// By TCP, encrypted.
+    Tls(SocketAddr),
     /// By the socket in the filesystem.
     Unix,
 }
 
 impl Peer {
     /// Whether nobody between there and here can listen in.
-    pub fn is_local(&self) -> bool {
+    pub fn is_private(&self) -> bool {
         match self {
             Peer::Tcp(address) => address.ip().to_canonical().is_loopback(),
-            Peer::Unix => true,
+            Peer::Tls(_) | Peer::Unix => true,
         }
     }
 }
 
-enum Socket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// A bound socket.
-pub struct Listener {
-    socket: Socket,
-    bound: Bound,
-}
-
-impl Listener {
-    /// Binds `listen`: `ADDRESS:PORT` or `unix:PATH`. A socket file left behind is replaced.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub async fn bind(listen: &str) -> std::io::Result<Listener> {
-        if let Some(path) = listen.strip_prefix("unix:") {
-            let path = PathBuf::from(path);
-            remove_stale_socket(&path)?;
-            let socket = Socket::Unix(UnixListener::bind(&path)?);
-            return Ok(Listener {
-                socket,
-                bound: Bound::Unix(path),
-            });
-        }
-        let listener = TcpListener::bind(listen).await?;
-        let bound = Bound::Tcp(listener.local_addr()?);
-        Ok(Listener {
-            socket: Socket::Tcp(listener),
-            bound,
-        })
-    }
-
-    /// Where it is bound.
-    pub fn bound(&self) -> &Bound {
-        &self.bound
-    }
-
-    async fn accept(&self) -> std::io::Result<(Connection, Peer)> {
-        match &self.socket {
-            Socket::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                // Small answers leave at once; large ones fill their packets anyway.
-                stream.set_nodelay(true)?;
-                Ok((Box::new(stream), Peer::Tcp(address)))
-            }
-            Socket::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Box::new(stream), Peer::Unix))
-            }
-        }
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-type Connection = Box<dyn Stream>;
-
-fn remove_stale_socket(path: &std::path::Path) -> std::io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path),
-        _ => Ok(()),
-    }
-}
-
-/// Ready at SIGTERM or SIGINT, which from now on do not end the process themselves.
-///
-/// # Errors
-/// When the handlers cannot be set up.
-pub fn stop_signals() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    })
-}
-
-/// Serves `router` on `listener` until `stop` is ready, then lets what is under way end.
-pub async fn serve(
-    listener: Listener,
+/// What connections are served with.
+#[derive(Clone)]
+pub struct Service {
     router: Router,
-    http: &Http,
-    stop: impl Future<Output = ()>,
-) {
-    let places = Arc::new(Semaphore::new(http.max_connections));
-    let graceful = GracefulShutdown::new();
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await;
-            let place = place.expect("invariant: the semaphore is never closed");
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            biased;
-            () = &mut stop => break,
-            next = next => next,
-        };
+    /// Connections served at once, of all sockets together.
+    places: Arc<Semaphore>,
+    http: Http,
+    metrics: Arc<Metrics>,
+}
+
+/// Sockets that are being served.
+pub struct Serving {
+    accepting: JoinSet<()>,
+    /// Accepting ends when it is dropped.
+    stop: watch::Sender<()>,
+    graceful: Arc<GracefulShutdown>,
+    grace: Duration,
+}
+
+impl Serving {
+    /// Accepts no more, and lets what is under way end; not all of it when `hurry` is ready.
+    pub async fn end(mut self, hurry: impl Future<Output = ()>) {
+        drop(self.stop);
+        while self.accepting.join_next().await.is_some() {}
+        let graceful = Arc::into_inner(self.graceful);
+        let graceful = graceful.expect("invariant: who accepts has ended");
+        tokio::select! {
+            ended = tokio::time::timeout(self.grace, graceful.shutdown()) => if ended.is_err() {
+                tracing::warn!("requests still under way after shutdown_grace_s were cut off");
+            },
+            () = hurry => tracing::warn!("told twice to stop: requests under way were cut off"),
+        }
+    }
+}
+
+impl Service {
+    /// Serves `router` within the limits of `http`.
+    pub fn new(router: Router, http: &Http, metrics: &Arc<Metrics>) -> Service {
+        Service {
+            router,
+            places: Arc::new(Semaphore::new(http.max_connections)),
+            http: http.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// Begins to accept on all of `listeners`.
+    pub fn on(&self, listeners: Vec<Listener>) -> Serving {
+        let (stop, stopped) = watch::channel(());
+        let graceful = Arc::new(GracefulShutdown::new());
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let (service, graceful) = (self.clone(), graceful.clone());
+            accepting.spawn(service.accept(listener, graceful, stopped.clone()));
+        }
+        Serving {
+            accepting,
+            stop,
+            graceful,
+            grace: self.http.shutdown_grace(),
+        }
+    }
+
+    async fn accept(
+        self,
+        listener: Listener,
+        graceful: Arc<GracefulShutdown>,
+        mut stopped: watch::Receiver<()>,
+    ) {
+        loop {
+            let next = async {
+                let place = self.places.clone().acquire_owned().await;
+                let place = place.expect("invariant: the semaphore is never closed");
+                (listener.accept().await, place)
+            };
+            let (accepted, place) = tokio::select! {
+                biased;
+                _ = stopped.changed() => return,
+                next = next => next,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    let (service, watcher) = (self.clone(), graceful.watcher());
+                    tokio::spawn(service.serve(accepted, watcher, place));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, accepted: Accepted, watcher: Watcher, place: OwnedSemaphorePermit) {
+        let _connected = self.metrics.http.connected();
         match accepted {
-            Ok((stream, peer)) => {
-                let stream = WriteTimeout::new(stream, http.write_timeout());
-                spawn(stream, peer, router.clone(), http, &graceful, place);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-            }
-        }
-    }
-    drop(listener);
-    if tokio::time::timeout(http.shutdown_grace(), graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!("requests still under way after shutdown_grace_s were cut off");
-    }
-}
-
-fn spawn(
-    stream: WriteTimeout<Connection>,
-    peer: Peer,
-    router: Router,
-    http: &Http,
-    graceful: &GracefulShutdown,
-    place: OwnedSemaphorePermit,
-) {
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        hyper::service::Service::call(&TowerToHyperService::new(router.clone()), request)
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(http.header_timeout())
-        .max_buf_size(CONNECTION_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection ended early");
+            Accepted::Plain(stream, peer) => self.speak(stream, peer, watcher).await,
+            Accepted::Unix(stream) => self.speak(stream, Peer::Unix, watcher).await,
+            Accepted::Tls(stream, peer, certificates) => match certificates.accept(stream).await {
+                Ok(stream) => self.speak(stream, peer, watcher).await,
+                Err(error) => {
+                    self.metrics.http.handshake_failed();
+                    tracing::debug!(%error, ?peer, "a TLS handshake failed");
+                }
+            },
         }
         drop(place);
-    });
+    }
+
+    async fn speak<S>(&self, stream: S, peer: Peer, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stream = WriteTimeout::new(stream, self.http.write_timeout());
+        let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            let meter = self.metrics.meter(request.method(), request.uri().path());
+            let router = TowerToHyperService::new(self.router.clone());
+            let answer = hyper::service::Service::call(&router, request);
+            async move {
+                let mut answer = meter.answered(answer.await?);
+                if self.metrics.is_draining() {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.http.header_timeout())
+            .max_buf_size(CONNECTION_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
 }

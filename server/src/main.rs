@@ -4,7 +4,8 @@
 use clap::Parser;
 use snowcache_server::commands::{Arguments, run};
 use snowcache_server::compose::{Server, blocking_threads};
-use snowcache_server::{listen, observe};
+use snowcache_server::listen::{self, Passed};
+use snowcache_server::observe;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let config = arguments.config()?;
+    let config = arguments.config()?.config;
+    let passed = Passed::take();
     observe::start(&config.log)?;
     let threads = blocking_threads(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -30,10 +32,10 @@ fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let stop = listen::stop_signals()?;
-        let server = Server::open(config).await?;
+        let (stop, hurry) = listen::stop_signals()?;
+        let server = Server::open_with(config, passed).await?;
         std::io::stdout().write_all(server.banner().as_bytes())?;
-        server.serve(stop).await;
+        server.serve(stop, hurry).await;
         Ok(())
     })
 }

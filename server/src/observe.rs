@@ -32,6 +32,7 @@ pub fn start(log: &Log) -> Result<(), ConfigError> {
         Err(_) => ("log.filter", log.filter.clone()),
     };
     let filter = EnvFilter::try_new(&filter).map_err(|_| ConfigError::Value {
+        origin: None,
         key,
         value: filter.clone(),
         rule: "it must be a level, or levels per module as in info,snowcache_server=debug",

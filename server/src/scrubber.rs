@@ -11,6 +11,7 @@
 
 use crate::config;
 use crate::http::errors::Refusal;
+use crate::metrics::Exposition;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -50,6 +51,12 @@ struct State {
     last: Option<Last>,
     /// Damaged places found since the start.
     damaged: u64,
+    /// Bytes read since the start, by scrubs that have ended.
+    #[serde(skip)]
+    read_bytes: u64,
+    /// Scrubs that the depot ended with an error.
+    #[serde(skip)]
+    failed: u64,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -76,6 +83,40 @@ impl Scrubber {
     /// The state as JSON.
     pub fn state(&self) -> Value {
         json!(self.lock().clone())
+    }
+
+    /// What there is to tell, for Prometheus.
+    pub fn tell(&self, to: &mut Exposition) {
+        let state = self.lock().clone();
+        to.gauge("scrub_running", "Whether a scrub is under way.");
+        to.sample(&[], u8::from(state.running.is_some()));
+        for (name, help, value) in [
+            (
+                "scrub_read_bytes_total",
+                "Bytes that scrubs read and checked.",
+                state.read_bytes,
+            ),
+            (
+                "scrub_damaged_total",
+                "Damaged places that scrubs found.",
+                state.damaged,
+            ),
+            (
+                "scrub_failed_total",
+                "Scrubs that could not be carried out.",
+                state.failed,
+            ),
+        ] {
+            to.counter(name, help);
+            to.sample(&[], value);
+        }
+        if let Some(last) = state.last {
+            to.gauge(
+                "scrub_last_end_time_seconds",
+                "When the last one ended, since 1970.",
+            );
+            to.sample(&[], last.unix_s);
+        }
     }
 
     /// Starts a scrub. Its lines end when it does, the last one with what it came to; when nobody
@@ -126,11 +167,22 @@ impl Scrubber {
         loop {
             let (number, wait) = due(since_1970(), slice);
             tokio::time::sleep(wait).await;
-            let subset = Subset::new(number + 1, SLICES);
+            let Scrub {
+                subset,
+                rate_bytes_per_s,
+            } = self.slice(number);
             // Where one by command is under way, this slice waits for the next interval.
-            if let Ok(mut lines) = self.start(subset, Some(self.config.rate_bytes_per_s)) {
+            if let Ok(mut lines) = self.start(subset, rate_bytes_per_s) {
                 while lines.recv().await.is_some() {}
             }
+        }
+    }
+
+    /// What is scrubbed by itself at a time.
+    fn slice(&self, number: u32) -> Scrub {
+        Scrub {
+            subset: Subset::new(number + 1, SLICES),
+            rate_bytes_per_s: Some(self.config.rate_bytes_per_s),
         }
     }
 
@@ -155,6 +207,7 @@ impl Scrubber {
             match scrubbed {
                 Ok(scrubbed) => {
                     log(&scrubbed);
+                    state.read_bytes += scrubbed.bytes;
                     state.last = Some(Last {
                         unix_s: since_1970().as_secs(),
                         subset: scrub.subset.map(|subset| subset.to_string()),
@@ -163,6 +216,7 @@ impl Scrubber {
                     json!({ "summary": scrubbed })
                 }
                 Err(error) => {
+                    state.failed += 1;
                     tracing::error!(%error, "a scrub failed");
                     json!({ "error": error.to_string() })
                 }
@@ -246,6 +300,20 @@ fn since_1970() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_scrubbed_by_itself_is_a_slice_at_the_configured_rate() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = snowcache_depot::Options::new(dir.path());
+        let config = config::Scrub {
+            rate_bytes_per_s: 12_345,
+            ..config::Scrub::default()
+        };
+        let scrubber = Scrubber::new(Depot::open(options).expect("opens"), config);
+        let slice = scrubber.slice(7);
+        assert_eq!(slice.rate_bytes_per_s, Some(12_345));
+        assert_eq!(slice.subset, Subset::new(8, SLICES));
+    }
 
     #[test]
     fn the_slices_of_an_interval_are_everything_and_restarts_do_not_matter() {

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug, Clone)]
 pub struct Workers {
     places: Arc<Semaphore>,
+    max_at_once: usize,
 }
 
 impl Workers {
@@ -21,7 +22,19 @@ impl Workers {
     pub fn new(max_at_once: usize) -> Workers {
         Workers {
             places: Arc::new(Semaphore::new(max_at_once)),
+            max_at_once,
         }
+    }
+
+    /// How many places there are.
+    pub fn places(&self) -> usize {
+        self.max_at_once
+    }
+
+    /// How many of them are taken.
+    pub fn busy(&self) -> usize {
+        self.max_at_once
+            .saturating_sub(self.places.available_permits())
     }
 
     /// Waits for a place, however long: the wait is bounded by the calls before it.

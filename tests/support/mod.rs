@@ -13,6 +13,7 @@ pub mod codec;
 pub mod corpus;
 pub mod disk;
 pub mod http;
+pub mod machine;
 pub mod nar;
 pub mod nix;
 pub mod oracle;

@@ -182,6 +182,11 @@ impl Hash {
         text
     }
 
+    /// `<algorithm>-<base64>`, the spelling of the web and of Nix's JSON.
+    pub fn to_sri(&self) -> String {
+        format!("{}-{}", self.algorithm, BASE64.encode(self.as_bytes()))
+    }
+
     /// Reads what follows `<algorithm>:`; its length says whether it is hex, base32 or base64.
     pub fn parse_body(algorithm: HashAlgorithm, body: &str) -> Result<Self, HashError> {
         let size = algorithm.size_bytes();

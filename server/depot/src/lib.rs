@@ -46,6 +46,7 @@ mod state;
 mod stats;
 mod uses;
 mod varint;
+mod vitals;
 
 pub use depot::{CHECKPOINT_BYTES, Depot, Entry, MAX_PAGE, Published, Stored, UploadInfo};
 pub use error::{Error, ErrorKind, Result};
@@ -62,6 +63,7 @@ pub use room::RESERVE_BYTES;
 pub use scrub::{Progress, Scrub, Scrubbed, Scrubbing, Subset};
 pub use state::Document;
 pub use stats::Stats;
+pub use vitals::Vitals;
 
 #[cfg(test)]
 mod tests;

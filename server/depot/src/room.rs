@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::pool::Pool;
-use crate::segments::Segments;
+use crate::segments::{Segments, Space};
 use crate::{Error, ErrorKind, Result};
 
 /// Room that uploads leave by default: four segments, one being rewritten, the rest for the index.
@@ -57,6 +57,16 @@ impl Room {
     /// What uploads may fill, when there is a limit.
     pub fn usable_bytes(&self) -> Option<u64> {
         self.max_size_bytes.map(|max| max - self.reserve_of(max))
+    }
+
+    /// What uploads may fill on a disk with so much space, what is stored included.
+    pub fn reachable_bytes(&self, disk: &Space) -> u64 {
+        let left = disk
+            .free_bytes
+            .saturating_sub(self.reserve_of(disk.total_bytes));
+        let on_disk = self.pool.bytes() + left;
+        self.usable_bytes()
+            .map_or(on_disk, |usable| usable.min(on_disk))
     }
 
     /// Whether an upload was refused at the limit since this was last asked.

@@ -47,11 +47,6 @@ struct Counted {
     conflicts: u64,
 }
 
-/// `GET /healthz`
-pub async fn healthz(method: Method) -> Response {
-    answer(&method, "text/plain; charset=utf-8", "ok\n")
-}
-
 /// `GET /api/v1/paths?after=<hash>&limit=N`
 pub async fn paths(
     State(app): State<Shared>,

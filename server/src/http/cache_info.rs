@@ -1,7 +1,7 @@
 //! `nix-cache-info`: what the cache says of itself; whoever pushes puts their idea of it, too.
 
 use super::errors::Refusal;
-use super::{Shared, answer, body};
+use super::{Shared, answer, batch, body};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -15,8 +15,11 @@ const MAX_BYTES: u64 = 64 << 10;
 pub async fn get(State(app): State<Shared>, method: Method) -> Response {
     let mass_query = u8::from(app.config.cache.want_mass_query);
     let priority = app.config.cache.priority;
-    let text =
-        format!("StoreDir: {STORE_DIR}\nWantMassQuery: {mass_query}\nPriority: {priority}\n");
+    let batch = batch::NAME;
+    let text = format!(
+        "StoreDir: {STORE_DIR}\nWantMassQuery: {mass_query}\nPriority: {priority}\n\
+         GetNarInfosV1: {batch}\n"
+    );
     answer(&method, "text/x-nix-cache-info", text)
 }
 

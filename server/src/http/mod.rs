@@ -3,13 +3,14 @@
 //!
 //! ```text
 //!   listen --> observe::request --> head --> linger --> router
-//!     +-- reading: cache_info narinfo nar listing documents api
+//!     +-- reading: cache_info narinfo nar listing documents api;  operators: health
 //!     +-- keeping: admit --> pins; the admin only: gc remove scrub
 //!     '-- /push: the same for the uploader's own names, and
 //!           admit --> push_nar push_narinfo documents
 //! ```
 
 pub mod api;
+pub mod batch;
 pub mod body;
 pub mod cache_info;
 pub mod codec;
@@ -17,6 +18,7 @@ pub mod documents;
 pub mod errors;
 pub mod gc;
 pub mod head;
+pub mod health;
 pub mod linger;
 pub mod listing;
 pub mod nar;
@@ -32,6 +34,8 @@ pub mod scrub;
 use crate::auth::Gate;
 use crate::collector::Collector;
 use crate::config::Config;
+use crate::listen::tls::Certificates;
+use crate::metrics::Metrics;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
@@ -67,6 +71,10 @@ pub struct App {
     pub collector: Arc<Collector>,
     /// Runs scrubs.
     pub scrubber: Arc<Scrubber>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// With which TCP speaks TLS.
+    pub certificates: Option<Arc<Certificates>>,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

@@ -166,7 +166,9 @@ fn take_in(
         subject: subject.as_str().to_owned(),
         expires_unix_s: now_unix_s() + uploads.lease_s,
     };
-    ingest.finish(upload).map_err(|error| about(name, error))
+    let nar = ingest.finish(upload).map_err(|error| about(name, error))?;
+    app.metrics.uploaded(file_size_bytes, nar.nar_size_bytes);
+    Ok(nar)
 }
 
 fn check_size(app: &App, unpacked_bytes: u64, file_size_bytes: u64) -> Result<(), Refusal> {

@@ -2,8 +2,8 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, cache_info, documents, gc, head, linger, listing, nar, narinfo, pins, push_nar,
-    push_narinfo, remove, scrub,
+    Shared, api, batch, cache_info, documents, gc, head, health, linger, listing, nar, narinfo,
+    pins, push_nar, push_narinfo, remove, scrub,
 };
 use crate::auth::Subject;
 use crate::listen::Peer;
@@ -13,16 +13,23 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{any, delete, get, post, put};
 use axum::{Extension, Router};
 
 /// The whole of it.
 pub fn router(app: Shared) -> Router {
+    let metrics = &app.config.metrics;
+    let here = metrics.enabled && metrics.listen.is_empty();
     Router::new()
         .merge(stock())
+        .merge(if here {
+            health::metrics()
+        } else {
+            Router::new()
+        })
+        .merge(health::probes())
         .route("/nar/{file}", get(nar::get))
         .route("/", get(about))
-        .route("/healthz", get(api::healthz))
         .route("/api/v1/paths", get(api::paths))
         .route("/api/v1/stats", get(api::stats))
         .route("/api/v1/missing", post(api::missing))
@@ -39,10 +46,20 @@ pub fn router(app: Shared) -> Router {
         .with_state(app)
 }
 
+/// What is told at `metrics.listen`, and nothing else.
+pub fn of_operators(app: Shared) -> Router {
+    health::metrics()
+        .merge(health::probes())
+        .fallback(|| async { Refusal::missing("here are /metrics, /healthz and /readyz") })
+        .layer(middleware::from_fn(observe::request))
+        .with_state(app)
+}
+
 /// What reads the same under `/` and under `/push`.
 fn stock() -> Router<Shared> {
     Router::new()
         .route("/nix-cache-info", get(cache_info::get))
+        .route(&format!("/{}", batch::NAME), any(batch::query))
         .route("/{file}", get(file))
         .route("/log/{drv}", get(documents::get_log))
         .route("/realisations/{file}", get(documents::get_realisation))
@@ -93,6 +110,9 @@ fn keeping(app: &Shared) -> Router<Shared> {
 
 /// Lets through whom the gate lets through, and says as whom.
 async fn admit(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    if let Err(refusal) = writable(&app) {
+        return refusal.into_response();
+    }
     let admitted = app.gate.admit_write(&peer(&request), request.headers());
     let response = pass(admitted, request, next).await;
     if response.status() == StatusCode::INSUFFICIENT_STORAGE {
@@ -103,8 +123,23 @@ async fn admit(State(app): State<Shared>, request: Request, next: Next) -> Respo
 
 /// Lets through the bearer of the admin token alone.
 async fn admit_admin(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    if let Err(refusal) = writable(&app) {
+        return refusal.into_response();
+    }
     let admitted = app.gate.admit_admin(&peer(&request), request.headers());
     pass(admitted, request, next).await
+}
+
+/// Whatever the token: a cache that is read-only takes nothing in, and nothing of it goes.
+fn writable(app: &Shared) -> Result<(), Refusal> {
+    match app.config.read_only {
+        false => Ok(()),
+        true => Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "this cache is read-only at present: push elsewhere, or ask its operator (read_only \
+             in its configuration)",
+        )),
+    }
 }
 
 fn peer(request: &Request) -> Peer {

@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 /// A running server; stopped when dropped.
 pub struct Running {
     pub address: SocketAddr,
+    /// Where operators are told how it is, if not there.
+    pub metrics: Option<SocketAddr>,
     pub banner: String,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -46,7 +48,7 @@ impl Answer {
 /// Starts a server on `data`, with a configuration that differs from the default by `change`.
 pub fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Running {
     let mut config = Config {
-        listen: "127.0.0.1:0".to_owned(),
+        listen: vec!["127.0.0.1:0".to_owned()],
         data: data.to_owned(),
         ..Config::default()
     };
@@ -61,26 +63,40 @@ pub fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Running {
             .unwrap();
         runtime.block_on(async {
             let server = Server::open(config).await.unwrap();
-            let bound = server.bound().clone();
-            ready.send((bound, server.banner().to_owned())).unwrap();
-            server.serve(async { stopped.await.unwrap_or(()) }).await;
+            let bound = server.bound().next().unwrap().clone();
+            let metrics = server.metrics_bound().next().cloned();
+            let banner = server.banner().to_owned();
+            ready.send((bound, metrics, banner)).unwrap();
+            let stopped = async { stopped.await.unwrap_or(()) };
+            server.serve(stopped, std::future::pending()).await;
         });
     });
-    let (bound, banner) = started.recv().unwrap();
-    let Bound::Tcp(address) = bound else {
-        panic!("these tests speak TCP")
+    let (bound, metrics, banner) = started.recv().unwrap();
+    let address = |bound| match bound {
+        Bound::Tcp(address) | Bound::Tls(address) => address,
+        Bound::Unix(_) => panic!("these tests speak TCP"),
     };
     Running {
-        address,
+        address: address(bound),
+        metrics: metrics.map(address),
         banner,
         stop: Some(stop),
         thread: Some(thread),
     }
 }
 
+impl Running {
+    /// What SIGTERM does.
+    pub fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.take().unwrap().send(()).unwrap();
+        if self.stop.is_some() {
+            self.stop();
+        }
         self.thread.take().unwrap().join().unwrap();
     }
 }
@@ -121,24 +137,46 @@ impl Cache {
         self.send("PUT", path, &all, body)
     }
 
+    /// One of the figures that Prometheus reads.
+    pub fn metric(&self, series: &str) -> f64 {
+        let metrics = self.get("/metrics");
+        let line = metrics
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(series));
+        let value = line.unwrap_or_else(|| panic!("no {series} in\n{}", metrics.text()));
+        value.trim().parse().unwrap()
+    }
+
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(self.server.address).unwrap();
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n");
-        if method != "GET" && method != "HEAD" {
-            head += &format!("Content-Length: {}\r\n", body.len());
-        }
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-        // A server that has refused already may stop reading; what it says is read all the same.
-        stream.write_all(body).unwrap_or_default();
-        read_answer(&mut stream, method == "HEAD")
+        send(self.server.address, method, path, headers, body)
     }
 }
 
+/// Asks whoever listens there.
+pub fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n");
+    if method != "GET" && method != "HEAD" {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+    // A server that has refused already may stop reading; what it says is read all the same.
+    stream.write_all(body).unwrap_or_default();
+    read_answer(&mut stream, method == "HEAD")
+}
+
 /// Reads one answer to the end of its connection.
-pub fn read_answer(stream: &mut TcpStream, is_head: bool) -> Answer {
+pub fn read_answer(stream: &mut impl Read, is_head: bool) -> Answer {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");

@@ -14,7 +14,7 @@ fn the_cache_says_what_it_is() {
         let info = cache.get(url);
         assert_eq!(
             info.text(),
-            "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 25\n"
+            "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 25\nGetNarInfosV1: get-narinfos-v1\n"
         );
         assert_eq!(
             cache.head(url).header("content-length"),
@@ -152,7 +152,7 @@ fn two_servers_never_share_a_folder() {
     let cache = Cache::new();
     let config = Config {
         data: cache.dir.path().to_owned(),
-        listen: "127.0.0.1:0".to_owned(),
+        listen: vec!["127.0.0.1:0".to_owned()],
         ..Config::default()
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -172,13 +172,14 @@ fn a_unix_socket_serves_and_takes_writes() {
     let socket = dir.path().join("socket");
     let config = Config {
         data: dir.path().join("var"),
-        listen: format!("unix:{}", socket.display()),
+        listen: vec![format!("unix:{}", socket.display())],
         ..Config::default()
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = runtime.block_on(Server::open(config)).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = runtime.spawn(server.serve(async { stopped.await.unwrap_or(()) }));
+    let stopped = async { stopped.await.unwrap_or(()) };
+    let serving = runtime.spawn(server.serve(stopped, std::future::pending()));
     let token = std::fs::read_to_string(dir.path().join("var/push.token")).unwrap();
     let mut stream = UnixStream::connect(&socket).unwrap();
     let body = "StoreDir: /nix/store\n";

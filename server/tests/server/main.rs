@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's own")]
 
 mod client;
+mod encrypted;
 mod front_door;
 mod hostile;
 mod keeping;
+mod limits;
+mod operating;
 mod pushing;
 mod reading;
 mod sample;
+mod stories;

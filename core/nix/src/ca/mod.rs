@@ -47,6 +47,16 @@ pub enum Method {
 }
 
 impl Method {
+    /// What Nix's JSON calls it: `text`, `flat`, `nar`, `git`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Flat => "flat",
+            Self::Nar => "nar",
+            Self::Git => "git",
+        }
+    }
+
     const fn prefix(self) -> &'static str {
         match self {
             Self::Text => "text:",

@@ -1,0 +1,246 @@
+//! `QUERY get-narinfos-v1`: many narinfos in one answer, for clients that find the URL in
+//! nix-cache-info (`GetNarInfosV1`); nobody else notices.
+//!
+//! ```text
+//!   QUERY (RFC 10008), or POST      one hash part a line
+//!   200, application/x-ndjson       one JSON object a line, version 2 of Nix's path infos, with
+//!                                   the narinfo's "path", "url", "compression", "downloadSize"
+//!     "partialClosure"              what the path needs besides, and this answer has not named
+//! ```
+//! A path that is not in the answer is not in the cache. Fields and their meaning are those of
+//! DeterminateSystems/nix-src, branch eelcodolstra/nix-421 (`NarInfo::fromJSON`,
+//! `HttpBinaryCacheStore::queryPathInfos`), of July 2026: the client insists on version 2, and on
+//! finding everything that a hint names.
+//!
+//! Guarantees: a hint names visible paths only; an answer is made piece by piece, as it is taken.
+
+use super::errors::Refusal;
+use super::{App, Shared, body, nar};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use serde::Serialize;
+use snowcache_depot::{CacheName, Depot, Entry};
+use snowcache_nix::{ContentAddress, Hash, STORE_DIR, StoreHash};
+use std::collections::HashSet;
+
+/// Where nix-cache-info says that it is: relative, so that it is right under `/push` and behind a
+/// proxy's prefix, too.
+pub const NAME: &str = "get-narinfos-v1";
+
+/// Hashes in one request.
+const MAX_HASHES: usize = 100_000;
+
+/// 100,000 hashes of 32 characters and their line ends: 3.4 MB.
+const MAX_BODY_BYTES: u64 = 4 << 20;
+
+/// Paths looked up in one place of the readers: 200 us a piece, and 256 KiB of answer.
+const PATHS_AT_ONCE: usize = 256;
+
+/// Paths that the hints of one answer name: a closure of 100,000 paths is ten times a large
+/// system's. What is left out is asked for later.
+const MAX_HINTED: usize = 100_000;
+
+/// Version 2 of Nix's JSON for path infos, with the half that is about one cache.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    version: u32,
+    path: String,
+    store_dir: &'static str,
+    nar_hash: String,
+    nar_size: u64,
+    references: Vec<String>,
+    ca: Option<Ca>,
+    deriver: Option<String>,
+    registration_time: Option<u64>,
+    ultimate: bool,
+    signatures: Vec<String>,
+    url: String,
+    compression: &'static str,
+    download_size: u64,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    partial_closure: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Ca {
+    method: &'static str,
+    hash: String,
+}
+
+/// One answer under way.
+struct Walk {
+    depot: Depot,
+    cache: CacheName,
+    asked: std::vec::IntoIter<StoreHash>,
+    /// Paths that the client knows of by now: asked for, or named in this answer. 20 bytes each.
+    known: HashSet<StoreHash>,
+    /// Paths whose references were followed.
+    followed: HashSet<StoreHash>,
+    hinted: usize,
+}
+
+/// `QUERY`, `POST`
+pub async fn query(
+    State(app): State<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    if method.as_str() != "QUERY" && method != Method::POST {
+        let sentence = "ask with QUERY (or POST), one hash part a line";
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, sentence)
+            .with(header::ALLOW, HeaderValue::from_static("QUERY, POST")));
+    }
+    let stall_s = app.config.uploads.stall_timeout_s;
+    let text = body::whole(
+        &headers,
+        body,
+        MAX_BODY_BYTES,
+        stall_s,
+        &app.reads,
+        "the question",
+    )
+    .await?;
+    let walk = Walk::new(&app, hashes(&text)?);
+    // The first piece decides over the status; afterwards a failure can only cut the answer short.
+    let (first, rest) = piece(&app, walk).await?;
+    let pieces = futures::stream::unfold((app, Some(first), rest), |(app, ready, walk)| async {
+        if let Some(ready) = ready {
+            return Some((Ok(ready), (app, None, walk)));
+        }
+        match piece(&app, walk?).await {
+            Ok((bytes, walk)) => Some((Ok(bytes), (app, None, walk))),
+            Err(_) => Some((Err("the depot failed; its log says why"), (app, None, None))),
+        }
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
+    let ndjson = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
+    Ok(response)
+}
+
+fn hashes(text: &[u8]) -> Result<Vec<StoreHash>, Refusal> {
+    let text = std::str::from_utf8(text)
+        .map_err(|_| Refusal::malformed("send one hash part of 32 characters a line"))?;
+    let hashes: Result<Vec<StoreHash>, Refusal> = text
+        .split_whitespace()
+        .enumerate()
+        .map(|(number, hash)| {
+            let wrong = |error| Refusal::malformed(format!("hash {}: {error}", number + 1));
+            hash.parse().map_err(wrong)
+        })
+        .collect();
+    match hashes? {
+        hashes if hashes.len() > MAX_HASHES => Err(Refusal::too_large(format!(
+            "ask for at most {MAX_HASHES} paths at once"
+        ))),
+        hashes => Ok(hashes),
+    }
+}
+
+/// The next piece of an answer, and the walk if there is more to come.
+async fn piece(app: &App, mut walk: Walk) -> Result<(Bytes, Option<Walk>), Refusal> {
+    let work = move || {
+        let mut lines = Vec::new();
+        for _ in 0..PATHS_AT_ONCE {
+            let Some(hash) = walk.asked.next() else {
+                return Ok((Bytes::from(lines), None));
+            };
+            walk.add(&hash, &mut lines)?;
+        }
+        Ok::<_, snowcache_depot::Error>((Bytes::from(lines), Some(walk)))
+    };
+    app.reads.run(work).await
+}
+
+impl Walk {
+    fn new(app: &App, mut asked: Vec<StoreHash>) -> Walk {
+        let mut seen = HashSet::new();
+        asked.retain(|hash| seen.insert(*hash));
+        Walk {
+            depot: app.depot.clone(),
+            cache: app.cache.clone(),
+            asked: asked.into_iter(),
+            known: seen,
+            followed: HashSet::new(),
+            hinted: 0,
+        }
+    }
+
+    fn add(&mut self, hash: &StoreHash, lines: &mut Vec<u8>) -> snowcache_depot::Result<()> {
+        let Some(entry) = self.depot.path(&self.cache, hash)? else {
+            return Ok(());
+        };
+        let hint = self.hint(hash, &entry)?;
+        serde_json::to_writer(&mut *lines, &Line::of(&entry, &hint))
+            .expect("invariant: strings and numbers can be written as JSON");
+        lines.push(b'\n');
+        Ok(())
+    }
+
+    /// What is reached from a path, visible, and new to the client.
+    fn hint(&mut self, hash: &StoreHash, entry: &Entry) -> snowcache_depot::Result<Vec<String>> {
+        let mut hint = Vec::new();
+        let references = |entry: &Entry| -> Vec<StoreHash> {
+            entry
+                .info
+                .references
+                .iter()
+                .map(|path| path.hash())
+                .collect()
+        };
+        self.followed.insert(*hash);
+        let mut open = references(entry);
+        self.known.extend(&open); // the line itself names them
+        while let Some(next) = open.pop() {
+            if !self.followed.insert(next) {
+                continue;
+            }
+            let Some(found) = self.depot.path(&self.cache, &next)? else {
+                continue;
+            };
+            if self.known.insert(next) {
+                if self.hinted == MAX_HINTED {
+                    self.known.remove(&next);
+                    break;
+                }
+                self.hinted += 1;
+                hint.push(found.info.store_path.to_string());
+            }
+            open.extend(references(&found));
+        }
+        hint.sort_unstable();
+        Ok(hint)
+    }
+}
+
+impl<'a> Line<'a> {
+    fn of(entry: &Entry, partial_closure: &'a [String]) -> Line<'a> {
+        let info = &entry.info;
+        let ca: Option<ContentAddress> = info.ca.as_deref().and_then(|ca| ca.parse().ok());
+        Line {
+            version: 2,
+            path: info.store_path.to_string(),
+            store_dir: STORE_DIR,
+            nar_hash: Hash::from(info.nar_hash).to_sri(),
+            nar_size: info.nar_size,
+            references: info.references.iter().map(ToString::to_string).collect(),
+            ca: ca.map(|ca| Ca {
+                method: ca.method().name(),
+                hash: ca.hash().to_sri(),
+            }),
+            deriver: info.deriver.as_ref().map(ToString::to_string),
+            registration_time: None,
+            ultimate: false,
+            signatures: info.signatures.iter().map(ToString::to_string).collect(),
+            url: format!("nar/{}", nar::current_name(&info.nar_hash, &entry.encoding)),
+            compression: "zstd",
+            download_size: entry.encoding.size_bytes,
+            partial_closure,
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A scrape: what was counted, and what is asked of the server's parts at that moment.
+//!
+//! Guarantees: it answers within [`PATIENCE`], however large the depot: rows are counted by a thread
+//! that takes no more than a [`SHARE`]th of the time, and until it has ended the figures of the last
+//! count are told. Never: waits for a place among the readers.
+
+use super::exposition::Exposition;
+use super::{Counted, Metrics, process};
+use crate::http::{App, Shared};
+use snowcache_depot::Stats;
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use super::exposition::CONTENT_TYPE;
+
+/// A scraper gives up after 10 s by default.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Counts of rows are as old as this at least before they are taken anew.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// And so many times as old as the counting took: 1 M paths take a second.
+const SHARE: u32 = 50;
+
+/// Everything, as Prometheus reads it.
+pub async fn text(app: &Shared) -> String {
+    let mut to = Exposition::default();
+    to.gauge("build_info", "What is running.");
+    to.sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    to.gauge("ready", "Whether /readyz says 200.");
+    to.sample(
+        &[],
+        u8::from(crate::http::health::readiness(app).await.is_ok()),
+    );
+    to.gauge("read_only", "Whether nothing is taken in and nothing goes.");
+    to.sample(&[], u8::from(app.config.read_only));
+    app.metrics.http.tell(&mut to);
+    uploads(app, &mut to);
+    pools(app, &mut to);
+    vitals(app, &mut to).await;
+    if let Some(stats) = counted(app).await {
+        rows(&stats, &mut to);
+    }
+    app.collector.tell(&mut to);
+    app.scrubber.tell(&mut to);
+    certificate(app, &mut to);
+    process::tell(&mut to);
+    to.into_text()
+}
+
+fn uploads(app: &App, to: &mut Exposition) {
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    to.counter("uploads_total", "NARs taken in.");
+    to.sample(&[], load(&app.metrics.uploads));
+    to.counter(
+        "upload_received_bytes_total",
+        "Bytes of them as they came, packed.",
+    );
+    to.sample(&[], load(&app.metrics.upload_received_bytes));
+    to.counter("upload_nar_bytes_total", "Bytes of them, unpacked.");
+    to.sample(&[], load(&app.metrics.upload_nar_bytes));
+    to.counter(
+        "upload_conflicts_total",
+        "Paths put again with other bytes; the first stays.",
+    );
+    to.sample(&[], load(&app.conflicts));
+    to.gauge("uploads_in_progress", "NARs that are being taken in.");
+    to.sample(&[], app.uploads.busy());
+}
+
+fn pools(app: &App, to: &mut Exposition) {
+    let pools = [
+        ("reads", &app.reads),
+        ("uploads", &app.uploads),
+        ("commits", &app.commits),
+    ];
+    to.gauge("pool_busy", "Places for blocking work that are taken.");
+    for (name, pool) in pools {
+        to.sample(&[("pool", name)], pool.busy());
+    }
+    to.gauge("pool_places", "Places that there are.");
+    for (name, pool) in pools {
+        to.sample(&[("pool", name)], pool.places());
+    }
+    to.gauge(
+        "http_max_connections",
+        "Connections that are served at once.",
+    );
+    to.sample(&[], app.config.http.max_connections);
+}
+
+async fn vitals(app: &Shared, to: &mut Exposition) {
+    let depot = app.depot.clone();
+    let vitals = tokio::task::spawn_blocking(move || depot.vitals());
+    let Ok(Ok(Ok(vitals))) = tokio::time::timeout(PATIENCE, vitals).await else {
+        return;
+    };
+    to.gauge("depot_stored_bytes", "Bytes in segments.");
+    to.sample(&[], vitals.stored_bytes);
+    to.gauge(
+        "depot_usable_bytes",
+        "Bytes that uploads may fill, those stored included.",
+    );
+    to.sample(&[], vitals.usable_bytes);
+    to.gauge(
+        "depot_disk_free_bytes",
+        "Bytes that the depot's disk has left.",
+    );
+    to.sample(&[], vitals.disk_free_bytes);
+    to.gauge("quarantined_nars", "NARs that are damaged and not served.");
+    to.sample(&[], vitals.sick_nars);
+    to.gauge("quarantined_frames", "Frames that these lack.");
+    to.sample(&[], vitals.sick_frames);
+}
+
+fn rows(stats: &Stats, to: &mut Exposition) {
+    for (name, help, value) in [
+        ("depot_paths", "Store paths that are visible.", stats.paths),
+        ("depot_nars", "NARs, visible or under lease.", stats.nars),
+        (
+            "depot_frames",
+            "Pieces that NARs are made of.",
+            stats.frames,
+        ),
+        ("depot_uploads", "Names of uploads.", stats.uploads),
+        (
+            "depot_documents",
+            "Logs, realisations and build traces.",
+            stats.documents,
+        ),
+        (
+            "depot_segments",
+            "Files that hold all of it.",
+            stats.segments,
+        ),
+    ] {
+        to.gauge(name, help);
+        to.sample(&[], value);
+    }
+}
+
+/// The rows of the depot's tables, counted lately.
+async fn counted(app: &Shared) -> Option<Stats> {
+    let fresh = |counted: &Counted| counted.at.elapsed() < FRESH.max(counted.took * SHARE);
+    let known = app.metrics.counted().clone();
+    if known.as_ref().is_some_and(fresh) {
+        return known.map(|counted| counted.stats);
+    }
+    let counting = app.clone();
+    let counting = tokio::task::spawn_blocking(move || counting.metrics.count(&counting));
+    match tokio::time::timeout(PATIENCE, counting).await {
+        Ok(Ok(())) => app.metrics.counted().clone().map(|counted| counted.stats),
+        _ => known.map(|counted| counted.stats),
+    }
+}
+
+impl Metrics {
+    fn counted(&self) -> MutexGuard<'_, Option<Counted>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts, unless somebody does.
+    fn count(&self, app: &App) {
+        let Ok(_counting) = self.counting.try_lock() else {
+            return;
+        };
+        let began = Instant::now();
+        match app.depot.stats() {
+            Ok(stats) => {
+                *self.counted() = Some(Counted {
+                    stats,
+                    at: Instant::now(),
+                    took: began.elapsed(),
+                });
+            }
+            Err(error) => tracing::error!(%error, "the depot's rows could not be counted"),
+        }
+    }
+}
+
+fn certificate(app: &App, to: &mut Exposition) {
+    let Some(certificates) = &app.certificates else {
+        return;
+    };
+    let told = certificates.told();
+    to.gauge(
+        "tls_certificate_end_time_seconds",
+        "When it ends, since 1970.",
+    );
+    to.sample(&[], told.ends_unix_s.load(Ordering::Relaxed));
+    to.gauge(
+        "tls_certificate_outdated",
+        "1: the files hold one that cannot be used.",
+    );
+    to.sample(&[], u8::from(told.fails.load(Ordering::Relaxed)));
+    to.counter("tls_reloads_total", "New certificates found.");
+    for (result, counter) in [("used", &told.reloaded), ("refused", &told.refused)] {
+        to.sample(&[("result", result)], counter.load(Ordering::Relaxed));
+    }
+}
