@@ -71,6 +71,8 @@
             pkgs.strace
             pkgs.e2fsprogs
             pkgs.xfsprogs
+            pkgs.nginx
+            pkgs.openssl
           ];
           # What tells the Makefile that it is inside.
           SNOWCACHE_DEV_SHELL = "1";
