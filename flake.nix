@@ -106,6 +106,8 @@
             pkgs.strace
             pkgs.e2fsprogs
             pkgs.xfsprogs
+            pkgs.nginx
+            pkgs.openssl
             pkgs.crun
             pkgs.kubectl
             pkgs.systemd
