@@ -188,6 +188,23 @@ fn an_agent_says_in_nix_conf_what_the_server_prints() {
 }
 
 #[test]
+fn the_examples_of_the_page_are_machines() {
+    let page = fs::read_to_string(support::root().join("docs/install.md")).expect("a page");
+    let blocks = page.split("```nix\n").skip(1);
+    let blocks: Vec<&str> = blocks.filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2, "a server and an agent");
+    let server = Machine::of(blocks[0]);
+    let report = server.report(&Nix::installed());
+    assert_eq!(report["ports"], json!([8420]));
+    server.start(&Nix::installed()).ok();
+    let agent = Machine::of(blocks[1]).report(&Nix::installed());
+    assert_eq!(agent["nix"]["fallback"], json!(true));
+    for line in snowcache_core::failover::NIX_CONF {
+        assert!(page.contains(&format!("\n{line}\n")), "{line}");
+    }
+}
+
+#[test]
 fn the_flake_exports_packages_modules_checks_and_a_shell() {
     let version = env!("CARGO_PKG_VERSION");
     let packages =
@@ -220,12 +237,17 @@ struct Machine {
 
 impl Machine {
     fn with(settings: &str) -> Machine {
+        Machine::of(&format!("{{ {settings} }}"))
+    }
+
+    /// With a module.
+    fn of(module: &str) -> Machine {
         let programs = support::folder_on_disk();
         let bin = programs.path().join("bin");
         fs::create_dir(&bin).expect("a folder");
         std::os::unix::fs::symlink(binary("snowcached"), bin.join("snowcached")).expect("a link");
         Machine {
-            settings: format!("{{ {settings} }}"),
+            settings: module.to_owned(),
             node: Node::empty(),
             programs,
         }

@@ -15,9 +15,11 @@ let
 
   home = "/var/lib/snowcache";
   written = toml.generate "snowcached.toml" (cfg.settings // { listen = "systemd"; });
-  # A key that does not exist, or a value that cannot be, fails the build of the system instead of the start.
+  # A key that does not exist, or a value that cannot be, fails the build of the system instead of the start. The certificate is
+  # not there while it is built.
   checked = pkgs.runCommand "snowcached.toml" { } ''
-    ${cfg.package}/bin/snowcached --config ${written} check-config
+    SNOWCACHE_TLS_CERTIFICATE_FILE= SNOWCACHE_TLS_KEY_FILE= \
+      ${cfg.package}/bin/snowcached --config ${written} check-config
     cp ${written} $out
   '';
   file = if cfg.checkConfig then checked else written;

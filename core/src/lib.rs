@@ -18,6 +18,7 @@ pub mod closure;
 pub mod contract;
 pub mod cut;
 pub mod error;
+pub mod failover;
 pub mod path_info;
 pub mod recipe;
 pub mod replicate;

@@ -6,6 +6,7 @@
 use crate::config::Config;
 use crate::first_start::{Identity, hostname};
 use crate::listen::Bound;
+use snowcache_core::failover;
 use std::fmt::Write;
 
 /// The key of the second substituter that the nix.conf lines name.
@@ -26,15 +27,6 @@ pub fn public_url(config: &Config, bound: &Bound) -> String {
         bound => bound.to_string(),
     }
 }
-
-/// For nix.conf, so that a cache that died or stalls costs a client with another substituter less
-/// than 30 s. A download of which no byte arrives is given up after 5 s, thrice, with pauses of at
-/// most 1.1 s in all: 16 s, measured 18 to 20; `fallback` makes Nix leave the cache alone for a
-/// minute then. With Nix's own values it is 5 times 300 s, for every path anew.
-const FAILOVER: &str = "connect-timeout = 5\n\
-    stalled-download-timeout = 5\n\
-    download-attempts = 3\n\
-    fallback = true\n";
 
 /// The whole text, ending in a line break. With `to_a_person` false it does not show the push
 /// token.
@@ -66,6 +58,7 @@ pub fn banner(config: &Config, bound: &[&Bound], identity: &Identity, to_a_perso
         "TOKEN"
     };
     let priority = config.cache.priority;
+    let failover = failover::NIX_CONF.join("\n");
     write!(
         text,
         "\n# nix.conf, on every machine that reads from this cache:\n\
@@ -75,7 +68,7 @@ pub fn banner(config: &Config, bound: &[&Bound], identity: &Identity, to_a_perso
          # first, the other one when a path is missing; to turn that round on one machine:\n\
          # substituters = {url}?priority=50 https://cache.nixos.org\n\
          # When it dies or stalls, go on with the next one in less than 30 s:\n\
-         {FAILOVER}\
+         {failover}\n\
          \n# To push, with the token of {data}/push.token in a netrc file:\n\
          machine {host} login push password {token}\n\
          # nix copy --to '{url}/push?compression=zstd' --option netrc-file NETRC \\\n\

@@ -9,6 +9,7 @@ use crate::remote::{CacheInfo, Remote};
 use crate::show;
 use serde::Serialize;
 use serde_json::Value;
+use snowcache_core::failover;
 use snowcache_nix::STORE_DIR;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -94,6 +95,7 @@ fn nix_conf(url: &str, info: &CacheInfo, keys: &[String]) -> Vec<String> {
     if !keys.is_empty() {
         lines.push(format!("extra-trusted-public-keys = {}", keys.join(" ")));
     }
+    lines.extend(failover::NIX_CONF.map(str::to_owned));
     lines
 }
 
