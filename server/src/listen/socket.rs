@@ -31,30 +31,51 @@ pub struct Binding<'a> {
 }
 
 /// Sockets that systemd passed to this process.
-pub struct Passed(ListenFd);
+pub struct Passed {
+    sockets: ListenFd,
+    are_used: bool,
+}
 
 impl Passed {
     /// Takes them, so that no child of ours has them. Call it before there are threads.
     pub fn take() -> Passed {
-        Passed(ListenFd::from_env())
+        Passed {
+            sockets: ListenFd::from_env(),
+            are_used: false,
+        }
     }
 
     /// There are none.
     pub fn none() -> Passed {
-        Passed(ListenFd::empty())
+        Passed {
+            sockets: ListenFd::empty(),
+            are_used: false,
+        }
+    }
+
+    /// Says so when nobody wanted them: clients would wait at them for ever.
+    pub fn warn_if_idle(&self) {
+        let passed = self.sockets.len();
+        if passed > 0 && !self.are_used {
+            tracing::warn!(
+                passed,
+                "sockets of systemd are not served: listen lacks \"systemd\""
+            );
+        }
     }
 
     fn listeners(&mut self, tls: Option<&Arc<Certificates>>) -> io::Result<Vec<Listener>> {
         let mut listeners = Vec::new();
-        for number in 0..self.0.len() {
-            let unix = match self.0.take_tcp_listener(number) {
+        self.are_used = true;
+        for number in 0..self.sockets.len() {
+            let unix = match self.sockets.take_tcp_listener(number) {
                 Ok(Some(tcp)) => {
                     tcp.set_nonblocking(true)?;
                     listeners.push(Listener::tcp(TcpListener::from_std(tcp)?, tls.cloned())?);
                     continue;
                 }
                 Ok(None) => continue,
-                Err(_) => self.0.take_unix_listener(number)?,
+                Err(_) => self.sockets.take_unix_listener(number)?,
             };
             if let Some(unix) = unix {
                 unix.set_nonblocking(true)?;
