@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::harness;
-use super::report::machine::{Machine, stamp};
+use super::report::machine::{Machine, load, stamp};
 use super::report::{Report, json, markdown, plots};
 use super::rows::{GROUPS, Stage};
 use super::settings::Settings;
@@ -44,9 +44,10 @@ pub fn run(settings: Settings) -> (PathBuf, String) {
     report.rows.sort_by_key(|row| place(&row.goal));
     report.rows.append(&mut stage.remarks);
     let minutes = begin.elapsed().as_secs_f64() / 60.0;
-    report
-        .what
-        .push(format!("measured in {minutes:.1} minutes"));
+    report.what.push(format!(
+        "measured in {minutes:.1} minutes; load afterwards: {}",
+        load()
+    ));
     let text = write(&output, &report);
     (output, text)
 }

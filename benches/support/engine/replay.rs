@@ -4,7 +4,7 @@
 //! Two forms of lines are read, and may be mixed with lines that are neither, which are counted:
 //!
 //! ```text
-//!   … [22/Nov/2026:10:00:00 +0000] "GET /abc.narinfo HTTP/1.1" 200 512 …   nginx, Apache (combined)
+//!   … [22/Nov/2026:10:00:00 +0000] "GET /abc.narinfo HTTP/1.1" 200 512 …   nginx, Apache
 //!   0.125 GET /abc.narinfo 200 512                                         seconds METHOD PATH …
 //! ```
 //!

@@ -34,7 +34,6 @@ impl Machine {
                 .trim_matches('"')
                 .to_owned()
         };
-        let load = read("/proc/loadavg");
         let memory = field(&read("/proc/meminfo"), "MemTotal");
         let memory: f64 = memory.trim_end_matches(" kB").parse().unwrap_or(0.0);
         Machine {
@@ -47,7 +46,7 @@ impl Machine {
             nginx: nginx::version().unwrap_or_else(|| "not installed".to_owned()),
             nix: printed("nix", &["--version"]),
             commit: printed("git", &["rev-parse", "--short=12", "HEAD"]),
-            load_before: load.split(' ').take(3).collect::<Vec<_>>().join(" "),
+            load_before: load(),
         }
     }
 
@@ -66,6 +65,12 @@ impl Machine {
             ("load before", self.load_before.clone()),
         ]
     }
+}
+
+/// What the machine does now: 1, 5 and 15 minutes.
+pub fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// A name for the folder of a run that sorts by time: seconds since 1970 as a date.

@@ -13,8 +13,8 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
     for line in &report.what {
         text += &format!("- {line}\n");
     }
-    text += "\nFigures are the middle of the rounds (smallest to largest); ratios are to the yardstick in \
-             the same round. The yardstick is nginx unless another is named.\n\n";
+    text += "\nFigures are the middle of the rounds (smallest to largest); ratios are to the \
+             yardstick in the same round. The yardstick is nginx unless another is named.\n\n";
     text += &table(&report.rows);
     text += &notes(&report.rows);
     for (file, title) in plots {
@@ -26,7 +26,8 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
 /// The table alone.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| goal | work | unit | snowcached | yardstick | ratio | asked | |\n|---|---|---|---|---|---|---|---|\n",
+        "| goal | work | unit | snowcached | yardstick | ratio | asked | |\n\
+         |---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         let figure = |subject| match Spread::of(row.samples(subject)) {

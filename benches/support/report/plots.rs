@@ -1,7 +1,7 @@
 //! Which plots a report has.
 
 use super::super::peers::{OURS, YARDSTICK};
-use super::svg::{BarSeries, Bars, LineSeries, Lines};
+use super::svg::{BarSeries, Bars, COLOURS, LineSeries, Lines};
 use super::{Report, Row, Spread};
 
 /// (file name, title, SVG) of each.
@@ -23,7 +23,7 @@ pub fn plots(report: &Report) -> Vec<(String, String, String)> {
 }
 
 /// (file, title, goals, unit, what the value axis says)
-const BARS: [(&str, &str, &[&str], &str, &str); 14] = [
+const BARS: [(&str, &str, &[&str], &str, &str); 15] = [
     (
         "narinfo-cpu.svg",
         "One narinfo, server's CPU",
@@ -95,6 +95,13 @@ const BARS: [(&str, &str, &[&str], &str, &str); 14] = [
         "KiB for each connection",
     ),
     (
+        "slow-kernel.svg",
+        "Connections that only cost: the kernel's memory, both ends",
+        &["S4"],
+        "KiB of the kernel's each",
+        "KiB for each connection",
+    ),
+    (
         "slow-p99.svg",
         "Healthy narinfos among connections that only cost, p99",
         &["S4"],
@@ -133,7 +140,6 @@ fn bars(title: &str, axis: &str, rows: &[&Row]) -> String {
             }
         }
     }
-    // Ours and the yardstick have the same colours everywhere.
     subjects.sort_by_key(|subject| match *subject {
         OURS => (0, *subject),
         YARDSTICK => (1, *subject),
@@ -153,6 +159,7 @@ fn bars(title: &str, axis: &str, rows: &[&Row]) -> String {
             .iter()
             .map(|subject| BarSeries {
                 name: (*subject).to_owned(),
+                colour: colour(subject, &subjects),
                 values: values(subject),
             })
             .collect(),
@@ -169,6 +176,11 @@ fn curves(report: &Report) -> Vec<(String, String, String)> {
         .collect();
     titles.dedup();
     let shares = [0.0, 0.9, 0.99, 0.999, 0.9999];
+    let subjects: Vec<&str> = report
+        .curves
+        .iter()
+        .map(|curve| curve.subject.as_str())
+        .collect();
     let draw = |(number, title): (usize, &&str)| {
         let curves = report.curves.iter().filter(|curve| curve.title == **title);
         let lines = Lines {
@@ -180,6 +192,7 @@ fn curves(report: &Report) -> Vec<(String, String, String)> {
                 .to_vec(),
             series: curves
                 .map(|curve| LineSeries {
+                    colour: colour(&curve.subject, &subjects),
                     name: curve.subject.clone(),
                     points: curve
                         .points
@@ -197,6 +210,17 @@ fn curves(report: &Report) -> Vec<(String, String, String)> {
         )
     };
     titles.iter().enumerate().map(draw).collect()
+}
+
+/// Ours and nginx have the same ones everywhere, and nobody else has them.
+fn colour(subject: &str, all: &[&str]) -> &'static str {
+    let others = all.iter().filter(|name| ![OURS, YARDSTICK].contains(name));
+    let place = match subject {
+        OURS => 0,
+        YARDSTICK => 1,
+        other => 2 + others.take_while(|name| **name != other).count(),
+    };
+    COLOURS[place % COLOURS.len()]
 }
 
 fn nines(share: f64) -> f64 {

@@ -1,7 +1,7 @@
 //! A small writer of plots: bars with error bars in groups, and lines; as SVG, self-contained.
 
 /// Colours that are told apart in grey and by most colour-blind people (Okabe and Ito).
-const COLOURS: [&str; 6] = [
+pub const COLOURS: [&str; 6] = [
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9",
 ];
 const WIDTH: f64 = 760.0;
@@ -23,6 +23,7 @@ pub struct Bars {
 
 pub struct BarSeries {
     pub name: String,
+    pub colour: &'static str,
     /// (smallest, middle, largest) by group, where there is one.
     pub values: Vec<Option<(f64, f64, f64)>>,
 }
@@ -40,6 +41,7 @@ pub struct Lines {
 
 pub struct LineSeries {
     pub name: String,
+    pub colour: &'static str,
     /// (x, smallest, middle, largest)
     pub points: Vec<(f64, f64, f64, f64)>,
 }
@@ -53,12 +55,11 @@ impl Bars {
         let largest = values.map(|value| value.2).fold(0.0, f64::max);
         let scale = Scale::linear(largest);
         let mut svg = frame(&self.title, &self.axis, "", &scale);
-        let names: Vec<&str> = self
+        let names = self
             .series
             .iter()
-            .map(|series| series.name.as_str())
-            .collect();
-        svg += &legend(&names);
+            .map(|series| (series.name.as_str(), series.colour));
+        svg += &legend(names);
         let group_width = (WIDTH - LEFT - RIGHT) / self.groups.len() as f64;
         let bar_width = (group_width * 0.72 / self.series.len() as f64).min(70.0);
         for (number, group) in self.groups.iter().enumerate() {
@@ -68,13 +69,7 @@ impl Bars {
                 let offset = place as f64 - (self.series.len() as f64) / 2.0;
                 let left = middle + offset * bar_width;
                 if let Some(value) = series.values.get(number).copied().flatten() {
-                    svg += &bar(
-                        left,
-                        bar_width,
-                        value,
-                        COLOURS[place % COLOURS.len()],
-                        &scale,
-                    );
+                    svg += &bar(left, bar_width, value, series.colour, &scale);
                 }
             }
         }
@@ -92,12 +87,11 @@ impl Lines {
             false => Scale::linear(largest),
         };
         let mut svg = frame(&self.title, &self.y_axis, &self.x_axis, &scale);
-        let names: Vec<&str> = self
+        let names = self
             .series
             .iter()
-            .map(|series| series.name.as_str())
-            .collect();
-        svg += &legend(&names);
+            .map(|series| (series.name.as_str(), series.colour));
+        svg += &legend(names);
         let (first, last) = self.x_range();
         let x = |value: f64| {
             LEFT + 20.0 + (value - first) / (last - first) * (WIDTH - LEFT - RIGHT - 40.0)
@@ -114,8 +108,8 @@ impl Lines {
             );
             svg += &text(place, HEIGHT - BOTTOM + 20.0, "middle", 12, name);
         }
-        for (number, series) in self.series.iter().enumerate() {
-            let colour = COLOURS[number % COLOURS.len()];
+        for series in &self.series {
+            let colour = series.colour;
             let path = series
                 .points
                 .iter()
@@ -239,11 +233,10 @@ fn frame(title: &str, y_axis: &str, x_axis: &str, scale: &Scale) -> String {
     )
 }
 
-fn legend(names: &[&str]) -> String {
+fn legend<'a>(names: impl Iterator<Item = (&'a str, &'static str)>) -> String {
     let mut svg = String::new();
     let mut left = LEFT;
-    for (number, name) in names.iter().enumerate() {
-        let colour = COLOURS[number % COLOURS.len()];
+    for (name, colour) in names {
         svg += &format!(
             "<rect x=\"{left}\" y=\"44\" width=\"12\" height=\"12\" fill=\"{colour}\"/>\n"
         );
@@ -263,7 +256,8 @@ fn bar(
     let (y, bottom) = (scale.y(middle), HEIGHT - BOTTOM);
     let inner = width * 0.9;
     let mut svg = format!(
-        "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{inner:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>\n",
+        "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"{inner:.1}\" height=\"{:.1}\" \
+         fill=\"{colour}\"/>\n",
         (bottom - y).max(0.5)
     );
     let centre = left + inner / 2.0;
@@ -325,7 +319,7 @@ fn figure(value: f64) -> String {
         size if size >= 100.0 => trimmed(format!("{value:.0}")),
         size if size >= 10.0 => trimmed(format!("{value:.1}")),
         size if size >= 0.1 || size == 0.0 => trimmed(format!("{value:.2}")),
-        _ => trimmed(format!("{value:.4}")),
+        _ => trimmed(format!("{value:.3}")),
     }
 }
 

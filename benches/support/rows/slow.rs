@@ -83,11 +83,11 @@ fn one(
         limit,
     );
     let limit = Limit::AtMost(KERNEL_AT_MOST_KIB);
-    let work = format!("{many}: the kernel's, both ends");
-    let mut kernel = Row::new("S4", work, "KiB each", limit);
+    let work = format!("{many}: the kernel's memory, both ends");
+    let mut kernel = Row::new("S4", work, "KiB of the kernel's each", limit).label(name);
     let limit = Limit::RatioAtMost(LATENCY_AT_MOST);
     let work = format!("{many}: p99 of healthy narinfos");
-    let mut healthy = Row::new("S4", work, "ms", limit).against(ALONE);
+    let mut healthy = Row::new("S4", work, "ms", limit).against(ALONE).label(name);
     for subject in subjects {
         let before = (
             used(subject.pid).unwrap_or_default().own_kib,
