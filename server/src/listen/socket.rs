@@ -2,7 +2,7 @@
 //!
 //! Guarantees: `[::]` takes IPv4 too, unless `0.0.0.0` at the same port is listened on besides; a
 //! socket file left behind is replaced, and has its permissions before anybody can connect. Never:
-//! removes a file that is no socket.
+//! removes a file that is no socket, or one that somebody listens at.
 
 use super::tls::Certificates;
 use super::{Bound, Peer};
@@ -12,6 +12,7 @@ use rustix::net::sockopt::set_ipv6_v6only;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
@@ -173,8 +174,11 @@ impl Listener {
 
     fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
         match std::fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path)?,
-            _ => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            // Left behind by somebody who has died: nobody accepts there.
+            Ok(it) if it.file_type().is_socket() && BlockingStream::connect(path).is_err() => {}
+            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         }
         // Bound under another name, so that nobody finds it before it has its permissions.
         let mut new = PathBuf::from(path).into_os_string();
