@@ -11,6 +11,7 @@
         "aarch64-linux"
       ];
       forAll = f: nixpkgs.lib.genAttrs systems (system: f nixpkgs.legacyPackages.${system});
+      systemOf = pkgs: pkgs.stdenv.hostPlatform.system;
       version = (builtins.fromTOML (builtins.readFile ./Cargo.toml)).workspace.package.version;
       build =
         pkgs: package: binary:
@@ -47,7 +48,41 @@
         default = server;
       });
 
-      checks = forAll (pkgs: { inherit (self.packages.${pkgs.system}) server client; });
+      # Each brings the package of this flake for the machine that it is on.
+      nixosModules = {
+        server =
+          { lib, pkgs, ... }:
+          {
+            imports = [ ./config/nixos/server.nix ];
+            services.snowcached.package = lib.mkDefault self.packages.${systemOf pkgs}.server;
+          };
+        agent =
+          { lib, pkgs, ... }:
+          {
+            imports = [ ./config/nixos/agent.nix ];
+            services.snowcache-agent.package = lib.mkDefault self.packages.${systemOf pkgs}.client;
+          };
+      };
+
+      # The packages build; NixOS takes the modules, and the server the file that they make.
+      checks = forAll (pkgs: {
+        inherit (self.packages.${systemOf pkgs}) server client;
+        unit =
+          (nixpkgs.lib.nixosSystem {
+            system = systemOf pkgs;
+            modules = [
+              self.nixosModules.server
+              self.nixosModules.agent
+              {
+                boot.isContainer = true;
+                system.stateVersion = "25.05";
+                services.snowcached.enable = true;
+                services.snowcached.settings.cache.priority = 20;
+                services.snowcache-agent.enable = true;
+              }
+            ];
+          }).config.systemd.units."snowcached.service".unit;
+      });
 
       devShells = forAll (pkgs: {
         default = pkgs.mkShell {
@@ -73,6 +108,9 @@
             pkgs.xfsprogs
             pkgs.nginx
             pkgs.openssl
+            pkgs.crun
+            pkgs.kubectl
+            pkgs.systemd
           ];
           # What tells the Makefile that it is inside.
           SNOWCACHE_DEV_SHELL = "1";

@@ -34,6 +34,10 @@ const COLLECTOR_KILLS: u64 = 20;
 const LEASE_S: u64 = 4;
 /// Segments with less garbage than 64 KiB are not rewritten: a few of them.
 const LEAKED_BYTES: u64 = 512 << 10;
+/// Paths whose every byte is asked for after a kill, beside the newest; all of them in the end.
+const SAMPLE: u64 = 10;
+/// Kills between two lines that say how far it is.
+const TOLD_EVERY: u64 = 100;
 const READY_WITHIN: Duration = Duration::from_secs(2);
 
 #[test]
@@ -74,8 +78,9 @@ fn nothing_acknowledged_is_lost_however_often_it_is_killed() {
                     server.ready_in
                 );
                 oracle.assert_no_refusal_before(Instant::now());
-                oracle.judge(http, &token, &mut random, 40, upload);
+                oracle.judge(http, &token, &mut random, SAMPLE, upload);
             }
+            tell(hits.values().sum(), &oracle);
             // Let work pile up again before the next kill.
             thread::sleep(Duration::from_millis(random.below(120)));
         }
@@ -112,13 +117,14 @@ fn a_collector_that_is_killed_loses_nothing_and_leaks_nothing() {
         }
         scope.spawn(|| oracle.collect_until_over(http, &token, &admin_token));
         let end = EndWith(&oracle.over);
-        for _ in 0..kills {
+        for number in 1..=kills {
             thread::sleep(Duration::from_millis(random.below(400)));
             server.kill();
             let _nobody_asks = oracle.down.write().expect("no poison");
             server.start_again();
             assert!(server.ready_in < READY_WITHIN, "{:?}", server.ready_in);
-            oracle.judge(http, &token, &mut random, 20, small_upload);
+            oracle.judge(http, &token, &mut random, SAMPLE, small_upload);
+            tell(number, &oracle);
         }
         drop(end);
     });
@@ -141,6 +147,13 @@ fn a_collector_that_is_killed_loses_nothing_and_leaks_nothing() {
     fs::remove_dir_all(server.depot().join("index")).expect("DIR/depot/index is the index");
     server.start_again();
     oracle.judge(http, &token, &mut random, u64::MAX, small_upload);
+}
+
+/// Says now and then how far it is.
+fn tell(kills: u64, oracle: &Oracle) {
+    if kills.is_multiple_of(TOLD_EVERY) {
+        println!("{kills} kills, {} uploads", oracle.tried());
+    }
 }
 
 /// The RocksDB folder deleted: everything is back, byte for byte.

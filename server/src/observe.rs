@@ -20,6 +20,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// An id sent by a client is taken up to this length: a UUID has 36 characters.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
+/// What a filter must be.
+pub const FILTER_RULE: &str =
+    "it must be a level, or levels per module as in info,snowcache_server=debug";
+
 static NEXT_REQUEST: AtomicU64 = AtomicU64::new(1);
 
 /// Starts telling. `RUST_LOG`, if set, wins over the configured filter.
@@ -35,7 +39,7 @@ pub fn start(log: &Log) -> Result<(), ConfigError> {
         origin: None,
         key,
         value: filter.clone(),
-        rule: "it must be a level, or levels per module as in info,snowcache_server=debug",
+        rule: FILTER_RULE,
     })?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -186,6 +186,24 @@ fn check_config_names_every_mistake() {
 }
 
 #[test]
+fn check_config_looks_at_the_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/server/tls");
+    let with = |key: &str| {
+        let mut command = snowcached(dir.path());
+        command
+            .env("SNOWCACHE_TLS_CERTIFICATE_FILE", made.join("first.pem"))
+            .env("SNOWCACHE_TLS_KEY_FILE", made.join(key));
+        check_config(&mut command, &[])
+    };
+    assert!(with("first.key").status.success());
+    let refused = with("second.key");
+    assert_eq!(refused.status.code(), Some(2));
+    let why = text(&refused.stderr);
+    assert!(why.contains("cannot be used together"), "{why}");
+}
+
+#[test]
 fn the_first_key_is_called_as_configured() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = snowcached(dir.path());

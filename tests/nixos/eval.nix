@@ -1,7 +1,8 @@
 # A machine with our modules and `settings` (a module), as JSON to look at: units as text, the file of the
 # server, failed assertions.
 #
-# nix-instantiate --eval --strict --json tests/nixos/eval.nix --arg settings '{ services.snowcached.enable = true; }'
+# nix-instantiate --eval --strict --json --read-write-mode tests/nixos/eval.nix -A report \
+#   --arg settings '{ services.snowcached.enable = true; }'
 {
   settings,
   # The folder above bin/snowcached and bin/snowcache.
@@ -51,13 +52,19 @@ let
   all = part: units: listToAttrs (map (name: { inherit name; value = text part units.${name}; }) (attrNames units));
 in
 {
-  services = all "Service" config.systemd.services;
-  sockets = all "Socket" config.systemd.sockets;
-  failed = map (check: check.message) (filter (check: !check.assertion) config.assertions);
-  ports = config.networking.firewall.allowedTCPPorts;
-  tmpfiles = config.systemd.tmpfiles.rules;
-  users = attrNames config.users.users;
-  nix = config.nix.settings;
-  variables = config.environment.variables;
-  packages = map toString config.environment.systemPackages;
+  report = {
+    services = all "Service" config.systemd.services;
+    sockets = all "Socket" config.systemd.sockets;
+    failed = map (check: check.message) (filter (check: !check.assertion) config.assertions);
+    ports = config.networking.firewall.allowedTCPPorts;
+    tmpfiles = config.systemd.tmpfiles.rules;
+    users = attrNames config.users.users;
+    nix = config.nix.settings;
+    variables = config.environment.variables;
+    packages = map toString config.environment.systemPackages;
+  };
+  # To build it is to build all that the service's command line needs.
+  start = pkgs.runCommand "start" { } ''
+    echo '${config.systemd.services.snowcached.serviceConfig.ExecStart}' >$out
+  '';
 }

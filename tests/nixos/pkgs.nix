@@ -39,7 +39,7 @@ rec {
         system = builtins.currentSystem;
         builder = "/bin/sh";
         PATH = "/usr/bin:/bin";
-        args = [ "-e" (toFile "script.sh" script) ];
+        args = [ "-ec" script ];
       }
     );
 }

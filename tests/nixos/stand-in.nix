@@ -115,13 +115,13 @@ let
           value = if isFunction module then module arguments else if isAttrs module then module else (
             let file = import module; in if isFunction file then file arguments else file
           );
-          structured = value ? config || value ? options || value ? imports;
+          structured = value ? config || value ? options;
         in
         concatLists (map load (value.imports or [ ])) ++ [
           {
             options = value.options or { };
             freeform = value.freeformType or null;
-            config = value.config or (if structured then { } else removeAttrs value [ "freeformType" ]);
+            config = value.config or (if structured then { } else removeAttrs value [ "imports" "freeformType" ]);
           }
         ];
       arguments = specialArgs // { inherit config lib; };

@@ -1,7 +1,8 @@
 //! `snowcached check-config`: what would be in force, and who said it.
 
 use super::{CheckConfigArgs, say, say_json};
-use crate::config::{Effective, Mistakes, Origin, names};
+use crate::config::{ConfigError, Effective, Mistakes, Origin, names};
+use crate::listen::tls::Certificates;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::process::ExitCode;
@@ -14,6 +15,12 @@ pub fn run(
     effective: Result<Effective, Mistakes>,
     args: &CheckConfigArgs,
 ) -> Result<ExitCode, Box<dyn Error>> {
+    let effective = effective.and_then(|effective| {
+        if effective.config.tls.is_on() {
+            Certificates::load(&effective.config.tls).map_err(ConfigError::Tls)?;
+        }
+        Ok(effective)
+    });
     match (effective, args.json) {
         (Ok(effective), false) => say(&as_toml(&effective)?)?,
         (Ok(effective), true) => say_json(&as_json(&effective)?)?,

@@ -2,6 +2,8 @@
 
 use super::bind;
 use super::{Config, ConfigError};
+use crate::observe::FILTER_RULE;
+use tracing_subscriber::EnvFilter;
 
 impl Config {
     /// Refuses what the server cannot work with.
@@ -11,7 +13,7 @@ impl Config {
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
         let percent = self.retention.max_garbage_percent;
-        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 8] = [
+        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 9] = [
             (
                 (1..=19).contains(&self.depot.zstd_level),
                 "depot.zstd_level",
@@ -29,6 +31,12 @@ impl Config {
                 "log.format",
                 &self.log.format,
                 "it must be text or json",
+            ),
+            (
+                EnvFilter::try_new(&self.log.filter).is_ok(),
+                "log.filter",
+                &self.log.filter,
+                FILTER_RULE,
             ),
             (
                 is_url_or_empty(&self.public_url),

@@ -2,6 +2,7 @@
 //!
 //! Guarantees: each mistake names its place and the way out; all of them are told at once.
 
+use crate::listen::tls::TlsError;
 use std::fmt;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -80,6 +81,9 @@ pub enum ConfigError {
         /// What was expected.
         problem: String,
     },
+    /// A certificate that cannot be served with.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A value that the server cannot work with.
     #[error("{}`{key}` is {value}: {rule}", place(.origin))]
     Value {

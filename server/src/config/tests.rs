@@ -167,6 +167,7 @@ fn what_the_server_cannot_work_with_is_refused() {
         ("[reads]\nmax_at_once = 0\n", "2: `reads.max_at_once`"),
         ("[depot]\nzstd_level = 30\n", "2: `depot.zstd_level`"),
         ("[log]\nformat = \"xml\"\n", "2: `log.format`"),
+        ("[log]\nfilter = \"=loud=\"\n", "2: `log.filter`"),
         ("public_url = \"cache.example.org\"\n", "1: `public_url`"),
         ("listen = [\"127.0.0.1:1\", \":8420\"]\n", "1: `listen`"),
         ("listen = \"\"\n", "1: `listen` is empty"),

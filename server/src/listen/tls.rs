@@ -187,6 +187,10 @@ fn usable(
             key: config.key_file.clone(),
             source,
         })?;
+    // Clients that come again are spared a round trip and us a signature; nothing is kept for them.
+    if let Ok(ticketer) = ring::Ticketer::new() {
+        made.ticketer = ticketer;
+    }
     made.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((Arc::new(made), ends))
 }

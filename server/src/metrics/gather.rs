@@ -42,6 +42,7 @@ pub async fn text(app: &Shared) -> String {
     if let Some(stats) = counted(app).await {
         rows(&stats, &mut to);
     }
+    by_themselves(app, &mut to);
     app.collector.tell(&mut to);
     app.scrubber.tell(&mut to);
     certificate(app, &mut to);
@@ -177,6 +178,21 @@ impl Metrics {
             Err(error) => tracing::error!(%error, "the depot's rows could not be counted"),
         }
     }
+}
+
+/// For alerts: what is overdue depends on how often it comes.
+fn by_themselves(app: &App, to: &mut Exposition) {
+    let runs = u64::from(!app.config.read_only);
+    to.gauge(
+        "gc_interval_seconds",
+        "Between collections; 0: none by itself.",
+    );
+    to.sample(&[], runs * app.config.retention.gc_interval_s);
+    to.gauge(
+        "scrub_interval_seconds",
+        "In which every byte is read once; 0: not by itself.",
+    );
+    to.sample(&[], runs * app.config.scrub.interval_s);
 }
 
 fn certificate(app: &App, to: &mut Exposition) {

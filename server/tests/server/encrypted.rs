@@ -22,13 +22,13 @@ fn made(name: &str) -> PathBuf {
 }
 
 /// A data folder with a certificate beside it.
-struct Encrypted {
+pub struct Encrypted {
     dir: tempfile::TempDir,
     server: Running,
 }
 
 impl Encrypted {
-    fn with(reload_interval_s: u64) -> Encrypted {
+    pub fn with(reload_interval_s: u64) -> Encrypted {
         let dir = tempfile::tempdir().unwrap();
         let (certificate, key) = (dir.path().join("c.pem"), dir.path().join("c.key"));
         std::fs::copy(made("first.pem"), &certificate).unwrap();
@@ -50,13 +50,15 @@ impl Encrypted {
         std::fs::rename(new, self.dir.path().join(file)).unwrap();
     }
 
-    fn metric(&self, series: &str) -> f64 {
+    pub fn metrics(&self) -> String {
         let metrics = ask(self.server.metrics.unwrap(), "/metrics").0;
-        let line = metrics
-            .text()
-            .lines()
-            .find_map(|line| line.strip_prefix(series));
-        let value = line.unwrap_or_else(|| panic!("no {series} in\n{}", metrics.text()));
+        metrics.text().to_owned()
+    }
+
+    fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+        let value = line.unwrap_or_else(|| panic!("no {series} in\n{metrics}"));
         value.trim().parse().unwrap()
     }
 

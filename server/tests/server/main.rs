@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's own")]
 
+mod alerts;
 mod client;
 mod encrypted;
 mod front_door;

@@ -1,0 +1,199 @@
+//! What config/kubernetes makes, rendered by kubectl: each object by the schemas of several
+//! versions of Kubernetes, and all of them by what they have to agree on, with each other, with the
+//! image, and with the server that reads the configuration in them.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use support::nix::inputs;
+use support::server::binary;
+
+/// The oldest that someone may still run, one between, the newest with schemas.
+const VERSIONS: [&str; 3] = ["1.29", "1.33", "1.37"];
+
+#[test]
+fn every_object_is_valid_for_old_and_new_kubernetes() {
+    for folder in ["base", "overlays/monitoring", "overlays/tls"] {
+        let kinds: Vec<String> = objects(folder).iter().map(|it| text(&it["kind"])).collect();
+        for kind in [
+            "ConfigMap",
+            "NetworkPolicy",
+            "PodDisruptionBudget",
+            "Service",
+            "ServiceAccount",
+            "StatefulSet",
+        ] {
+            assert!(kinds.iter().any(|it| it == kind), "{folder}: no {kind}");
+        }
+    }
+}
+
+#[test]
+fn what_kubernetes_does_not_know_is_noticed() {
+    let rendered = render("base").replace("readOnlyRootFilesystem", "readOnlyRootFileSystem");
+    let output = validate(&rendered);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(complaint.contains("readOnlyRootFileSystem"), "{complaint}");
+}
+
+#[test]
+fn selectors_ports_and_users_agree() {
+    let objects = objects("overlays/monitoring");
+    let pod = &one(&objects, "StatefulSet")["spec"]["template"];
+    let labels = &pod["metadata"]["labels"];
+    for (kind, selector) in [
+        ("Service", "/spec/selector"),
+        ("StatefulSet", "/spec/selector/matchLabels"),
+        ("PodDisruptionBudget", "/spec/selector/matchLabels"),
+        ("NetworkPolicy", "/spec/podSelector/matchLabels"),
+    ] {
+        assert_eq!(
+            one(&objects, kind).pointer(selector),
+            Some(labels),
+            "{kind}"
+        );
+    }
+    let service = one(&objects, "Service");
+    let monitor = one(&objects, "ServiceMonitor");
+    assert_eq!(
+        monitor["spec"]["selector"]["matchLabels"],
+        service["metadata"]["labels"]
+    );
+    assert_eq!(
+        monitor["spec"]["endpoints"][0]["port"],
+        service["spec"]["ports"][0]["name"]
+    );
+    let container = &pod["spec"]["containers"][0];
+    assert_eq!(
+        service["spec"]["ports"][0]["targetPort"],
+        container["ports"][0]["name"]
+    );
+    let image = fs::read_to_string(support::root().join("scripts/image.sh")).expect("a script");
+    let user = &pod["spec"]["securityContext"]["runAsUser"];
+    assert!(image.contains(&format!("\nuser={user}\n")), "{user}");
+    let port = &container["ports"][0]["containerPort"];
+    assert!(image.contains(&format!("\"{port}/tcp\"")), "{port}");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(container["image"], json!(format!("snowcached:{version}")));
+}
+
+#[test]
+fn the_server_takes_its_configuration_and_the_pod_outlives_its_drain() {
+    let objects = objects("base");
+    let file = text(&one(&objects, "ConfigMap")["data"]["snowcached.toml"]);
+    let folder = support::folder_on_disk();
+    let path = folder.path().join("snowcached.toml");
+    fs::write(&path, file).expect("a file");
+    let output = Command::new(binary("snowcached"))
+        .args([
+            "check-config".as_ref(),
+            "--config".as_ref(),
+            path.as_os_str(),
+        ])
+        .output()
+        .expect("snowcached runs");
+    let effective = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let seconds = |key: &str| -> u64 {
+        let mut lines = effective.lines();
+        let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        let number = value.and_then(|value| value.split(' ').next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("{key} is not in\n{effective}"))
+    };
+    let pod = &one(&objects, "StatefulSet")["spec"]["template"]["spec"];
+    let patience = pod["terminationGracePeriodSeconds"].as_u64().expect("s");
+    assert!(patience > seconds("drain_delay_s") + seconds("shutdown_grace_s"));
+    // Out of the endpoints before it stops to serve.
+    let probe = &pod["containers"][0]["readinessProbe"];
+    let number = |key: &str| probe[key].as_u64().expect("a number");
+    assert!(number("periodSeconds") * number("failureThreshold") < seconds("drain_delay_s"));
+}
+
+#[test]
+fn tls_is_what_the_overlay_adds() {
+    let objects = objects("overlays/tls");
+    let pod = &one(&objects, "StatefulSet")["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        assert_eq!(
+            container[probe]["httpGet"]["scheme"],
+            json!("HTTPS"),
+            "{probe}"
+        );
+    }
+    let variables = container["env"].as_array().expect("variables").iter();
+    let mut command = Command::new(binary("snowcached"));
+    command.arg("check-config");
+    for variable in variables.filter(|it| it["name"] != json!("SNOWCACHE_CONFIG")) {
+        command.env(text(&variable["name"]), text(&variable["value"]));
+    }
+    let output = command.output().expect("snowcached runs");
+    let effective = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let mut mounts = container["volumeMounts"].as_array().expect("mounts").iter();
+    let mount = mounts.find(|it| it["name"] == json!("tls")).expect("tls");
+    let volume = text(&mount["mountPath"]);
+    for file in ["tls.crt", "tls.key"] {
+        let path = format!("{volume}/{file}");
+        assert!(
+            effective.contains(&path) || said.contains(&path),
+            "{effective}{said}"
+        );
+    }
+}
+
+fn objects(folder: &str) -> Vec<Value> {
+    let output = validate(&render(folder));
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{folder}: {complaints}");
+    serde_json::from_slice(&output.stdout).expect("a list of objects")
+}
+
+fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|it| it["kind"] == json!(kind));
+    let first = found.next().unwrap_or_else(|| panic!("no {kind}"));
+    assert!(found.next().is_none(), "two of {kind}");
+    first
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("text").to_owned()
+}
+
+fn render(folder: &str) -> String {
+    let output = Command::new("kubectl")
+        .arg("kustomize")
+        .arg(support::root().join("config/kubernetes").join(folder))
+        .output()
+        .expect("kubectl runs; run: make test-setup");
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{folder}: {complaints}");
+    String::from_utf8(output.stdout).expect("YAML")
+}
+
+fn validate(objects: &str) -> Output {
+    let python: &Path = &inputs().join("python/bin/python");
+    assert!(
+        python.exists(),
+        "{} is missing; run: make test-setup",
+        python.display()
+    );
+    let mut child = Command::new(python)
+        .arg(support::root().join("tests/kubernetes/validate.py"))
+        .args(VERSIONS)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(objects.as_bytes()).expect("it reads");
+    drop(stdin);
+    child.wait_with_output().expect("it ends")
+}
