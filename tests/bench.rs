@@ -20,12 +20,15 @@ use benches::engine::closed::{Closed, closed};
 use benches::engine::mix::Mix;
 use benches::engine::open::{Open, Schedule, open};
 use benches::engine::replay::Recording;
+use benches::engine::slow;
 use benches::engine::target::Target;
 use benches::engine::verify::verify;
 use benches::engine::walk::{Walk, walk};
+use benches::peers::certificate::Certificate;
 use benches::peers::nginx::Nginx;
 use benches::peers::{OURS, YARDSTICK, snowcache};
-use benches::report::{Limit, Row, markdown};
+use benches::report::machine::Machine;
+use benches::report::{Limit, Report, Row, json, markdown, plots};
 
 /// What a server of the test's own answers to a request of this number.
 type Say = fn(u64) -> Vec<u8>;
@@ -234,6 +237,66 @@ fn the_same_seed_makes_the_same_corpus_and_another_another() {
 }
 
 #[test]
+fn over_tls_only_the_certificate_that_was_named_is_believed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = Certificate::make(folder.path()).expect("openssl");
+    let corpus = small_corpus();
+    let nginx = Nginx::start(&corpus.folder, Some(&made)).expect("nginx with TLS");
+    let url = format!("{}/zst", nginx.tls_url().expect("a TLS port"));
+    let target = Target::parse(&url, Some(&made.certificate)).expect("a URL");
+    let catalog = Catalog::read(&target, &corpus.generations[0].hashes).expect("narinfos");
+    assert_eq!(verify(&target, &catalog), Ok(catalog.nar_bytes()));
+
+    let other = tempfile::tempdir().expect("a folder");
+    let other = Certificate::make(other.path()).expect("openssl");
+    let target = Target::parse(&url, Some(&other.certificate)).expect("a URL");
+    let refused = Catalog::read(&target, &corpus.generations[0].hashes).err();
+    let refused = refused.expect("another server's certificate").to_string();
+    assert!(refused.contains("certificate"), "{refused}");
+}
+
+#[test]
+fn connections_that_only_cost_stand_until_they_are_let_go() {
+    let corpus = small_corpus();
+    let nginx = nginx(corpus);
+    let target = Target::plain(&format!("{}/raw", nginx.url()));
+    let catalog = Catalog::read(&target, &corpus.generations[0].hashes).expect("narinfos");
+    let item = catalog
+        .items
+        .iter()
+        .max_by_key(|item| item.nar_size)
+        .expect("a path");
+    let sockets = || {
+        let tcp = fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp");
+        let port = nginx
+            .url()
+            .rsplit_once(':')
+            .expect("a port")
+            .1
+            .parse::<u16>()
+            .expect("one");
+        // Those that the server is at the other end of, established.
+        let there = format!(" 0100007F:{port:04X} 01 ");
+        tcp.lines().filter(|line| line.contains(&there)).count()
+    };
+    for kind in [slow::Kind::Heads, slow::Kind::Readers, slow::Kind::Idle] {
+        let path = match kind {
+            slow::Kind::Idle => item.narinfo_path(),
+            _ => item.url.clone(),
+        };
+        let held = slow::Held::hold(&target, kind, 40, &path);
+        assert_eq!((held.count, &held.complaint), (40, &None), "{kind:?}");
+        assert!(sockets() >= 40, "{kind:?}: only {} stand", sockets());
+        drop(held);
+        let let_go = (0..100).any(|_| {
+            thread::sleep(Duration::from_millis(20));
+            sockets() == 0
+        });
+        assert!(let_go, "{kind:?}: {} are still there", sockets());
+    }
+}
+
+#[test]
 fn the_report_says_spread_ratio_and_what_was_missed() {
     let mut row = Row::new("P1", "narinfo hit", "CPU us", Limit::RatioAtMost(1.0));
     for (ours, theirs) in [(30.0, 10.0), (22.0, 11.0), (40.0, 10.0)] {
@@ -250,6 +313,37 @@ fn the_report_says_spread_ratio_and_what_was_missed() {
     assert!(lines[1].ends_with("| not measured |"), "{}", lines[1]);
     row.limit = Limit::RatioAtMost(3.0);
     assert_eq!(row.met(), Some(true));
+
+    let report = Report {
+        machine: Machine::now(),
+        corpus: "a corpus".to_owned(),
+        what: Vec::new(),
+        rows: vec![row],
+        curves: Vec::new(),
+    };
+    let json = json::json(&report);
+    assert_eq!(json["rows"][0]["series"][0]["samples"][2], 40.0);
+    assert_eq!(json["rows"][0]["series"][0]["ratio"]["median"], 3.0);
+    assert!(
+        json["machine"]["nginx"]
+            .as_str()
+            .is_some_and(|nginx| nginx.starts_with("nginx/"))
+    );
+    let plots = plots::plots(&report);
+    let [(file, _, svg)] = plots.as_slice() else {
+        panic!("{} plots of one row", plots.len());
+    };
+    assert_eq!(file, "narinfo-cpu.svg");
+    for shown in [
+        "CPU microseconds a request",
+        "narinfo hit",
+        OURS,
+        YARDSTICK,
+        ">30<",
+        ">10<",
+    ] {
+        assert!(svg.contains(shown), "{shown} is not in the plot");
+    }
 }
 
 fn nginx(corpus: &Corpus) -> Nginx {

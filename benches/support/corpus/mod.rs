@@ -124,6 +124,19 @@ fn folder_for(name: &str) -> PathBuf {
     folder
 }
 
+/// The same for `PREFIX` + `which`; folders of the same prefix that are for others are removed.
+fn only_folder_for(prefix: &str, which: &str) -> PathBuf {
+    let folder = folder_for(&format!("{prefix}{which}"));
+    let siblings = folder.parent().and_then(|parent| fs::read_dir(parent).ok());
+    for entry in siblings.into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&format!("corpus-{prefix}")) && entry.path() != folder {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+    folder
+}
+
 /// The key that signs every corpus. It is public and worth nothing: never trust it.
 pub fn key() -> SecretKey {
     let seed = Sha256::digest("the key of Snowcache's benches").into();

@@ -16,12 +16,14 @@ pub fn corpus(made: &Path) -> Corpus {
             .unwrap_or_else(|error| panic!("{}: {error}; run: make test-setup", link.display()));
         path.to_string_lossy().into_owned()
     });
-    // Tops name the corpus: made anew, it has others.
-    let folder = super::folder_for(&format!("real-{}", &tops[1]["/nix/store/".len()..][..8]));
+    // Tops name the corpus: made anew, it has others, and what was written of the old is of no use.
+    let name = made.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("real-{name}-");
+    let hash = &tops[1]["/nix/store/".len()..][..8];
+    let folder = super::only_folder_for(&prefix, hash);
     if let Some(corpus) = Corpus::load(&folder) {
         return corpus;
     }
-    let name = made.file_name().unwrap_or_default().to_string_lossy();
     eprintln!("writing {name} as two binary caches (once)");
     let secret = folder.join("key.sec");
     fs::write(&secret, super::key().to_string()).expect("the corpus's folder");

@@ -106,9 +106,15 @@ fn one_thread(run: &Arc<Run>, number: usize) {
     let (all, threads) = (run.plan.connections, run.plan.threads);
     let connections = all / threads + usize::from(number < all % threads);
     super::block_on(async {
+        let connecting: Vec<_> = (0..connections)
+            .map(|_| {
+                let target = run.target.clone();
+                tokio::spawn(async move { target.connect().await.ok() })
+            })
+            .collect();
         let mut wires = Vec::new();
-        for _ in 0..connections {
-            wires.push(run.target.connect().await.ok());
+        for wire in connecting {
+            wires.push(wire.await.expect("a connection's task"));
         }
         run.connected.wait();
         run.begin.get_or_init(|| Begin {

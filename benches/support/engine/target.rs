@@ -5,6 +5,7 @@ use std::io::{self, BufReader};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -13,6 +14,9 @@ use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 use super::wire::Wire;
+
+/// For a connection to stand: the kernel knocks three times in it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A binary cache.
 #[derive(Clone)]
@@ -87,7 +91,8 @@ impl Target {
         if let Some(bytes) = receive_bytes {
             socket.set_recv_buffer_size(bytes)?;
         }
-        let stream = socket.connect(self.address).await?;
+        let connected = tokio::time::timeout(PATIENCE, socket.connect(self.address));
+        let stream = connected.await??;
         stream.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Wire::over(stream)),

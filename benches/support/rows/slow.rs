@@ -2,6 +2,8 @@
 //! server's and of the kernel's for each, and the latency of the healthy.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use super::super::engine::closed::{Closed, closed};
 use super::super::engine::mix::{Kind, Mix};
@@ -18,13 +20,28 @@ use super::{Findings, Stage};
 const OWN_AT_MOST_KIB: f64 = 16.0;
 const KERNEL_AT_MOST_KIB: f64 = 256.0;
 const LATENCY_AT_MOST: f64 = 2.0;
+/// Until the last one's buffers are full.
+const UNTIL_STILL: Duration = Duration::from_millis(500);
 const HEALTHY_CONNECTIONS: usize = 16;
 const ALONE: &str = "without them";
-const KINDS: [(slow::Kind, &str); 3] = [
-    (slow::Kind::Heads, "slow heads"),
-    (slow::Kind::Readers, "stalled readers"),
-    (slow::Kind::Idle, "idle connections"),
+/// What they do, and of which NARs. What costs the most comes last: memory that a server has had
+/// once it may keep, and what follows would look cheaper than it is.
+const KINDS: [(slow::Kind, &str, Nars); 4] = [
+    (slow::Kind::Idle, "idle connections", Nars::Packed),
+    (slow::Kind::Heads, "slow heads", Nars::Packed),
+    (
+        slow::Kind::Readers,
+        "stalled readers of .nar.zst",
+        Nars::Packed,
+    ),
+    (slow::Kind::Readers, "stalled readers of .nar", Nars::Plain),
 ];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nars {
+    Packed,
+    Plain,
+}
 
 pub fn measure(stage: &mut Stage) -> Findings {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -38,40 +55,37 @@ pub fn measure(stage: &mut Stage) -> Findings {
         return Findings::rows([Row::untold("S4", "slow connections", flaw)]);
     }
     let parts = [stage.corpus.added(0)];
-    let mut subjects = vec![subject(OURS, server.pid(), &server.url(), &parts, true)];
+    let served = |url: &str| Served::read(Target::plain(url), &parts);
+    let packed = served(&server.url());
+    let plain = Served {
+        target: packed.target.clone(),
+        generations: vec![packed.generations[0].clone().uncompressed()],
+    };
+    let mut subjects = vec![subject(OURS, server.pid(), packed, plain)];
     let nginx = Nginx::start(&stage.corpus.folder, None).ok();
     if let Some(nginx) = &nginx {
-        let url = format!("{}/raw", nginx.url());
-        subjects.push(subject(YARDSTICK, nginx.pid(), &url, &parts, false));
+        let [packed, plain] = ["zst", "raw"].map(|way| served(&format!("{}/{way}", nginx.url())));
+        subjects.push(subject(YARDSTICK, nginx.pid(), packed, plain));
     }
     let kinds = KINDS
         .iter()
-        .flat_map(|(kind, name)| one(stage, &subjects, *kind, name, count));
+        .flat_map(|kind| one(stage, &subjects, *kind, count));
     Findings::rows(kinds.collect::<Vec<Row>>())
 }
 
-fn subject(name: &str, pid: u32, url: &str, parts: &[Vec<String>], ours: bool) -> Subject {
-    let mut packed = Served::read(Target::plain(url), parts);
-    if ours {
-        packed.generations = packed
-            .generations
-            .into_iter()
-            .map(|all| all.uncompressed())
-            .collect();
-    }
+fn subject(name: &str, pid: u32, packed: Served, plain: Served) -> Subject {
     Subject {
         name: name.to_owned(),
         pid,
         packed,
-        plain: None,
+        plain: Some(plain),
     }
 }
 
 fn one(
     stage: &Stage,
     subjects: &[Subject],
-    kind: slow::Kind,
-    name: &str,
+    (kind, name, nars): (slow::Kind, &str, Nars),
     count: usize,
 ) -> [Row; 3] {
     let many = format!("{count} {name}");
@@ -81,7 +95,8 @@ fn one(
         format!("{many}: the server's memory"),
         "KiB each",
         limit,
-    );
+    )
+    .label(name);
     let limit = Limit::AtMost(KERNEL_AT_MOST_KIB);
     let work = format!("{many}: the kernel's memory, both ends");
     let mut kernel = Row::new("S4", work, "KiB of the kernel's each", limit).label(name);
@@ -89,12 +104,13 @@ fn one(
     let work = format!("{many}: p99 of healthy narinfos");
     let mut healthy = Row::new("S4", work, "ms", limit).against(ALONE).label(name);
     for subject in subjects {
-        let before = (
-            used(subject.pid).unwrap_or_default().own_kib,
-            kernel_tcp_kib(),
-        );
         let alone = p99(stage, subject, &mut healthy);
-        let all = &subject.packed.generations[0].items;
+        let before = memory(subject);
+        let served = match (&subject.plain, nars) {
+            (Some(plain), Nars::Plain) => plain,
+            _ => &subject.packed,
+        };
+        let all = &served.generations[0].items;
         let biggest = all
             .iter()
             .max_by_key(|item| item.nar_size)
@@ -103,7 +119,8 @@ fn one(
             slow::Kind::Idle => all[0].narinfo_path(),
             _ => biggest.url.clone(),
         };
-        let held = Held::hold(&subject.packed.target, kind, count, &path);
+        let held = Held::hold(&served.target, kind, count, &path);
+        thread::sleep(UNTIL_STILL);
         if held.count < count {
             let why = held.complaint.clone().unwrap_or_default();
             own.notes.push(format!(
@@ -111,10 +128,7 @@ fn one(
                 subject.name, held.count
             ));
         }
-        let after = (
-            used(subject.pid).unwrap_or_default().own_kib,
-            kernel_tcp_kib(),
-        );
+        let after = memory(subject);
         let each = |before: u64, after: u64| {
             after.saturating_sub(before) as f64 / held.count.max(1) as f64
         };
@@ -134,6 +148,12 @@ fn one(
         }
     }
     [own, kernel, healthy]
+}
+
+/// The server's own and the kernel's, in KiB.
+fn memory(subject: &Subject) -> (u64, u64) {
+    let own = used(subject.pid).unwrap_or_default().own_kib;
+    (own, kernel_tcp_kib())
 }
 
 fn p99(stage: &Stage, subject: &Subject, row: &mut Row) -> Option<f64> {

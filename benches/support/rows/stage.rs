@@ -27,6 +27,8 @@ pub struct Stage {
 
 impl Stage {
     pub fn set(settings: Settings) -> Stage {
+        // A mistake there is told before an hour was spent.
+        others(&settings);
         let corpus = Corpus::of(&settings);
         let (ours, disk_bytes) = filled(&corpus);
         let mut stage = Stage {
@@ -133,14 +135,8 @@ impl Stage {
                        the corpus)";
             self.remarks.push(Row::untold("all", "attic", why));
         }
-        for other in self.settings.others.clone() {
-            let parsed = other.split_once('=').and_then(|(name, rest)| {
-                let (url, pid) = rest.rsplit_once('@')?;
-                Some((name, Target::parse(url, None).ok()?, pid.parse().ok()?))
-            });
-            let (name, target, pid) = parsed
-                .unwrap_or_else(|| panic!("SNOWCACHE_BENCH_OTHERS: `{other}` is not NAME=URL@PID"));
-            self.add_running(name, target, pid);
+        for (name, target, pid) in others(&self.settings) {
+            self.add_running(&name, target, pid);
         }
     }
 
@@ -153,6 +149,24 @@ impl Stage {
             plain: None,
         });
     }
+}
+
+/// The caches that run already.
+fn others(settings: &Settings) -> Vec<(String, Target, u32)> {
+    let parse = |other: &String| {
+        let (name, rest) = other.split_once('=')?;
+        let (url, pid) = rest.rsplit_once('@')?;
+        Some((
+            name.to_owned(),
+            Target::parse(url, None).ok()?,
+            pid.parse().ok()?,
+        ))
+    };
+    let parsed = settings.others.iter().map(|other| {
+        let refused = || panic!("SNOWCACHE_BENCH_OTHERS: `{other}` is not NAME=URL@PID");
+        parse(other).unwrap_or_else(refused)
+    });
+    parsed.collect()
 }
 
 fn filled(corpus: &Corpus) -> (Snowcached, [u64; 3]) {
