@@ -97,7 +97,11 @@ impl Collector {
         let span = tracing::Span::current();
         tokio::task::spawn_blocking(move || {
             let _in_span = span.entered();
-            turn.0.collect(dry_run, Teller::new(sender));
+            let collector = turn.0.clone();
+            let (last, teller) = collector.collect(dry_run, Teller::new(sender));
+            // Who reads the last line may ask for the next collection at once.
+            drop(turn);
+            teller.last(&last);
         });
         Ok(lines)
     }
@@ -239,7 +243,8 @@ impl Collector {
         Ok(Turn(self.clone()))
     }
 
-    fn collect(&self, dry_run: bool, mut teller: Teller) {
+    /// Collects; returns the line to end with.
+    fn collect(&self, dry_run: bool, mut teller: Teller) -> (Value, Teller) {
         let began = Instant::now();
         tracing::info!(dry_run, "a collection begins");
         let collected = self.depot.collect(&self.policy, dry_run, &mut |finding| {
@@ -255,7 +260,7 @@ impl Collector {
                 if !dry_run {
                     self.totals().add(&collected, began.elapsed());
                 }
-                teller.end(&collected);
+                (teller.summary(&collected), teller)
             }
             Err(error) => {
                 match error.kind() {
@@ -265,7 +270,7 @@ impl Collector {
                         tracing::error!(%error, "a collection failed");
                     }
                 }
-                teller.last(&json!({ "error": error.to_string() }));
+                (json!({ "error": error.to_string() }), teller)
             }
         }
     }
@@ -321,13 +326,9 @@ impl Teller {
         }
     }
 
-    fn end(self, collected: &Collected) {
+    fn summary(&self, collected: &Collected) -> Value {
         let left_out = self.left_out;
-        let summary = Summary {
-            collected,
-            left_out,
-        };
-        self.last(&json!({ "summary": summary }));
+        json!({ "summary": Summary { collected, left_out } })
     }
 
     /// The collection is over: this line may wait until the client takes it or its connection ends.
