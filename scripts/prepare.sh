@@ -13,9 +13,7 @@ die() { say "$*"; exit 1; }
 
 build_packages=(g++ clang libclang-dev ccache make ca-certificates)
 test_packages=(nix-bin python3 git jq curl xz-utils bzip2 gzip zstd brotli lzip lz4 strace util-linux procps
-  mount e2fsprogs xfsprogs nginx-light openssl crun systemd python3-venv)
-# Debian's own name for it, where no other one is installed.
-command -v kubectl >/dev/null || test_packages+=(kubernetes-client)
+  mount e2fsprogs xfsprogs nginx-light openssl crun systemd python3-venv rclone)
 packages=("${build_packages[@]}")
 [ "$purpose" = run ] || packages+=("${test_packages[@]}")
 

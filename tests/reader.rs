@@ -6,10 +6,13 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use support::codec::Codec;
 use support::nar::{Nar, Upload};
 use support::nix::{Nix, Node};
+use support::oracle;
 use support::random::Random;
 use support::served::{Served, assert_same, everything};
 use support::server::Snowcached;
@@ -197,6 +200,49 @@ fn what_was_removed_is_gone_until_it_is_put_again_and_pins_are_told() {
     fs::write(&file, &segment).expect("a segment");
     let list = String::from_utf8(snowread(folder.path(), &["list"]).well()).expect("text");
     assert!(!list.contains("pin "), "{list}");
+}
+
+/// Removals and pins as the server writes them, and segments that a collection has rewritten.
+#[test]
+fn what_a_collector_rewrote_is_read_as_before() {
+    let configured = support::folder_on_disk();
+    let [flag, config] = oracle::quick_collections(configured.path(), 1);
+    let folder = support::folder_on_disk();
+    let mut server = Snowcached::start_with(folder, "info", &[&flag, &config]);
+    let (http, token, admin_token) = (server.http(), server.push_token(), server.admin_token());
+    let uploads = uploads();
+    let gone = Nar::of_file(&Random::seeded(42).bytes(300_000));
+    let gone = Upload::honest(4_000, "gone", &gone, Codec::named("none"));
+    oracle::publish(http, &token, &uploads[0]);
+    oracle::publish(http, &token, &gone);
+    for upload in &uploads[1..] {
+        oracle::publish(http, &token, upload);
+    }
+    let root = format!("/nix/store/{}", uploads[5].base_name());
+    let pin = serde_json::json!({ "roots": [root] }).to_string();
+    http.put("/api/v1/pins/prod", &token, pin.as_bytes())
+        .is(200);
+    let names = [gone.base_name(), uploads[3].base_name()];
+    oracle::remove(http, &admin_token, &names).expect("removed");
+    thread::sleep(Duration::from_secs(2)); // the leases of what was removed end
+    let collected = oracle::collect(http, &admin_token).expect("collected");
+    assert!(
+        collected["segments_rewritten"].as_u64() > Some(0),
+        "{collected}"
+    );
+    let served = everything(http);
+    assert_eq!(served.len(), uploads.len() - 1);
+    server.stop();
+    let left = Left {
+        server,
+        uploads,
+        served,
+    };
+    snowread(&left.segments(), &["check"]).well();
+    left.is_restored_from(&left.segments(), &[]);
+    let list = String::from_utf8(snowread(&left.segments(), &["list"]).well()).expect("text");
+    let pin = list.lines().find(|line| line.starts_with("pin prod {"));
+    assert!(pin.is_some_and(|pin| pin.contains(&root[11..])), "{list}");
 }
 
 #[test]

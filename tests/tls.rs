@@ -80,12 +80,9 @@ fn our_client_reads_over_https() {
     let server = encrypted(certificates.path());
     let list = |authority: Option<PathBuf>| {
         let mut command = Command::new(binary("snowcache"));
-        command.args([
-            "--url",
-            &format!("https://{}", server.address()),
-            "pin",
-            "list",
-        ]);
+        command
+            .args(["pin", "list"])
+            .env("SNOWCACHE_URL", format!("https://{}", server.address()));
         match authority {
             Some(file) => command.env("SSL_CERT_FILE", file),
             None => command.env_remove("SSL_CERT_FILE"),

@@ -115,6 +115,7 @@ impl Server {
         let listeners = Listener::bind(&binding, &mut passed).await?;
         binding.addresses = &config.metrics.listen;
         let metrics_listeners = Listener::bind(&binding, &mut passed).await?;
+        passed.warn_if_idle();
         let bound: Vec<&Bound> = listeners.iter().map(Listener::bound).collect();
         let to_a_person = std::io::stdout().is_terminal();
         let banner = banner(&config, &bound, &identity, to_a_person);
@@ -171,7 +172,7 @@ impl Server {
         background.iter().for_each(|task| task.abort());
         app.scrubber.stop().await;
         app.collector.stop().await;
-        operators.end(std::future::ready(())).await;
+        drop(operators); // until here they were told that it drains
         drop(app);
         drop(self.lock);
     }

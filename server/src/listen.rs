@@ -98,7 +98,7 @@ pub struct Service {
     metrics: Arc<Metrics>,
 }
 
-/// Sockets that are being served.
+/// Sockets that are being served; dropped, they are no more, and nothing is waited for.
 pub struct Serving {
     accepting: JoinSet<()>,
     /// Accepting ends when it is dropped.
@@ -115,6 +115,7 @@ impl Serving {
         let graceful = Arc::into_inner(self.graceful);
         let graceful = graceful.expect("invariant: who accepts has ended");
         tokio::select! {
+            biased;
             ended = tokio::time::timeout(self.grace, graceful.shutdown()) => if ended.is_err() {
                 tracing::warn!("requests still under way after shutdown_grace_s were cut off");
             },

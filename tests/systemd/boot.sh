@@ -15,7 +15,8 @@ if [ "${1:-}" != --inside ]; then
 fi
 units=$2
 hostname snowcache-test
-work=$(mktemp -d /run/snowcache-test.XXXXXX 2>/dev/null || mktemp -d)
+work=$units/machine
+mkdir "$work"
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$work"
 mkdir "$work"/{upper,work,root}
@@ -35,7 +36,6 @@ mkdir "$root"/dev/{pts,shm} "$root/run/units"
 mount --bind /dev/shm "$root/dev/shm"
 mount -t devpts devpts -o newinstance,ptmxmode=0666 "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
-# systemd logs to the console only when that is a terminal; to a kernel's log that is a pipe it always does.
 mount --bind "$units" "$root/run/units"
 mkdir -p "$root/mnt"
 cd "$root"

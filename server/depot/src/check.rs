@@ -29,7 +29,7 @@ use crate::quarantine::{Broken, Damage};
 use crate::record::{Header, Kind, StateHeader};
 use crate::replay::replay_telling;
 use crate::scan::{BadSectors, Found, Item, walk};
-use crate::scrub::unpack::{Unpackers, with_unpackers};
+use crate::scrub::unpack::{Effort, Unpackers, with_unpackers};
 use crate::segments::local::LocalSegments;
 use crate::segments::{SegmentId, Segments};
 use crate::{Error, Result};
@@ -137,8 +137,7 @@ fn pass(data: &Path, depot: &Path, on: &mut dyn FnMut(Finding)) -> Result<Pass> 
         checked: &mut checked,
     };
     pass.leftovers = files::check(data, &mut tell)?;
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    with_unpackers(cores, |unpackers| {
+    with_unpackers(Effort::all(), |unpackers| {
         pass.read(&segments, unpackers, &mut tell)
     })?;
     pass.index(depot, &segments, &mut tell)?;

@@ -34,16 +34,13 @@ use crate::{Error, ErrorKind, Result};
 
 pub(crate) mod unpack;
 
-use unpack::{Unpackers, with_unpackers};
+use unpack::{Effort, Unpackers, with_unpackers};
 
 /// Between two reports of progress.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
 /// The longest sleep of a scrub that reads too fast: soon enough to notice that it was stopped.
 const NAP: Duration = Duration::from_millis(50);
-
-/// Stored bytes that a thread unpacks and hashes a second: about the slowest seen.
-const THREAD_BYTES_PER_S: u64 = 200 << 20;
 
 /// What to read, and how fast.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -186,7 +183,7 @@ impl Depot {
             ..Progress::default()
         };
         let began = Instant::now();
-        with_unpackers(threads(scrub.rate_bytes_per_s), |unpackers| {
+        with_unpackers(Effort::for_rate(scrub.rate_bytes_per_s), |unpackers| {
             let mut run = Run {
                 depot: self,
                 shared: self.shared(),
@@ -208,13 +205,6 @@ impl Depot {
             run.finish(began)
         })
     }
-}
-
-/// As many threads as keep the rate: where it is low, a burst must not take all cores at once.
-fn threads(rate_bytes_per_s: Option<u64>) -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let wanted = rate_bytes_per_s.map(|rate| rate.div_ceil(THREAD_BYTES_PER_S));
-    wanted.map_or(cores, |wanted| cores.min(wanted.max(1) as usize))
 }
 
 /// Every segment and how much of it was committed, as one moment has it.

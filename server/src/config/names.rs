@@ -76,8 +76,8 @@ pub fn is_foreign(variable: &str) -> bool {
 }
 
 /// What `key`, one of a section of the keys `siblings`, was meant to be: itself in another section,
-/// else the sibling that is spelt most like it. One whose unit was left out comes before any that is
-/// spelt alike.
+/// else the sibling that is spelt most like it. One whose unit was left out comes before any that
+/// is spelt alike.
 pub fn nearest_key(section: Option<&str>, key: &str, siblings: &Table) -> String {
     let elsewhere = |whole: &String| whole.rsplit('.').next() == Some(key);
     let mut all = keys().into_iter().map(|(whole, _)| whole);

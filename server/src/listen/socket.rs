@@ -2,7 +2,7 @@
 //!
 //! Guarantees: `[::]` takes IPv4 too, unless `0.0.0.0` at the same port is listened on besides; a
 //! socket file left behind is replaced, and has its permissions before anybody can connect. Never:
-//! removes a file that is no socket.
+//! removes a file that is no socket, or one that somebody listens at.
 
 use super::tls::Certificates;
 use super::{Bound, Peer};
@@ -12,6 +12,7 @@ use rustix::net::sockopt::set_ipv6_v6only;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
@@ -31,30 +32,51 @@ pub struct Binding<'a> {
 }
 
 /// Sockets that systemd passed to this process.
-pub struct Passed(ListenFd);
+pub struct Passed {
+    sockets: ListenFd,
+    are_used: bool,
+}
 
 impl Passed {
     /// Takes them, so that no child of ours has them. Call it before there are threads.
     pub fn take() -> Passed {
-        Passed(ListenFd::from_env())
+        Passed {
+            sockets: ListenFd::from_env(),
+            are_used: false,
+        }
     }
 
     /// There are none.
     pub fn none() -> Passed {
-        Passed(ListenFd::empty())
+        Passed {
+            sockets: ListenFd::empty(),
+            are_used: false,
+        }
+    }
+
+    /// Says so when nobody wanted them: clients would wait at them for ever.
+    pub fn warn_if_idle(&self) {
+        let passed = self.sockets.len();
+        if passed > 0 && !self.are_used {
+            tracing::warn!(
+                passed,
+                "sockets of systemd are not served: listen lacks \"systemd\""
+            );
+        }
     }
 
     fn listeners(&mut self, tls: Option<&Arc<Certificates>>) -> io::Result<Vec<Listener>> {
         let mut listeners = Vec::new();
-        for number in 0..self.0.len() {
-            let unix = match self.0.take_tcp_listener(number) {
+        self.are_used = true;
+        for number in 0..self.sockets.len() {
+            let unix = match self.sockets.take_tcp_listener(number) {
                 Ok(Some(tcp)) => {
                     tcp.set_nonblocking(true)?;
                     listeners.push(Listener::tcp(TcpListener::from_std(tcp)?, tls.cloned())?);
                     continue;
                 }
                 Ok(None) => continue,
-                Err(_) => self.0.take_unix_listener(number)?,
+                Err(_) => self.sockets.take_unix_listener(number)?,
             };
             if let Some(unix) = unix {
                 unix.set_nonblocking(true)?;
@@ -152,8 +174,11 @@ impl Listener {
 
     fn unix(path: &Path, mode: u32) -> io::Result<Listener> {
         match std::fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path)?,
-            _ => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            // Left behind by somebody who has died: nobody accepts there.
+            Ok(it) if it.file_type().is_socket() && BlockingStream::connect(path).is_err() => {}
+            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         }
         // Bound under another name, so that nobody finds it before it has its permissions.
         let mut new = PathBuf::from(path).into_os_string();

@@ -1,8 +1,8 @@
 //! A scrape: what was counted, and what is asked of the server's parts at that moment.
 //!
-//! Guarantees: it answers within [`PATIENCE`], however large the depot: rows are counted by a thread
-//! that takes no more than a [`SHARE`]th of the time, and until it has ended the figures of the last
-//! count are told. Never: waits for a place among the readers.
+//! Guarantees: it answers within some [`PATIENCE`], however large the depot: rows are counted by a
+//! thread that takes no more than a [`SHARE`]th of the time, and until it has ended the figures of
+//! the last count are told. Never: waits for a place among the readers.
 
 use super::exposition::Exposition;
 use super::{Counted, Metrics, process};

@@ -2,6 +2,9 @@
 
 use crate::client::{Cache, read_answer, send, start};
 use crate::sample::Sample;
+use snowcache_server::compose::Server;
+use snowcache_server::config::Config;
+use snowcache_server::observe::with_causes;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -269,6 +272,30 @@ fn several_sockets_are_one_server() {
     let ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     stream.write_all(ask).unwrap();
     assert_eq!(read_answer(&mut stream, false).text(), "ok\n");
+}
+
+#[test]
+fn a_file_and_a_socket_in_use_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let [file, used] = ["file", "used"].map(|name| dir.path().join(name));
+    std::fs::write(&file, "somebody's").unwrap();
+    let _listener = UnixListener::bind(&used).unwrap();
+    for path in [&file, &used] {
+        let config = Config {
+            data: dir.path().join("var"),
+            listen: vec![format!("unix:{}", path.display())],
+            ..Config::default()
+        };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let refused = runtime.block_on(Server::open(config)).err().unwrap();
+        let refused = with_causes(&refused);
+        assert!(
+            refused.contains("in use") && refused.contains("--listen"),
+            "{refused}"
+        );
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "somebody's");
+    assert!(UnixStream::connect(&used).is_ok());
 }
 
 /// A port that is free at this moment for both kinds of addresses.

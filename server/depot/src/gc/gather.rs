@@ -82,9 +82,6 @@ impl<'a, 'b> Gather<'a, 'b> {
     pub fn run(mut self, graph: &Graph) -> Result<()> {
         for nar in graph.current(&self.shared, self.collection.now)? {
             self.collection.depot.may_go_on()?;
-            if self.bytes >= GATHERED_BYTES {
-                break;
-            }
             match self.gather(&nar) {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     tracing::warn!(%nar, %error, "not gathered");
@@ -107,12 +104,9 @@ impl<'a, 'b> Gather<'a, 'b> {
         let Some((layout, extents)) = extents(&self.shared, nar)? else {
             return Ok(());
         };
-        if runs(
-            extents
-                .iter()
-                .map(|it| (it.segment, it.offset, it.stored_len.into())),
-        ) < 2
-        {
+        let records = extents.iter();
+        let records = records.map(|it| (it.segment, it.offset, it.stored_len.into()));
+        if runs(records) < 2 {
             for extent in extents {
                 let end = extent.offset + u64::from(extent.stored_len);
                 self.met.add(extent.segment, extent.offset..end);
@@ -142,7 +136,8 @@ impl<'a, 'b> Gather<'a, 'b> {
             (at.segment, at.offset, len)
         });
         let runs = runs(records);
-        if runs < 2 || bytes / runs >= RUN_BYTES || !self.has_room(bytes)? {
+        let worth = runs >= 2 && bytes / runs < RUN_BYTES;
+        if !worth || self.bytes + bytes > GATHERED_BYTES || !self.has_room(bytes)? {
             return Ok(());
         }
         self.bytes += bytes;

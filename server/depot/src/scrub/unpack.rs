@@ -5,6 +5,7 @@
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Instant;
 
 use snowcache_core::recipe::{FRAME_MAX_BYTES, FrameId};
 
@@ -15,6 +16,14 @@ use crate::{Error, Result};
 
 /// Stored bytes handed to a thread at once: a dozen frames, some 3 ms of work.
 const BATCH_BYTES: usize = 512 << 10;
+
+/// A thread that is to stand back sleeps so many times as long as it worked, after each frame: it
+/// never keeps a core for more than a frame's 0.1 to 2 ms, whatever the scheduler thinks of it.
+const REST: u32 = 2;
+
+/// Stored bytes that a thread that stands back unpacks and hashes a second: a third of the slowest
+/// seen.
+const THREAD_BYTES_PER_S: u64 = 64 << 20;
 
 /// Batches that wait, over all threads.
 const BATCHES: usize = 8;
@@ -40,17 +49,53 @@ struct Open {
     under_way: usize,
 }
 
-/// Runs `work` with `threads` threads that unpack for it.
-pub fn with_unpackers<T>(threads: usize, work: impl FnOnce(&Unpackers) -> Result<T>) -> Result<T> {
+/// How much of the machine is used.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    /// Threads that unpack.
+    pub threads: usize,
+    /// Whether they rest after each frame.
+    pub stands_back: bool,
+}
+
+impl Effort {
+    /// All cores.
+    pub fn all() -> Effort {
+        Effort {
+            threads: cores(),
+            stands_back: false,
+        }
+    }
+
+    /// Threads that stand back, as many as keep the rate; all cores without a rate, or where it is
+    /// too high for that.
+    pub fn for_rate(bytes_per_s: Option<u64>) -> Effort {
+        let wanted = bytes_per_s.map(|rate| rate.div_ceil(THREAD_BYTES_PER_S).max(1));
+        match wanted.map(usize::try_from) {
+            Some(Ok(threads)) if threads <= cores() => Effort {
+                threads,
+                stands_back: true,
+            },
+            _ => Effort::all(),
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get())
+}
+
+/// Runs `work` with threads that unpack for it.
+pub fn with_unpackers<T>(effort: Effort, work: impl FnOnce(&Unpackers) -> Result<T>) -> Result<T> {
     let (batches, queue) = sync_channel(BATCHES);
     let (answers, damage) = channel();
     let queue = Mutex::new(queue);
     std::thread::scope(|scope| {
-        for number in 0..threads.max(1) {
+        for number in 0..effort.threads {
             let (queue, answers) = (&queue, answers.clone());
             std::thread::Builder::new()
                 .name(format!("scrub-{number}"))
-                .spawn_scoped(scope, move || unpack(queue, &answers))
+                .spawn_scoped(scope, move || unpack(queue, &answers, effort.stands_back))
                 .map_err(|e| Error::io("starting a thread", e))?;
         }
         let open = Open {
@@ -109,7 +154,7 @@ impl Open {
     }
 }
 
-fn unpack(queue: &Mutex<Receiver<Batch>>, answers: &Sender<Vec<Damage>>) {
+fn unpack(queue: &Mutex<Receiver<Batch>>, answers: &Sender<Vec<Damage>>, stands_back: bool) {
     let mut decompressor = match zstd::bulk::Decompressor::new() {
         Ok(decompressor) => decompressor,
         Err(error) => return tracing::error!(%error, "zstd does not start"),
@@ -123,6 +168,7 @@ fn unpack(queue: &Mutex<Receiver<Batch>>, answers: &Sender<Vec<Damage>>) {
         let Ok(batch) = batch else { return };
         let (mut damage, mut from) = (Vec::new(), 0);
         for (at, frame) in &batch.frames {
+            let began = Instant::now();
             let stored = &batch.stored[from..from + frame.stored_len as usize];
             from += stored.len();
             raw.clear();
@@ -136,6 +182,9 @@ fn unpack(queue: &Mutex<Receiver<Batch>>, answers: &Sender<Vec<Damage>>) {
                     bytes: FRAME_HEADER_BYTES as u64 + u64::from(frame.stored_len),
                     what: Broken::Frame(frame.id),
                 });
+            }
+            if stands_back {
+                std::thread::sleep(began.elapsed() * REST);
             }
         }
         if answers.send(damage).is_err() {
