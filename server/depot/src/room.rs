@@ -121,7 +121,8 @@ impl Room {
         Ok(())
     }
 
-    fn reserve_of(&self, whole: u64) -> u64 {
+    /// What uploads leave of `whole` bytes, of a disk or of the limit.
+    pub fn reserve_of(&self, whole: u64) -> u64 {
         self.reserve_bytes.min(whole / RESERVE_PART)
     }
 }

@@ -11,7 +11,8 @@
 //! gathered stays where it is until a pin moves.
 //!
 //! Guarantees: one collection copies at most [`GATHERED_BYTES`]; nothing is read from a copy before
-//! it is durable; each NAR stays readable throughout. Never: takes room from the reserve.
+//! it is durable; each NAR stays readable throughout. Never: takes room from the reserve,
+//! which is for rewriting.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,11 +23,10 @@ use snowcache_nix::NarHash;
 use super::Collection;
 use super::copier::{Copier, Moved};
 use super::graph::Graph;
-use super::rewrite::SLACK_BYTES;
 use super::space::Coverage;
 use crate::depot::Shared;
 use crate::index::{Rows, Table};
-use crate::layout::{Extent, Layout, Part};
+use crate::layout::{Extent, Layout, Location, Part};
 use crate::record::FRAME_HEADER_BYTES;
 use crate::relayout::located;
 use crate::rows::{PinRow, cache_of_key};
@@ -48,7 +48,7 @@ const GAP_BYTES: u64 = 64 << 10;
 const GATHERED_BYTES: u64 = 1 << 30;
 
 /// Frames of a NAR that lie where they do for its sake.
-type Stretch = Vec<(FrameId, crate::layout::Location)>;
+type Stretch = Vec<(FrameId, Location)>;
 
 /// One pass over what is pinned.
 pub struct Gather<'a, 'b> {
@@ -156,9 +156,11 @@ impl<'a, 'b> Gather<'a, 'b> {
     fn has_room(&self, bytes: u64) -> Result<bool> {
         let space = self.shared.segments.space();
         let space = space.map_err(|e| crate::Error::io("asking how much room the disk has", e))?;
-        let usable = self.shared.room.usable_bytes();
-        Ok(space.free_bytes >= bytes + SLACK_BYTES
-            && usable.is_none_or(|usable| self.shared.pool.bytes() + bytes <= usable))
+        let (room, usable) = (&self.shared.room, self.shared.room.usable_bytes());
+        Ok(
+            space.free_bytes >= bytes + room.reserve_of(space.total_bytes)
+                && usable.is_none_or(|usable| self.shared.pool.bytes() + bytes <= usable),
+        )
     }
 
     /// The NARs that use what has moved. Commits that counted on the old records have ended when

@@ -42,7 +42,7 @@ const REMOVED_AT_ONCE: usize = 8;
 pub const ROWS_AT_ONCE: usize = 1000;
 
 /// Room that must be left beside a copy: the index's own flush.
-pub const SLACK_BYTES: u64 = 8 << 20;
+const SLACK_BYTES: u64 = 8 << 20;
 
 /// The segments of one collection.
 pub struct Rewrite<'a, 'b> {

@@ -1,4 +1,4 @@
-//! Unpacking and hashing frames on all cores, for a scrub.
+//! Unpacking and hashing frames, for a scrub: on all cores, or on as few as keep its rate.
 //!
 //! Guarantees: at most [`BATCHES`] batches of [`BATCH_BYTES`] wait; `finish` returns when all that
 //! was handed in has been checked.
