@@ -12,5 +12,6 @@ mod limits;
 mod operating;
 mod pushing;
 mod reading;
+mod remembered;
 mod sample;
 mod stories;
