@@ -3,7 +3,7 @@
 //! ```text
 //!   start   paths in the index --scanned--> filter --> its no is an answer, its yes asks the index
 //!   commit  key --> filter, then --> index
-//!   full, or half of it removed     --> a larger or smaller one is filled beside it, and takes over
+//!   full, or half of it removed     --> another is filled beside it, and takes over
 //! ```
 //! A blocked Bloom filter: each key has [`BITS_A_KEY`] bits of one cache line. Its hash is keyed by
 //! chance, so that nobody can choose paths that collide.

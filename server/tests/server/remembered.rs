@@ -1,4 +1,4 @@
-//! Narinfos out of memory: the same to the byte as those that are looked up, and never of yesterday.
+//! Narinfos out of memory: the same to the byte as those that are looked up, never of yesterday.
 
 use crate::client::{Answer, Cache, start};
 use crate::sample::{Sample, store_path};
