@@ -14,6 +14,7 @@
 #   make bench-quick    the same in two minutes, with figures that are only a first look
 #   make bench-storage  what two generations of a system cost on disk
 #   make bench-scrub    what a scrub reads a second, and what requests notice of it
+#   make bench-instructions  instructions a narinfo takes, against the committed count (valgrind)
 #   make build          the release binaries, nothing else
 #   make test-setup     what `make test` does before it tests; after it, plain `cargo test --release` works too
 
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-scrub
+commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-scrub bench-instructions
 .PHONY: help $(commands)
 
 help:
@@ -102,5 +103,9 @@ bench-storage: test-setup
 
 bench-scrub: test-setup
 	@cargo bench --bench scrub
+
+bench-instructions:
+	@scripts/prepare.sh test
+	@cargo bench -p snowcache-server --bench instructions
 
 endif
