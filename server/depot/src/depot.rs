@@ -14,7 +14,7 @@ use crate::compress::Compressors;
 use crate::index::owed::Owed;
 use crate::index::renewing::{RenewingIndex, set_aside};
 use crate::index::{Batch, Index, Table};
-use crate::ingest::{Ingest, Nar};
+use crate::ingest::{Ingest, Nar, is_nar};
 use crate::keys::CacheName;
 use crate::layout::{Encoding, Layout};
 use crate::leases::Leases;
@@ -258,7 +258,7 @@ impl Depot {
             .index
             .get(Table::Uploads, &cache.key(name.as_bytes()))?;
         let row = value.map(|value| UploadRow::decode(&value)).transpose()?;
-        Ok(row.map(|row| row.state))
+        Ok(row.map(|row| row.state).filter(|state| is_nar(&state.name)))
     }
 
     /// Makes a path visible; it is durable when this returns.
@@ -436,6 +436,10 @@ impl Depot {
 
     pub(crate) fn commit(&self, change: Change) -> Result<Outcome> {
         self.committer.commit(change)
+    }
+
+    pub(crate) fn commit_all(&self, changes: impl Iterator<Item = Change>) -> Vec<Result<Outcome>> {
+        self.committer.commit_all(changes)
     }
 }
 
