@@ -8,7 +8,7 @@ mod progress;
 use super::{denied, print_json};
 use crate::cli::PushArgs;
 use crate::failure::{Exit, Failure};
-use crate::push::{self, Fate, LocalPath, Options, Plan, Pushed};
+use crate::push::{self, Fate, LocalPath, Options, Plan, Pushed, StoreError};
 use crate::remote::Remote;
 use crate::show;
 use progress::Progress;
@@ -60,7 +60,12 @@ pub async fn run(remote: &Remote, args: &PushArgs) -> Result<(), Failure> {
     let begin = Instant::now();
     let roots = roots(args)?;
     let paths = tokio::task::spawn_blocking(move || push::closure(&roots)).await;
-    let paths = paths.map_err(Failure::failed)?.map_err(Failure::failed)?;
+    let paths = paths
+        .map_err(Failure::failed)?
+        .map_err(|error| match error {
+            StoreError::NotAPath(..) => Failure::usage(error),
+            error => Failure::failed(error),
+        })?;
     let mut summary = Summary {
         paths: paths.len(),
         dry_run: args.dry_run,

@@ -7,7 +7,7 @@
 use super::lane::Lane;
 use super::order::references_first;
 use super::store::LocalPath;
-use crate::remote::{Remote, RemoteError};
+use crate::remote::{Remote, RemoteError, wait_after};
 use snowcache_core::cache::Cache;
 use snowcache_core::error::Error;
 use snowcache_nix::{NarHash, StoreHash};
@@ -20,6 +20,10 @@ use tokio::runtime::Handle;
 const PATHS_PER_COMMIT: usize = 1_000;
 /// Bytes of narinfos published at once.
 const BYTES_PER_COMMIT: usize = 4 << 20;
+
+/// Attempts for one NAR or request: the waits between them, with jitter, last some 8 s of 16 at
+/// most, as a server's restart may.
+pub(super) const MAX_ATTEMPTS: u32 = 7;
 
 /// How it is done.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +183,23 @@ pub async fn push(
     publish(remote, nars, heard).await
 }
 
+/// Asks again what may go well later; all that is asked here may be asked twice.
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, RemoteError>
+where
+    F: Future<Output = Result<T, RemoteError>>,
+{
+    let mut attempt = 1;
+    loop {
+        match ask().await {
+            Err(error) if attempt < MAX_ATTEMPTS && error.may_pass() => {
+                tokio::time::sleep(wait_after(attempt)).await;
+                attempt += 1;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// NARs under way to the cache; which paths they were for, and which failed.
 async fn send(
     remote: &Remote,
@@ -187,7 +208,8 @@ async fn send(
     counts: Arc<Pushed>,
 ) -> Result<(Vec<LocalPath>, HashMap<NarHash, String>), RemoteError> {
     let hashes: Vec<NarHash> = paths.iter().map(|path| path.info.nar_hash).collect();
-    let mut absent: HashSet<NarHash> = remote.absent_nars(&hashes).await?.into_iter().collect();
+    let absent = patiently(|| remote.absent_nars(&hashes)).await?;
+    let mut absent: HashSet<NarHash> = absent.into_iter().collect();
     let mut jobs = Vec::new();
     for (at, path) in paths.iter().enumerate() {
         match absent.remove(&path.info.nar_hash) {
@@ -262,7 +284,7 @@ async fn publish(
         if records.is_empty() {
             continue;
         }
-        let fates = remote.commit(&records).await?;
+        let fates = patiently(|| remote.commit(&records)).await?;
         for (path, fate) in batch.into_iter().zip(fates) {
             let why = || fate.error.clone().unwrap_or_default();
             let fate = match fate.status {

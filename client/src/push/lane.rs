@@ -9,7 +9,7 @@
 //! Guarantees: a broken stream costs asking again: its NARs that had ended are held, and of the
 //! last one what the cache got. Never: the same NAR tried without end.
 
-use super::engine::{Job, Work};
+use super::engine::{Job, MAX_ATTEMPTS, Work};
 use super::pack::{PackError, pack};
 use crate::remote::{NarFate, RemoteError, Sending, wait_after};
 use bytes::Bytes;
@@ -32,8 +32,6 @@ const SEND_BYTES: usize = 256 << 10;
 const STREAM_BYTES: u64 = 64 << 20;
 /// And after so many NARs.
 const STREAM_NARS: usize = 256;
-/// Attempts for one NAR: with jitter they last some 8 s, as a server's restart may.
-const MAX_ATTEMPTS: u32 = 6;
 
 /// A part of a NAR that waits to be sent.
 enum Part {
@@ -99,7 +97,11 @@ impl Lane {
             match work.runtime.block_on(work.remote.absent_nars(&[nar])) {
                 Ok(absent) if absent.is_empty() => return work.held(),
                 Ok(_) => {}
-                Err(error) => return work.fatal(error),
+                Err(error) => {
+                    self.jobs.push(job);
+                    self.failure = Some(error);
+                    return self.broken();
+                }
             }
         }
         let (begin, flushes) = (self.window.len(), self.flushes);

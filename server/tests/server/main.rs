@@ -14,3 +14,4 @@ mod pushing;
 mod reading;
 mod sample;
 mod stories;
+mod uploads;
