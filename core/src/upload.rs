@@ -216,7 +216,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// Where what comes is no record; nothing can be read then any more.
-    pub fn next(&mut self) -> Result<Record<'_>, StreamError> {
+    pub fn read(&mut self) -> Result<Record<'_>, StreamError> {
         let number = self.records;
         let cut = move |error: io::Error| match error.kind() {
             io::ErrorKind::UnexpectedEof => StreamError::Cut { record: number },
@@ -336,16 +336,16 @@ mod tests {
         let bytes = stream();
         let mut reader = Reader::new(&bytes[..]);
         for expected in records() {
-            assert_eq!(reader.next().expect("a record"), expected);
+            assert_eq!(reader.read().expect("a record"), expected);
         }
-        assert!(matches!(reader.next(), Err(StreamError::Cut { record: 6 })));
+        assert!(matches!(reader.read(), Err(StreamError::Cut { record: 6 })));
     }
 
     /// Reads to the end, or to what is wrong.
     fn read(bytes: &[u8]) -> Result<u64, StreamError> {
         let mut reader = Reader::new(bytes);
         loop {
-            if let Record::End { records } = reader.next()? {
+            if let Record::End { records } = reader.read()? {
                 return Ok(records);
             }
         }

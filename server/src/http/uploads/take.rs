@@ -86,7 +86,7 @@ pub fn take_in(
         taken: Taken::default(),
     };
     loop {
-        match reader.next() {
+        match reader.read() {
             Ok(Record::End { .. }) if taking.open.is_none() => return Ok(taking.taken),
             Ok(record) => taking.take(record)?,
             Err(error) => return Err(taking.broken(&error)),
