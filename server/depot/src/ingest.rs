@@ -39,7 +39,7 @@ use crate::uses::{Flight, FramePlace};
 use crate::{Error, ErrorKind, Result};
 use offered::Offers;
 
-pub use offered::{Lease, is_nar, native_name};
+pub use offered::{KEEP_BYTES, Lease, is_nar, native_name};
 
 /// Pieces of one upload that wait for compression.
 pub const MAX_QUEUED: usize = 8;
@@ -103,6 +103,7 @@ impl Ingest {
                 cut: 0,
                 offers: Offers::default(),
                 queue: VecDeque::new(),
+                uncommitted: 0,
                 streams: Vec::new(),
             },
         }
@@ -219,6 +220,8 @@ struct Frames {
     /// Where each frame of the NAR lies; the collector leaves alone what is shared.
     flight: Arc<Flight>,
     queue: VecDeque<Coming>,
+    /// Stored bytes appended since the last commit.
+    uncommitted: u64,
     /// The segments written to; all but the last are full.
     streams: Vec<Stream>,
 }
@@ -297,6 +300,7 @@ impl Frames {
                 Coming::Compressed(next) => next.recv().map_err(|_| Error::closed())??,
             };
             self.depot.room.check(stored.len() as u64)?;
+            self.uncommitted += stored.len() as u64;
             let stream = self.stream()?;
             let segment = stream.id();
             let offset = stream.frame(&header, &stored)?;

@@ -52,7 +52,7 @@ mod vitals;
 pub use depot::{CHECKPOINT_BYTES, Depot, Entry, MAX_PAGE, Published, Stored, UploadInfo};
 pub use error::{Error, ErrorKind, Result};
 pub use gc::{Collected, Finding, Policy, Removal};
-pub use ingest::{Ingest, Lease, MAX_QUEUED, Nar, Upload, native_name};
+pub use ingest::{Ingest, KEEP_BYTES, Lease, MAX_QUEUED, Nar, Upload, native_name};
 pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
 pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
 pub use options::Options;

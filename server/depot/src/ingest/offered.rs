@@ -34,6 +34,10 @@ use crate::{Error, Result};
 /// What begins the names of frames kept without a NAR; no URL leads to them.
 const KEPT: &str = "frames/";
 
+/// Stored bytes of a NAR after which what came of it is made durable, before the NAR ends: what a
+/// server's death costs each upload at most. One more fsync for so many bytes is not felt.
+pub const KEEP_BYTES: u64 = 64 << 20;
+
 /// Times that a frame is looked up once more after it moved: a segment is rewritten once in
 /// minutes, a frame is read in milliseconds.
 const MAX_MOVES: usize = 8;
@@ -151,6 +155,23 @@ impl Ingest {
         frames.drain(0)?;
         frames.keep(lease)
     }
+
+    /// Whether more than [`KEEP_BYTES`] would be lost if the process died now.
+    pub fn is_long(&self) -> bool {
+        self.frames.uncommitted >= KEEP_BYTES
+    }
+
+    /// Makes durable what came so far, and goes on.
+    ///
+    /// # Errors
+    /// As [`Ingest::keep`].
+    pub fn keep_so_far(&mut self, lease: Lease) -> Result<u64> {
+        self.frames.drain(0)?;
+        let ops = std::mem::take(&mut self.frames.ops);
+        let kept = self.frames.keep(lease)?;
+        self.frames.ops = ops;
+        Ok(kept)
+    }
 }
 
 impl Frames {
@@ -209,15 +230,11 @@ impl Frames {
     /// Commits what was appended as an upload of its own kind: its recipe is the frames, one after
     /// another, its name and its hash are those of this list and of nothing else.
     fn keep(&mut self, lease: Lease) -> Result<u64> {
-        let (mut kept, mut stored_bytes) = (Vec::new(), 0);
-        self.at().retain(|id, place| {
-            let FramePlace::New(at) = place else {
-                return false;
-            };
-            stored_bytes += u64::from(at.stored_len);
-            kept.push((*at, *id));
-            true
-        });
+        let mut kept: Vec<(Location, FrameId)> = Vec::new();
+        kept.extend(self.at().iter().filter_map(|(id, place)| match place {
+            FramePlace::New(at) => Some((*at, *id)),
+            _ => None,
+        }));
         if kept.is_empty() {
             return Ok(0);
         }
@@ -238,11 +255,20 @@ impl Frames {
             cache: lease.cache,
             name: format!("{KEPT}{}", nar.nar_hash.base32()),
             codec: "frames".to_owned(),
-            file_size_bytes: stored_bytes,
+            file_size_bytes: kept.iter().map(|(at, _)| u64::from(at.stored_len)).sum(),
             subject: lease.subject,
             expires_unix_s: lease.expires_unix_s,
         };
         self.commit(nar, upload)?;
+        self.uncommitted = 0;
+        for (_, id) in &kept {
+            self.at().remove(id);
+            if !self.is_here(*id)? {
+                return Err(Error::corrupt(format!(
+                    "frame {id} was kept and is not here"
+                )));
+            }
+        }
         Ok(kept.len() as u64)
     }
 }

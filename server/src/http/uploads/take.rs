@@ -148,7 +148,7 @@ impl Taking<'_> {
 
     fn fed(&mut self, fed: Result<Option<String>, Error>) -> Result<(), Refusal> {
         match fed {
-            Ok(None) => Ok(()),
+            Ok(None) => self.keep_some(),
             Ok(Some(lacks)) => {
                 if let Some(ingest) = self.give_up(Fate::Lacks(lacks)) {
                     ingest.keep(self.lease())?;
@@ -156,6 +156,20 @@ impl Taking<'_> {
                 Ok(())
             }
             Err(error) => self.refused(error),
+        }
+    }
+
+    /// Of a long NAR what came is kept now and then, should the server die before its end.
+    fn keep_some(&mut self) -> Result<(), Refusal> {
+        let lease = self.lease();
+        let ingest = self.open.as_mut().and_then(|open| open.ingest.as_mut());
+        match ingest.filter(|ingest| ingest.is_long()) {
+            Some(ingest) => {
+                let frames = ingest.keep_so_far(lease)?;
+                tracing::debug!(frames, "kept of a long NAR");
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
