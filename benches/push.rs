@@ -215,7 +215,7 @@ fn idle() {
         let answer: Value = serde_json::from_str(&answer).expect("JSON");
         assert_eq!(answer["missing"], json!([]));
         println!(
-            "{round}: {IDLE_PATHS} paths that are there: {}; nix copy {}; the one request: {:.1} ms",
+            "{round}: {IDLE_PATHS} paths there: {}; nix copy {}; the one request {:.1} ms",
             took.text(),
             copied.text(),
             asked.as_secs_f64() * 1e3
