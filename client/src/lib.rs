@@ -8,5 +8,6 @@ pub mod command;
 mod failure;
 pub mod remote;
 mod show;
+pub mod store;
 
 pub use failure::{Exit, Failure};

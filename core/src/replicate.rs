@@ -58,11 +58,25 @@ pub async fn replicate(
         let incomplete = incomplete(absent, closure.absent.len());
         return Err(Error::new(Kind::Missing, Blame::Upstream, incomplete));
     }
-    let mut plan = Plan::new(closure.paths);
+    copy_all(from, to, closure.paths, limits.concurrency).await
+}
+
+/// Copies these paths, each after those of its references that are among them. The others must be
+/// in `to` already.
+///
+/// # Errors
+/// The first of the two caches. What was copied until then stays.
+pub async fn copy_all(
+    from: &dyn Cache,
+    to: &dyn Cache,
+    paths: Vec<Narinfo>,
+    concurrency: usize,
+) -> Result<Copied, Error> {
+    let mut plan = Plan::new(paths);
     let mut copied = Copied::default();
     let mut under_way = FuturesUnordered::new();
     loop {
-        while under_way.len() < limits.concurrency.max(1)
+        while under_way.len() < concurrency.max(1)
             && let Some(narinfo) = plan.next()
         {
             under_way.push(copy(from, to, narinfo));

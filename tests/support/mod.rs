@@ -11,6 +11,7 @@ pub mod attacks;
 pub mod big;
 pub mod codec;
 pub mod corpus;
+pub mod daemon;
 pub mod disk;
 pub mod http;
 pub mod machine;
