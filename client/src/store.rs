@@ -120,6 +120,12 @@ impl Store {
         Ok(())
     }
 
+    /// Lets go of every connection, and so of what was held: those of a daemon that went away.
+    pub async fn forget_connections(&self) {
+        self.idle().clear();
+        drop(self.shared.keeper.lock().await.take());
+    }
+
     /// Those of `paths` that are not valid, in their order.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,20 @@ impl Daemon {
             thread::sleep(Duration::from_millis(10));
         }
         daemon
+    }
+
+    /// Killed with all its connections, and started anew behind the same socket.
+    pub fn restart(&mut self, node: &Node, user: &User, nix: &Nix) {
+        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        self.process.kill().expect("our own child");
+        self.process.wait().expect("our own child");
+        for child in children.split_whitespace() {
+            // One that has just gone by itself is gone.
+            let killed = Command::new("kill").args(["-KILL", child]).status();
+            killed.expect("kill runs");
+        }
+        *self = Daemon::start(node, user, nix);
     }
 
     pub fn socket(&self) -> &Path {

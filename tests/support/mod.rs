@@ -7,6 +7,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod agent;
 pub mod attacks;
 pub mod big;
 pub mod codec;

@@ -129,7 +129,7 @@ mod tests {
         let short = &sample.nar[..sample.nar.len() - 8];
         for (bad, says) in [
             (damaged.as_slice(), "but its bytes are"),
-            (&trailing, "more bytes follow"),
+            (&trailing, "goes on after"),
             (short, "ends after"),
         ] {
             for size in [1000, 70_000] {
