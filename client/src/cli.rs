@@ -2,10 +2,12 @@
 
 mod agent;
 mod keep;
+mod push;
 
 pub use agent::{GateArgs, NodeArgs, PrefetchArgs, WhyArgs};
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
+pub use push::PushArgs;
 use std::path::PathBuf;
 
 /// Look into a Nix binary cache, say what it keeps, prove that it holds what it says, and bring
@@ -88,6 +90,9 @@ Examples:
 
 Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable.")]
     Verify(VerifyArgs),
+    /// Push closures of the local store to the cache, sending only what it lacks
+    #[command(after_help = push::HELP)]
+    Push(PushArgs),
     /// Name what the cache must keep, with generations to go back to
     #[command(subcommand)]
     Pin(PinCommand),
@@ -145,9 +150,9 @@ Exit codes: 0 ready, 1 not (it is said why), 2 wrong usage, 3 cache or nix-daemo
     Prefetch(PrefetchArgs),
     /// Let only what is ready pass: ends with 0 when this node's receipt for a root holds
     #[command(after_help = "\
-A receipt is written by prefetch, signed by this node's key. It is void when a path of the closure is
-gone, was changed or replaced, when the root is not valid, or a key is not trusted any more. No
-network; the cache may be dead.
+A receipt is written by prefetch, signed by this node's key. It is void when a path of the closure
+is gone, was changed or replaced, when the root is not valid, or a key is not trusted any more.
+No network; the cache may be dead.
 
 Example:
   snowcache gate $SYSTEM && $SYSTEM/bin/switch-to-configuration switch

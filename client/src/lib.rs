@@ -11,6 +11,7 @@ mod nix_conf;
 pub mod node;
 pub mod prefetch;
 pub mod receipt;
+pub mod push;
 pub mod remote;
 mod show;
 pub mod sources;
