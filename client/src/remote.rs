@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   narinfo   GET  <hash>.narinfo
+//!             QUERY get-narinfos-v1, of many at once, where the cache offers it
 //!   nar       GET  <URL of the narinfo>, unpacked, resumed where it broke
 //!   missing   POST api/v1/missing; of other caches HEAD <hash>.narinfo
 //!   put       PUT  push/nar/<name>, then PUT push/<hash>.narinfo
 //! ```
+//! Of our own server also the native upload API: see `uploads`.
 //!
 //! Guarantees: the contract of [`Cache`], as far as the server keeps it; what a stock nix client
 //! would ask for is asked for, so what is read here is what nix would read. Every wait, retry and
@@ -13,6 +15,7 @@
 
 mod about;
 mod admin;
+mod batch;
 mod body;
 mod connect;
 mod decode;
@@ -23,11 +26,14 @@ mod missing;
 mod put;
 mod retry;
 mod tls;
+mod uploads;
 
 pub use about::{CacheInfo, Page};
 pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
+pub use batch::{Batch, HASHES_PER_REQUEST};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
+pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
 use self::http::{Ask, Http};
 use ::http::HeaderValue;

@@ -16,7 +16,7 @@ use crate::index::owed::Owed;
 use crate::index::renewing::{RenewingIndex, set_aside};
 use crate::index::watched::{Watched, Watchers};
 use crate::index::{Batch, Index, Table};
-use crate::ingest::{Ingest, Nar};
+use crate::ingest::{Ingest, Nar, is_nar};
 use crate::keys::CacheName;
 use crate::leases::Leases;
 use crate::options::Options;
@@ -265,7 +265,7 @@ impl Depot {
             .index
             .get(Table::Uploads, &cache.key(name.as_bytes()))?;
         let row = value.map(|value| UploadRow::decode(&value)).transpose()?;
-        Ok(row.map(|row| row.state))
+        Ok(row.map(|row| row.state).filter(|state| is_nar(&state.name)))
     }
 
     /// Makes a path visible; it is durable when this returns.
@@ -387,6 +387,10 @@ impl Depot {
 
     pub(crate) fn commit(&self, change: Change) -> Result<Outcome> {
         self.committer.commit(change)
+    }
+
+    pub(crate) fn commit_all(&self, changes: impl Iterator<Item = Change>) -> Vec<Result<Outcome>> {
+        self.committer.commit_all(changes)
     }
 }
 

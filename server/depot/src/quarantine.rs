@@ -219,6 +219,22 @@ impl Shared {
         if let Err(error) = isolated {
             tracing::error!(%error, %nar, "a damaged NAR could not be quarantined");
         }
+        self.suspect(damage);
+    }
+
+    /// Takes a frame that an upload found damaged out of use, and in the background whatever else
+    /// needs it.
+    pub fn found_damaged_frame(self: &Arc<Shared>, damage: Damage) {
+        let (segment, offset, what) = (damage.segment, damage.offset, damage.what);
+        tracing::error!(segment, offset, %what, "damaged");
+        let damage = vec![damage];
+        if let Err(error) = self.forget_frames(&damage) {
+            tracing::error!(%error, %what, "a damaged frame could not be taken out of use");
+        }
+        self.suspect(damage);
+    }
+
+    fn suspect(self: &Arc<Shared>, damage: Vec<Damage>) {
         let mut suspects = self.quarantine.suspects();
         suspects.damage.extend(damage);
         if !std::mem::replace(&mut suspects.looked_after, true) {

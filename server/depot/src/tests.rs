@@ -18,6 +18,7 @@ mod gather;
 mod ingest;
 mod integrity;
 mod lookup;
+mod offered;
 mod publish;
 mod replay;
 mod simulation;

@@ -6,6 +6,7 @@
 //!     '--> observe::request --> head --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api;  operators: health
 //!     +-- keeping: admit --> pins; the admin only: gc remove scrub
+//!     +-- native pushes: admit --> uploads
 //!     '-- /push: the same for the uploader's own names, and
 //!           admit --> push_nar push_narinfo documents
 //! ```
@@ -33,6 +34,7 @@ pub mod range;
 pub mod remove;
 pub mod router;
 pub mod scrub;
+pub mod uploads;
 
 use crate::auth::Gate;
 use crate::collector::Collector;

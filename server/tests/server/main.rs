@@ -15,3 +15,4 @@ mod reading;
 mod remembered;
 mod sample;
 mod stories;
+mod uploads;
