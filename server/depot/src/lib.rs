@@ -58,7 +58,7 @@ pub use options::Options;
 pub use pins::{Generation, Keep, MAX_GENERATIONS, MAX_PIN_ROOTS, Pin, PinChange, PinName};
 pub use pool::SEGMENT_BYTES;
 pub use quarantine::{Broken, Damage};
-pub use read::{Chunks, Cost, NarReader};
+pub use read::{Chunks, Cost, NarReader, Piece, Run};
 pub use room::RESERVE_BYTES;
 pub use scrub::{Progress, Scrub, Scrubbed, Scrubbing, Subset};
 pub use state::Document;

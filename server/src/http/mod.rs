@@ -30,6 +30,7 @@ pub mod range;
 pub mod remove;
 pub mod router;
 pub mod scrub;
+pub mod sending;
 
 use crate::auth::Gate;
 use crate::collector::Collector;
@@ -46,6 +47,7 @@ use snowcache_depot::{CacheName, Depot};
 use snowcache_nix::SecretKey;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use tokio::sync::Semaphore;
 
 /// What every handler works with.
 pub struct App {
@@ -63,6 +65,8 @@ pub struct App {
     pub public_url: String,
     /// For reading from the depot.
     pub reads: Workers,
+    /// Windows of unpacked NAR bytes that are held at once.
+    pub windows: Arc<Semaphore>,
     /// One for each NAR that comes in.
     pub uploads: Workers,
     /// For narinfos and documents on their way to the disk.

@@ -14,7 +14,10 @@ use super::codec::Codec;
 use super::codec::encode::Encoded;
 use super::errors::Refusal;
 use super::range::{Wanted, asks_for_part, wanted};
+use super::sending::{Sending, View};
 use super::{App, Shared, body};
+use crate::listen::outlet::Outlet;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -71,17 +74,26 @@ pub async fn get(
     State(app): State<Shared>,
     method: Method,
     headers: HeaderMap,
+    outlet: Option<Extension<Outlet>>,
     Path(file): Path<String>,
 ) -> Result<Response, Refusal> {
-    published(&app, &method, &headers, &file).await
+    let to = To {
+        method,
+        headers,
+        outlet: outlet.map(|Extension(outlet)| outlet),
+    };
+    published(&app, &to, &file).await
 }
 
-async fn published(
-    app: &App,
-    method: &Method,
-    headers: &HeaderMap,
-    file: &str,
-) -> Result<Response, Refusal> {
+/// Whom an answer goes to.
+struct To {
+    method: Method,
+    headers: HeaderMap,
+    /// None where the request did not come through a connection of ours.
+    outlet: Option<Outlet>,
+}
+
+async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> {
     let name = Name::parse(file).ok_or_else(missing)?;
     let (depot, cache, hash) = (app.depot.clone(), app.cache.clone(), *name.hash());
     let reader = app
@@ -95,22 +107,20 @@ async fn published(
         Name::Raw(_) => Part::Raw,
     };
     if matches!(part, Part::Replaced) {
-        return replaced(app, method, headers, &reader).await;
+        return replaced(app, to, &reader).await;
     }
     let size_bytes = part.size_bytes(&reader);
     let etag = format!(
         "\"{}\"",
         file.trim_end_matches(".zst").trim_end_matches(".nar")
     );
-    let mut response = match wanted(headers, &etag, size_bytes) {
+    let mut response = match wanted(&to.headers, &etag, size_bytes) {
         Wanted::Nothing => with_status(StatusCode::NOT_MODIFIED, Body::empty()),
-        Wanted::Whole => {
-            partial(app, method, &reader, &part, 0..size_bytes, StatusCode::OK).await?
-        }
+        Wanted::Whole => partial(app, to, &reader, &part, 0..size_bytes, StatusCode::OK).await?,
         Wanted::Part(range) => {
             let span = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
             let status = StatusCode::PARTIAL_CONTENT;
-            let mut response = partial(app, method, &reader, &part, range, status).await?;
+            let mut response = partial(app, to, &reader, &part, range, status).await?;
             response
                 .headers_mut()
                 .insert(header::CONTENT_RANGE, ascii(span));
@@ -133,13 +143,8 @@ async fn published(
 
 /// The encoding that was asked for is gone: what has been begun cannot be continued, what begins
 /// now gets the current.
-async fn replaced(
-    app: &App,
-    method: &Method,
-    headers: &HeaderMap,
-    reader: &NarReader,
-) -> Result<Response, Refusal> {
-    if asks_for_part(headers) {
+async fn replaced(app: &App, to: &To, reader: &NarReader) -> Result<Response, Refusal> {
+    if asks_for_part(&to.headers) {
         return Err(Refusal::new(
             StatusCode::PRECONDITION_FAILED,
             "this encoding of the NAR is no longer served; fetch the narinfo again, and the whole \
@@ -148,7 +153,7 @@ async fn replaced(
         .with(header::CACHE_CONTROL, NO_STORE));
     }
     let all = 0..reader.encoding().size_bytes;
-    let mut response = partial(app, method, reader, &Part::Encoded, all, StatusCode::OK).await?;
+    let mut response = partial(app, to, reader, &Part::Encoded, all, StatusCode::OK).await?;
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, NO_STORE);
@@ -162,6 +167,13 @@ enum Part {
 }
 
 impl Part {
+    fn view(&self) -> View {
+        match self {
+            Part::Raw => View::Raw,
+            Part::Encoded | Part::Replaced => View::Encoded,
+        }
+    }
+
     fn size_bytes(&self, reader: &NarReader) -> u64 {
         match self {
             Part::Raw => reader.nar().nar_size_bytes,
@@ -172,17 +184,22 @@ impl Part {
 
 async fn partial(
     app: &App,
-    method: &Method,
+    to: &To,
     reader: &NarReader,
     part: &Part,
     range: Range<u64>,
     status: StatusCode,
 ) -> Result<Response, Refusal> {
     let length = range.end - range.start;
-    let body = match part {
-        _ if method == Method::HEAD => Ok(Body::empty()),
-        Part::Raw => body::streamed(&app.reads, reader.raw(range)).await,
-        Part::Encoded | Part::Replaced => body::streamed(&app.reads, reader.encoded(range)).await,
+    let body = match (&to.outlet, part) {
+        _ if to.method == Method::HEAD => Ok(Body::empty()),
+        (Some(outlet), _) => {
+            let view = part.view();
+            let sending = Sending::start(&app.reads, &app.windows, reader, view, range).await;
+            sending.map(|sending| outlet.body(Box::new(sending), length))
+        }
+        (None, Part::Raw) => body::streamed(&app.reads, reader.raw(range)).await,
+        (None, _) => body::streamed(&app.reads, reader.encoded(range)).await,
     };
     let body = match body {
         Ok(body) => body,
@@ -211,6 +228,7 @@ pub async fn get_uploaded(
     State(app): State<Shared>,
     method: Method,
     headers: HeaderMap,
+    outlet: Option<Extension<Outlet>>,
     Path(file): Path<String>,
 ) -> Result<Response, Refusal> {
     let (depot, cache, name) = (app.depot.clone(), app.cache.clone(), file.clone());
@@ -228,7 +246,14 @@ pub async fn get_uploaded(
         Some((upload, reader, visible)) if visible || app.gate.knows(&headers) => {
             uploaded(&app, &method, &upload, &reader).await
         }
-        _ => published(&app, &method, &headers, &file).await,
+        _ => {
+            let to = To {
+                method,
+                headers,
+                outlet: outlet.map(|Extension(outlet)| outlet),
+            };
+            published(&app, &to, &file).await
+        }
     }
 }
 
