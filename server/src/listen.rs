@@ -16,6 +16,7 @@ mod signals;
 mod socket;
 pub mod tls;
 mod transport;
+mod unsent;
 mod validity;
 
 pub use signals::{reload_signal, stop_signals};

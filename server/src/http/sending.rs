@@ -21,8 +21,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Windows of unpacked bytes at once, of half a megabyte each where frames are no larger: 32 MiB.
-pub const UNPACKED_WINDOWS: usize = 64;
+/// Windows of unpacked bytes at once, of half a megabyte each, or of one frame that is larger: 12 to
+/// 24 MiB, more than 16 processors fill while the kernel takes them.
+pub const UNPACKED_WINDOWS: usize = 24;
 
 /// Bytes of a file that are looked for in the kernel's memory at once: eight questions of a quarter
 /// of a microsecond.
@@ -59,7 +60,9 @@ enum State {
 }
 
 struct Ready {
-    chunks: Chunks,
+    /// Where unpacking goes on. What is sent as stored is looked up once more for each window: a
+    /// block of a layout is 20 KB, a look-up some microseconds for 8 MB.
+    chunks: Option<Chunks>,
     pieces: VecDeque<Piece>,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -111,7 +114,7 @@ impl Sending {
             };
             let (chunks, pieces) = reads.run(window).await?;
             Ok(Ready {
-                chunks,
+                chunks: (view == View::Raw).then_some(chunks),
                 pieces,
                 _place: place,
             })
@@ -155,7 +158,8 @@ impl Source for Sending {
                 },
                 State::Ready(ready) => {
                     let Some(piece) = ready.pieces.front().cloned() else {
-                        self.state = State::Preparing(self.prepare(ready.chunks));
+                        let chunks = ready.chunks.unwrap_or_else(|| self.chunks());
+                        self.state = State::Preparing(self.prepare(chunks));
                         continue;
                     };
                     let more = ready.pieces.len() > 1;

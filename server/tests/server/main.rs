@@ -13,4 +13,5 @@ mod operating;
 mod pushing;
 mod reading;
 mod sample;
+mod sending;
 mod stories;
