@@ -8,7 +8,8 @@
 //!
 //! Both generations are pushed by stock nix. Each round reads the segments past the cache with dd
 //! (the disk), scrubs as fast as it can from a cold cache (root) and a warm one, and asks for
-//! narinfos at a fixed rate, first without, then with a scrub at the default rate beside.
+//! narinfos at a fixed rate: without a scrub, with one at the default rate beside, and again
+//! without, a second each in turn. The ratio of the two without is the machine's own noise.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -25,13 +26,16 @@ use support::nix::{Nix, Node, User, inputs};
 use support::server::Snowcached;
 
 const ROUNDS: usize = 5;
-/// Requests for a narinfo, a second and for how many seconds.
+/// Requests for a narinfo a second.
 const RATE: u32 = 1_000;
-const ASKED: u32 = 5_000;
+/// Requests in a row without, with and again without a scrub: a second.
+const IN_A_ROW: u32 = 1_000;
+/// How often that changes in a round: noise of the machine then meets all three alike.
+const TURNS: usize = 8;
 /// What `scrub.rate_bytes_per_s` is by default.
 const DEFAULT_RATE: u64 = 32 << 20;
 const UNBOUNDED: u64 = 1 << 40;
-const QUANTILES: &str = " p50, p99 alone | p50, p99 beside it | ratio of p99 |";
+const QUANTILES: &str = " p50, p99 alone | beside it | alone again | p99 beside | p99 again |";
 /// Clock ticks a second in /proc/PID/stat (man 5 proc).
 const TICKS: f64 = 100.0;
 
@@ -48,24 +52,17 @@ fn main() {
     }
     let hashes: Vec<String> = paths.iter().map(|path| path[11..43].to_owned()).collect();
     println!("| round | disk | cold scrub | of the disk | cores | warm | cores |{QUANTILES}");
-    println!("|{}", "---|".repeat(10));
+    println!("|{}", "---|".repeat(12));
+    let (mut beside_ratios, mut again_ratios) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let disk = disk_rate(&server.depot().join("segments"));
         forget_cache();
         let cold = scrub(&server, UNBOUNDED);
         let warm = scrub(&server, UNBOUNDED);
-        let alone = ask(&server, &hashes);
-        let beside = thread::scope(|scope| {
-            let scrub = scope.spawn(|| scrub(&server, DEFAULT_RATE));
-            let asked = ask(&server, &hashes);
-            let ended = scrub.is_finished();
-            scrub.join().expect("the scrub");
-            assert!(
-                !ended,
-                "the scrub must last as long as the requests: take a larger corpus"
-            );
-            asked
-        });
+        let [alone, beside, again] = three_ways(&server, &hashes);
+        let ratio = |p99: u128| p99 as f64 / alone.1 as f64;
+        beside_ratios.push(ratio(beside.1));
+        again_ratios.push(ratio(again.1));
         let row = [
             round.to_string(),
             format!("{:.0} MB/s", disk / 1e6),
@@ -76,10 +73,24 @@ fn main() {
             format!("{:.2}", warm.cpu_s / warm.wall_s),
             format!("{}, {} us", alone.0, alone.1),
             format!("{}, {} us", beside.0, beside.1),
-            format!("{:.2}", beside.1 as f64 / alone.1 as f64),
+            format!("{}, {} us", again.0, again.1),
+            format!("{:.2}x", ratio(beside.1)),
+            format!("{:.2}x", ratio(again.1)),
         ];
         println!("| {} |", row.join(" | "));
     }
+    println!(
+        "p99 of narinfos beside a scrub: {}; noise: {}",
+        middle(beside_ratios),
+        middle(again_ratios)
+    );
+}
+
+/// The middle of the ratios, and their ends.
+fn middle(mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
+    format!("{:.2}x ({least:.2} to {most:.2})", ratios[ratios.len() / 2])
 }
 
 struct Scrubbed {
@@ -130,14 +141,67 @@ fn cpu_s(server: &Snowcached) -> f64 {
     (ticks(11) + ticks(12)) / TICKS
 }
 
-/// Narinfos at a fixed rate on one connection; median and 99th percentile of the answer times in
-/// microseconds, counted from when each was due.
-fn ask(server: &Snowcached, hashes: &[String]) -> (u128, u128) {
+/// Median and 99th percentile of narinfos' answer times in microseconds: without a scrub, beside
+/// one and again without.
+fn three_ways(server: &Snowcached, hashes: &[String]) -> [(u128, u128); 3] {
+    let mut took = [(); 3].map(|()| Vec::new());
+    for turn in 0..TURNS * 3 {
+        let beside = turn % 3 == 1;
+        let scrub = beside.then(|| begin_scrub(server));
+        ask(server, hashes, &mut took[turn % 3]);
+        if let Some(connection) = scrub {
+            assert!(
+                runs(server),
+                "the scrub was sooner done than the requests: take a larger corpus"
+            );
+            drop(connection);
+            wait_until(|| !runs(server));
+        }
+    }
+    took.map(|mut took| {
+        took.sort_unstable();
+        (took[took.len() / 2], took[took.len() * 99 / 100])
+    })
+}
+
+/// Starts a scrub at the default rate; it ends with the connection.
+fn begin_scrub(server: &Snowcached) -> TcpStream {
+    let mut connection = TcpStream::connect(server.address()).expect("connect");
+    let (token, body) = (
+        server.admin_token(),
+        format!(r#"{{"rate_bytes_per_s":{DEFAULT_RATE}}}"#),
+    );
+    let request = format!(
+        "POST /api/v1/scrub HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.write_all(request.as_bytes()).expect("sent");
+    wait_until(|| runs(server));
+    connection
+}
+
+/// Whether a scrub is under way.
+fn runs(server: &Snowcached) -> bool {
+    let token = server.admin_token();
+    let request = server.http().request("GET", "/api/v1/scrub").bearer(&token);
+    let state: serde_json::Value =
+        serde_json::from_str(&request.send().is(200).text()).expect("JSON");
+    !state["running"].is_null()
+}
+
+fn wait_until(so: impl Fn() -> bool) {
+    while !so() {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Narinfos at a fixed rate on one connection; how long each took, from when it was due.
+fn ask(server: &Snowcached, hashes: &[String], took: &mut Vec<u128>) {
     let mut stream = TcpStream::connect(server.address()).expect("connect");
     stream.set_nodelay(true).expect("nodelay");
     let (begin, step) = (Instant::now(), Duration::from_secs(1) / RATE);
-    let mut took = Vec::new();
-    for number in 0..ASKED {
+    for number in 0..IN_A_ROW {
         let due = begin + step * number;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let hash = &hashes[number as usize % hashes.len()];
@@ -146,8 +210,6 @@ fn ask(server: &Snowcached, hashes: &[String]) -> (u128, u128) {
         read_answer(&mut stream);
         took.push(due.elapsed().as_micros());
     }
-    took.sort_unstable();
-    (took[took.len() / 2], took[took.len() * 99 / 100])
 }
 
 fn read_answer(stream: &mut TcpStream) {

@@ -27,6 +27,8 @@ pub struct Settings {
     /// Rows to run; empty: all.
     pub only: Vec<String>,
     pub harmonia: Option<PathBuf>,
+    /// `atticd`, with `atticadm` beside it.
+    pub attic: Option<PathBuf>,
     /// `NAME=URL[@PID]`: caches that run already and hold the corpus.
     pub others: Vec<String>,
     pub output: Option<PathBuf>,
@@ -52,6 +54,7 @@ impl Settings {
             slow_readers: number("SLOW_READERS", pick(200, 1_000)) as usize,
             only: list("ONLY"),
             harmonia: variable("HARMONIA").map(PathBuf::from),
+            attic: variable("ATTIC").map(PathBuf::from),
             others: list("OTHERS"),
             output: variable("OUTPUT").map(PathBuf::from),
         }

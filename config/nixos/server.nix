@@ -217,6 +217,7 @@ in
           "@system-service"
           "~@privileged @resources"
           # The scrub steps back behind everything else.
+          "sched_setscheduler"
           "setpriority"
         ];
       }

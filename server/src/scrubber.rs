@@ -7,12 +7,13 @@
 //! ```
 //! Guarantees: the slices of one interval are everything; which slice is due follows from the time
 //! alone, so that restarts lose at most the one under way. A scrub that a client asked for ends
-//! with the client. Never: a thread of the server's at its usual priority.
+//! with the client. Its threads run only where no other wants to.
 
 use crate::config;
 use crate::http::errors::Refusal;
 use crate::metrics::Exposition;
 use axum::http::StatusCode;
+use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
 use serde::Serialize;
 use serde_json::{Value, json};
 use snowcache_depot::{Depot, Progress, Scrub, Scrubbed, Scrubbing, Subset};
@@ -28,7 +29,7 @@ const SLICES: u32 = 168;
 /// Lines that wait for a client.
 const QUEUED_LINES: usize = 256;
 
-/// A scrub stands back for all others.
+/// Where the kernel refuses its idle class, a scrub at least takes the lowest priority.
 const NICE: i32 = 19;
 
 /// Between looks whether a scrub that was stopped has ended.
@@ -275,8 +276,15 @@ fn log(scrubbed: &Scrubbed) {
     }
 }
 
-/// Lets every other thread go first.
+/// Lets every other thread go first: in the kernel's idle class (`SCHED_IDLE`, man 7 sched) whoever
+/// wakes up takes the core at once, where a merely niced thread would keep it until the end of its
+/// slice. Threads that the caller starts inherit it.
 fn stand_back() {
+    let (thread, params) = (Pid::current_thread(), SchedulerParams { priority: 0 });
+    let Err(error) = set_scheduler(thread, Scheduler::SCHED_IDLE, params) else {
+        return;
+    };
+    tracing::debug!(%error, "a scrub is niced only: the kernel refuses the idle class");
     if let Err(error) = rustix::process::nice(NICE) {
         tracing::debug!(%error, "a scrub runs at the usual priority");
     }

@@ -1,9 +1,11 @@
 //! The servers that are compared: started on free ports, filled with the same corpus, stopped when
 //! they go out of scope.
 
+pub mod attic;
 pub mod certificate;
 pub mod harmonia;
 pub mod nginx;
+pub mod running;
 pub mod snowcache;
 
 use super::engine::catalog::Catalog;

@@ -1,74 +1,35 @@
 //! nginx, the yardstick: static files with sendfile, a worker for each core, no access log.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use super::certificate::Certificate;
 use super::free_port;
-
-const START_PATIENCE: Duration = Duration::from_secs(20);
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+use super::running::{Running, folder, tied};
 
 /// A running nginx.
 pub struct Nginx {
-    process: Child,
-    folder: tempfile::TempDir,
-    port: u16,
+    running: Running,
     tls_port: Option<u16>,
 }
 
 impl Nginx {
     /// Serves the folders `raw` and `zst` (or whatever is there) under `root`.
     pub fn start(root: &Path, tls: Option<&Certificate>) -> Result<Nginx, String> {
-        let folder = tempfile::Builder::new()
-            .prefix("snowcache-nginx-")
-            .tempdir();
-        let folder = folder.map_err(|error| error.to_string())?;
+        let folder = folder("nginx")?;
         let (port, tls_port) = (free_port(), tls.map(|_| free_port()));
         let config = configuration(root, folder.path(), port, tls.zip(tls_port));
         let file = folder.path().join("nginx.conf");
         fs::write(&file, config).map_err(|error| error.to_string())?;
-        // When the bench dies, however it dies, the master is told to stop its workers.
-        let process = Command::new("setpriv")
-            .args(["--pdeathsig", "TERM"])
-            .arg(binary().ok_or("nginx is not installed")?)
-            .arg("-c")
-            .arg(&file)
-            .arg("-p")
-            .arg(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        let mut nginx = Nginx {
-            process,
-            folder,
-            port,
-            tls_port,
-        };
-        let begin = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let gone = nginx
-                .process
-                .try_wait()
-                .map_err(|error| error.to_string())?
-                .is_some();
-            if gone || begin.elapsed() > START_PATIENCE {
-                let log = fs::read_to_string(nginx.folder.path().join("error.log"));
-                return Err(format!("nginx does not start: {}", log.unwrap_or_default()));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(nginx)
+        let mut command = tied(binary().ok_or("nginx is not installed")?);
+        command.arg("-c").arg(&file).arg("-p").arg(folder.path());
+        let running = Running::start(command, folder, port)?;
+        Ok(Nginx { running, tls_port })
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.running.url()
     }
 
     pub fn tls_url(&self) -> Option<String> {
@@ -76,20 +37,7 @@ impl Nginx {
     }
 
     pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let pid = self.pid().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().ok();
-        let begin = Instant::now();
-        while matches!(self.process.try_wait(), Ok(None)) && begin.elapsed() < STOP_PATIENCE {
-            thread::sleep(Duration::from_millis(10));
-        }
-        self.process.kill().ok();
-        self.process.wait().ok();
+        self.running.pid()
     }
 }
 
@@ -139,7 +87,7 @@ daemon off;
 worker_processes auto;
 worker_rlimit_nofile 19000;
 pid {folder}/nginx.pid;
-error_log {folder}/error.log error;
+error_log stderr error;
 events {{ worker_connections 16000; }}
 http {{
   access_log off;

@@ -5,9 +5,9 @@ use super::super::corpus::Corpus;
 use super::super::engine::target::Target;
 use super::super::engine::verify::verify;
 use super::super::harness::server::Snowcached;
-use super::super::peers::harmonia::Harmonia;
 use super::super::peers::nginx::Nginx;
-use super::super::peers::{OURS, Served, Subject, YARDSTICK, snowcache};
+use super::super::peers::running::Running;
+use super::super::peers::{OURS, Served, Subject, YARDSTICK, attic, harmonia, snowcache};
 use super::super::report::Row;
 use super::super::settings::Settings;
 
@@ -18,7 +18,8 @@ pub struct Stage {
     pub subjects: Vec<Subject>,
     pub ours: Snowcached,
     pub nginx: Option<Nginx>,
-    pub harmonia: Option<Harmonia>,
+    /// harmonia and attic, as far as they were given.
+    peers: Vec<Running>,
     /// The depot's blocks: empty, with the first generation, with the second.
     pub disk_bytes: [u64; 3],
     /// What was not given, or was wrong.
@@ -37,13 +38,14 @@ impl Stage {
             subjects: Vec::new(),
             ours,
             nginx: None,
-            harmonia: None,
+            peers: Vec::new(),
             disk_bytes,
             remarks: Vec::new(),
         };
         stage.add_ours();
         stage.add_nginx();
         stage.add_harmonia();
+        stage.add_attic();
         stage.add_others();
         for subject in &stage.subjects {
             for served in [Some(&subject.packed), subject.plain.as_ref()]
@@ -118,23 +120,33 @@ impl Stage {
             self.remarks.push(Row::untold("all", "harmonia", why));
             return;
         };
-        match Harmonia::start(&binary) {
-            Ok(harmonia) => {
-                let target = Target::plain(&harmonia.url());
-                self.add_running("harmonia", target, harmonia.pid());
-                self.harmonia = Some(harmonia);
+        let started = harmonia::start(&binary);
+        self.add_peer("harmonia", "", started);
+    }
+
+    fn add_attic(&mut self) {
+        let Some(binary) = self.settings.attic.clone() else {
+            let why = "not given (SNOWCACHE_BENCH_ATTIC=path of atticd, with atticadm beside it)";
+            self.remarks.push(Row::untold("all", "attic", why));
+            return;
+        };
+        let started = attic::start(&binary, &self.corpus);
+        self.add_peer("attic", attic::CACHE, started);
+    }
+
+    fn add_peer(&mut self, name: &str, cache: &str, started: Result<Running, String>) {
+        match started {
+            Ok(peer) => {
+                let target = Target::plain(&format!("{}/{cache}", peer.url()));
+                self.add_running(name, target, peer.pid());
+                self.peers.push(peer);
             }
-            Err(why) => self.remarks.push(Row::untold("all", "harmonia", why)),
+            Err(why) => self.remarks.push(Row::untold("all", name, why)),
         }
     }
 
-    /// `NAME=URL@PID`: attic, or whatever else holds the corpus already.
+    /// `NAME=URL@PID`: whatever else holds the corpus already.
     fn add_others(&mut self) {
-        if self.settings.others.is_empty() {
-            let why = "not given (SNOWCACHE_BENCH_OTHERS=attic=http://HOST:PORT/CACHE@PID, holding \
-                       the corpus)";
-            self.remarks.push(Row::untold("all", "attic", why));
-        }
         for (name, target, pid) in others(&self.settings) {
             self.add_running(&name, target, pid);
         }

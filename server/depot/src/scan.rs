@@ -11,8 +11,9 @@ use crate::record::{BadHeader, Checksum, FRAME_HEADER_BYTES, Header, Kind};
 use crate::segments::{SegmentId, Segments};
 use crate::{Error, Result};
 
-/// Bytes read at a time.
-pub const WINDOW_BYTES: u64 = 4 << 20;
+/// Bytes read at a time: the kernel copies them in some 50 us, so that a scrub never keeps a core
+/// for long; read-ahead makes large reads of them.
+pub const WINDOW_BYTES: u64 = 256 << 10;
 
 /// Bytes that are given up together where the disk does not read: a page.
 const SECTOR_BYTES: usize = 4096;

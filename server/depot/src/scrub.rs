@@ -1,7 +1,7 @@
 //! The scrub: reads everything that was committed, and finds what is no longer what was written.
 //!
 //! ```text
-//!   segment --4 MiB at a time--> headers, checksums --frames--> unpack, BLAKE3   (threads by rate)
+//!   segment --256 KiB each--> headers, checksums --frames--> unpack, BLAKE3 (threads by rate)
 //!                                        |                            |
 //!                                        '--------- damage <----------'
 //!                                                      v

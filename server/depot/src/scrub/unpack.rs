@@ -36,6 +36,16 @@ struct Batch {
     stored: Vec<u8>,
 }
 
+impl Batch {
+    /// One that need not grow: growing moves what it holds, and page faults hold up other threads.
+    fn roomy() -> Batch {
+        Batch {
+            stored: Vec::with_capacity(BATCH_BYTES + FRAME_MAX_BYTES),
+            ..Batch::default()
+        }
+    }
+}
+
 /// The handle to the threads.
 pub struct Unpackers {
     open: Mutex<Open>,
@@ -100,7 +110,7 @@ pub fn with_unpackers<T>(effort: Effort, work: impl FnOnce(&Unpackers) -> Result
         }
         let open = Open {
             batches,
-            batch: Batch::default(),
+            batch: Batch::roomy(),
             under_way: 0,
         };
         let unpackers = Unpackers {
@@ -149,7 +159,7 @@ impl Unpackers {
 impl Open {
     fn send(&mut self) -> Result<()> {
         self.under_way += 1;
-        let batch = std::mem::take(&mut self.batch);
+        let batch = std::mem::replace(&mut self.batch, Batch::roomy());
         self.batches.send(batch).map_err(|_| Error::closed())
     }
 }
