@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Windows of unpacked bytes at once, of half a megabyte each, or of one frame that is larger: 12 to
-/// 24 MiB, more than 16 processors fill while the kernel takes them.
+/// Windows of unpacked bytes at once, of half a megabyte each, or of one frame that is larger: 12
+/// to 24 MiB, more than 16 processors fill while the kernel takes them.
 pub const UNPACKED_WINDOWS: usize = 24;
 
 /// Bytes of a file that are looked for in the kernel's memory at once: eight questions of a quarter
@@ -62,7 +62,7 @@ enum State {
 struct Ready {
     /// Where unpacking goes on. What is sent as stored is looked up once more for each window: a
     /// block of a layout is 20 KB, a look-up some microseconds for 8 MB.
-    chunks: Option<Chunks>,
+    chunks: Option<Box<Chunks>>,
     pieces: VecDeque<Piece>,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -94,14 +94,14 @@ impl Sending {
         Ok(sending)
     }
 
-    fn chunks(&self) -> Chunks {
-        match self.view {
+    fn chunks(&self) -> Box<Chunks> {
+        Box::new(match self.view {
             View::Encoded => self.reader.encoded(self.range.clone()),
             View::Raw => self.reader.raw(self.range.clone()),
-        }
+        })
     }
 
-    fn prepare(&self, mut chunks: Chunks) -> BoxFuture<'static, Result<Ready, Refusal>> {
+    fn prepare(&self, mut chunks: Box<Chunks>) -> BoxFuture<'static, Result<Ready, Refusal>> {
         let (reads, windows, view) = (self.reads.clone(), self.windows.clone(), self.view);
         Box::pin(async move {
             let place = match view {
@@ -139,7 +139,7 @@ impl Source for Sending {
         loop {
             match std::mem::replace(&mut self.state, State::Parked) {
                 State::Parked if self.read_again => {
-                    let chunks = self.chunks().afresh();
+                    let chunks = Box::new(self.chunks().afresh());
                     self.state = State::Preparing(self.prepare(chunks));
                 }
                 State::Parked => self.state = State::Preparing(self.prepare(self.chunks())),

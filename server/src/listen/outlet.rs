@@ -10,9 +10,9 @@
 //! holds no bytes at all.
 //!
 //! Guarantees: bytes go out in the order of the answers, as many as were promised; a placeholder
-//! never does. Each write is compared with what is due: should hyper ever copy, split or drop such a
-//! slice, the connection ends before a wrong byte is sent. Never: more than a source's own window in
-//! memory.
+//! never does. Each write is compared with what is due: should hyper ever copy, split or drop such
+//! a slice, the connection ends before a wrong byte is sent. Never: more than a source's own window
+//! in memory.
 
 use axum::body::Body;
 use bytes::Bytes;

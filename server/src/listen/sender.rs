@@ -1,7 +1,7 @@
 //! The stream that hyper writes to: where it writes placeholders, the bytes they stand for go out.
 //!
-//! Guarantees: see [`outlet`](super::outlet). A client that takes nothing for [`PARK_AFTER`] makes its
-//! source give up what it holds, and one whose memory others wait for at once.
+//! Guarantees: see [`outlet`](super::outlet). A client that takes nothing for [`PARK_AFTER`] makes
+//! its source give up what it holds, and one whose memory others wait for at once.
 
 use super::io::WriteTimeout;
 use super::outlet::{Outlet, is_placeholder};
