@@ -13,6 +13,7 @@
 #   make bench          every goal of speed, memory and storage measured against nginx: tables and plots in target/bench (15 minutes)
 #   make bench-quick    the same in two minutes, with figures that are only a first look
 #   make bench-storage  what two generations of a system cost on disk
+#   make bench-push     what a push takes, beside nix copy
 #   make bench-scrub    what a scrub reads a second, and what requests notice of it
 #   make build          the release binaries, nothing else
 #   make test-setup     what `make test` does before it tests; after it, plain `cargo test --release` works too
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-scrub
+commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-scrub
 .PHONY: help $(commands)
 
 help:
@@ -99,6 +100,9 @@ bench-quick:
 
 bench-storage: test-setup
 	@cargo bench --bench storage
+
+bench-push: test-setup
+	@cargo bench --bench push
 
 bench-scrub: test-setup
 	@cargo bench --bench scrub

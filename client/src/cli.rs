@@ -1,9 +1,11 @@
 //! The command line: what can be said, and what `--help` tells about it.
 
 mod keep;
+mod push;
 
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
+pub use push::PushArgs;
 use std::path::PathBuf;
 
 /// Look into a Nix binary cache, say what it keeps, and prove that it holds what it says.
@@ -85,6 +87,9 @@ Examples:
 
 Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable.")]
     Verify(VerifyArgs),
+    /// Push closures of the local store to the cache, sending only what it lacks
+    #[command(after_help = push::HELP)]
+    Push(PushArgs),
     /// Name what the cache must keep, with generations to go back to
     #[command(subcommand)]
     Pin(PinCommand),

@@ -9,6 +9,7 @@ mod info;
 mod key;
 mod ls;
 mod pin;
+mod push;
 mod rm;
 mod scrub;
 mod subject;
@@ -45,6 +46,11 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(args) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(verify::run(&remote, &args))
+        }
+        Command::Push(args) => {
+            let to = args.to.clone().unwrap_or_else(|| cache.cache.clone());
+            let remote = connect(&to, cache)?;
+            block_on(push::run(&remote, &args))
         }
         Command::Pin(command) => {
             let remote = connect(&cache.cache, cache)?;

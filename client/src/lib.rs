@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod command;
 mod failure;
+pub mod push;
 pub mod remote;
 mod show;
 

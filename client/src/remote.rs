@@ -6,6 +6,7 @@
 //!   missing   POST api/v1/missing; of other caches HEAD <hash>.narinfo
 //!   put       PUT  push/nar/<name>, then PUT push/<hash>.narinfo
 //! ```
+//! Of our own server also the native upload API: see `uploads`.
 //!
 //! Guarantees: the contract of [`Cache`], as far as the server keeps it; what a stock nix client
 //! would ask for is asked for, so what is read here is what nix would read. Every wait, retry and
@@ -23,11 +24,13 @@ mod missing;
 mod put;
 mod retry;
 mod tls;
+mod uploads;
 
 pub use about::{CacheInfo, Page};
 pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
+pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
 use self::http::{Ask, Http};
 use ::http::HeaderValue;

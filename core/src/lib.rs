@@ -7,6 +7,7 @@
 //!   contract   what every cache must do, as stories
 //!   token, cut, recipe   a NAR as pieces that rebuilds share, and the ops that put it together
 //! again
+//!   frame, upload        frames made elsewhere, and the stream in which they come
 //! ```
 //!
 //! Guarantees: pure. The same input gives the same output, on any machine, at any time.
@@ -19,7 +20,9 @@ pub mod contract;
 pub mod cut;
 pub mod error;
 pub mod failover;
+pub mod frame;
 pub mod path_info;
 pub mod recipe;
 pub mod replicate;
 pub mod token;
+pub mod upload;

@@ -153,6 +153,19 @@ impl Http {
     /// One attempt with a body that cannot be sent again.
     pub async fn once(&self, ask: &Ask, body: Body) -> Result<Response<Incoming>, RemoteError> {
         let url = || ask.url.clone();
+        let seconds = ANSWER_TIMEOUT.as_secs();
+        match timeout(ANSWER_TIMEOUT, self.streamed(ask, body)).await {
+            Err(_) => Err(RemoteError::TimedOut {
+                url: url(),
+                seconds,
+            }),
+            Ok(answer) => answer,
+        }
+    }
+
+    /// One attempt with a body whose sender sees to it that nothing is waited for too long.
+    pub async fn streamed(&self, ask: &Ask, body: Body) -> Result<Response<Incoming>, RemoteError> {
+        let url = || ask.url.clone();
         let request = Request::builder().method(ask.method.clone()).uri(&ask.url);
         let request = request.header(header::USER_AGENT, USER_AGENT).body(body);
         let mut request = request.map_err(|source| RemoteError::Request { url: url(), source })?;
@@ -164,18 +177,11 @@ impl Http {
                 .headers_mut()
                 .insert(header::AUTHORIZATION, token.clone());
         }
-        let seconds = ANSWER_TIMEOUT.as_secs();
-        match timeout(ANSWER_TIMEOUT, self.client.request(request)).await {
-            Err(_) => Err(RemoteError::TimedOut {
-                url: url(),
-                seconds,
-            }),
-            Ok(Err(source)) => Err(RemoteError::Connection {
-                url: url(),
-                source: source.into(),
-            }),
-            Ok(Ok(answer)) => Ok(answer),
-        }
+        let answer = self.client.request(request).await;
+        answer.map_err(|source| RemoteError::Connection {
+            url: url(),
+            source: source.into(),
+        })
     }
 
     /// A small body, whole.
@@ -249,6 +255,6 @@ pub(super) fn is_absent(status: StatusCode) -> bool {
 }
 
 /// For jitter only. Without randomness the longest wait is a safe one.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     getrandom::u64().unwrap_or(u64::MAX)
 }

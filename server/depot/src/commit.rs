@@ -118,12 +118,27 @@ impl Committer {
 
     /// Carries a change out; it is durable when this returns.
     pub fn commit(&self, change: Change) -> Result<Outcome> {
+        let answer = self.ask(change)?;
+        answer.recv().map_err(|_| Error::closed())?
+    }
+
+    /// Carries changes out in this order, as many as can be with one fsync.
+    pub fn commit_all(&self, changes: impl Iterator<Item = Change>) -> Vec<Result<Outcome>> {
+        let asked: Vec<_> = changes.map(|change| self.ask(change)).collect();
+        let answered = asked.into_iter().map(|answer| {
+            let answer = answer?.recv();
+            answer.map_err(|_| Error::closed())?
+        });
+        answered.collect()
+    }
+
+    fn ask(&self, change: Change) -> Result<Receiver<Result<Outcome>>> {
         let (reply, answer) = sync_channel(1);
         let queue = self.queue.as_ref().ok_or_else(Error::closed)?;
         queue
             .send(Request { change, reply })
             .map_err(|_| Error::closed())?;
-        answer.recv().map_err(|_| Error::closed())?
+        Ok(answer)
     }
 }
 

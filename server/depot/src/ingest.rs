@@ -5,10 +5,14 @@
 //!   finish()     --> recipe, upload record --> fsync --> index --> the caller may acknowledge
 //! ```
 //!
+//! A client of ours sends pieces that are compressed already, or by name: see [`offered`].
+//!
 //! Guarantees: what `finish` returned is durable, and its hash and size were computed from the
 //! bytes; a NAR that is not canonical is refused at its first wrong byte; dropped before `finish`,
 //! an upload leaves nothing behind. Memory is bounded: the cutter's window, [`MAX_QUEUED`] pieces,
 //! and about 100 bytes for each frame of the NAR.
+
+mod offered;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::Receiver;
@@ -33,6 +37,9 @@ use crate::rows::UploadRow;
 use crate::state::{UploadState, recipe_payload, to_json};
 use crate::uses::{Flight, FramePlace};
 use crate::{Error, ErrorKind, Result};
+use offered::Offers;
+
+pub use offered::{KEEP_BYTES, Lease, is_nar, native_name};
 
 /// Pieces of one upload that wait for compression.
 pub const MAX_QUEUED: usize = 8;
@@ -68,6 +75,8 @@ pub struct Nar {
 
 /// A NAR that is being received.
 pub struct Ingest {
+    /// Bytes received.
+    received: u64,
     parser: Parser,
     sha256: Sha256,
     cutter: Cutter,
@@ -82,6 +91,7 @@ impl Ingest {
             max_nar_size_bytes: depot.max_nar_bytes,
         };
         Ingest {
+            received: 0,
             parser: Parser::with_limits(limits),
             sha256: Sha256::new(),
             cutter: Cutter::new(Params::V1),
@@ -90,7 +100,10 @@ impl Ingest {
                 flight: depot.uses.take_off(),
                 depot,
                 ops: Vec::new(),
+                cut: 0,
+                offers: Offers::default(),
                 queue: VecDeque::new(),
+                uncommitted: 0,
                 streams: Vec::new(),
             },
         }
@@ -113,6 +126,7 @@ impl Ingest {
                     Error::caused(ErrorKind::BadNar, "this is no canonical NAR", error)
                 })?;
             self.sha256.update(bytes);
+            self.received += bytes.len() as u64;
             for (offset, size) in self.files.drain(..) {
                 self.cutter.file(offset, size);
             }
@@ -124,11 +138,47 @@ impl Ingest {
         Ok(())
     }
 
+    /// Whether more has come than this NAR has.
+    ///
+    /// # Errors
+    /// `Refused` where it has.
+    pub fn within(&self, claimed: &Nar) -> Result<()> {
+        match self.received <= claimed.nar_size_bytes {
+            true => Ok(()),
+            false => Err(Error::refused(format!(
+                "more came than the {} bytes that it was said to have; send it again",
+                claimed.nar_size_bytes
+            ))),
+        }
+    }
+
     /// The NAR is complete: makes it durable under the upload's name.
     ///
     /// # Errors
     /// `BadNar` where the NAR is not complete, `Full` and `Storage` where it could not be kept.
     pub fn finish(self, upload: Upload) -> Result<Nar> {
+        let (mut frames, nar) = self.end()?;
+        frames.commit(nar, upload)?;
+        Ok(nar)
+    }
+
+    /// As [`Ingest::finish`], of a NAR that must be this one.
+    ///
+    /// # Errors
+    /// `Refused` where it is another one; nothing is kept then.
+    pub fn finish_as(self, claimed: Nar, upload: Upload) -> Result<()> {
+        let (mut frames, nar) = self.end()?;
+        if nar != claimed {
+            return Err(Error::refused(format!(
+                "it was said to be {} of {} bytes, but is {} of {} bytes; send it again",
+                claimed.nar_hash, claimed.nar_size_bytes, nar.nar_hash, nar.nar_size_bytes
+            )));
+        }
+        frames.commit(nar, upload)
+    }
+
+    /// Cuts and appends what is left.
+    fn end(self) -> Result<(Frames, Nar)> {
         let Ingest {
             parser,
             sha256,
@@ -147,18 +197,31 @@ impl Ingest {
             nar_hash: NarHash::from_bytes(sha256.finalize().into()),
             nar_size_bytes,
         };
-        frames.commit(nar, upload)?;
-        Ok(nar)
+        Ok((frames, nar))
     }
+}
+
+/// A frame on its way to be appended.
+enum Coming {
+    /// From the compressors.
+    Compressed(Receiver<Result<Frame>>),
+    /// As it was sent.
+    Sent(Frame),
 }
 
 /// The pieces of one NAR, on their way into segments.
 struct Frames {
     depot: Arc<Shared>,
     ops: Vec<Op>,
+    /// Bytes of the NAR that are in pieces.
+    cut: u64,
+    /// Frames that came with bytes not cut yet.
+    offers: Offers,
     /// Where each frame of the NAR lies; the collector leaves alone what is shared.
     flight: Arc<Flight>,
-    queue: VecDeque<Receiver<Result<Frame>>>,
+    queue: VecDeque<Coming>,
+    /// Stored bytes appended since the last commit.
+    uncommitted: u64,
     /// The segments written to; all but the last are full.
     streams: Vec<Stream>,
 }
@@ -174,12 +237,18 @@ impl Frames {
     fn piece(&mut self, piece: Piece<'_>) -> Result<()> {
         let raw = piece.raw();
         let raw_len = raw.len() as u32;
-        let id = FrameId::of(raw);
+        let offer = self.offers.take(self.cut, raw_len);
+        self.cut += u64::from(raw_len);
+        if let Piece::Literal(bytes) = piece {
+            self.ops.push(Op::Literal(Bytes::copy_from_slice(bytes)));
+            return Ok(());
+        }
+        let (id, sent) = match offer {
+            Some(offer) => offer.named(raw)?,
+            None => (FrameId::of(raw), None),
+        };
         let op = match piece {
-            Piece::Literal(bytes) => {
-                self.ops.push(Op::Literal(Bytes::copy_from_slice(bytes)));
-                return Ok(());
-            }
+            Piece::Literal(_) => unreachable!("was taken above"),
             Piece::Span(_) => Op::Frame { id, raw_len },
             Piece::Dense { tokens, .. } => Op::Dense {
                 id,
@@ -192,8 +261,10 @@ impl Frames {
             return Ok(());
         }
         self.drain(MAX_QUEUED - 1)?;
-        self.queue
-            .push_back(self.depot.compressors.compress(id, raw)?);
+        self.queue.push_back(match sent {
+            Some(frame) => Coming::Sent(frame),
+            None => Coming::Compressed(self.depot.compressors.compress(id, raw)?),
+        });
         self.at().insert(id, FramePlace::Queued);
         Ok(())
     }
@@ -224,8 +295,12 @@ impl Frames {
             let Some(next) = self.queue.pop_front() else {
                 return Ok(());
             };
-            let Frame { header, stored } = next.recv().map_err(|_| Error::closed())??;
+            let Frame { header, stored } = match next {
+                Coming::Sent(frame) => frame,
+                Coming::Compressed(next) => next.recv().map_err(|_| Error::closed())??,
+            };
             self.depot.room.check(stored.len() as u64)?;
+            self.uncommitted += stored.len() as u64;
             let stream = self.stream()?;
             let segment = stream.id();
             let offset = stream.frame(&header, &stored)?;
@@ -259,7 +334,7 @@ impl Frames {
 
     /// The one rule: append, fsync, index; only then the caller may acknowledge. The gate keeps the
     /// collector out from the first look to the last write.
-    fn commit(mut self, nar: Nar, upload: Upload) -> Result<()> {
+    fn commit(&mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
         let gate = depot.commits()?;
         let visible = upload.cache.nar_key(&nar.nar_hash);

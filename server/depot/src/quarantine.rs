@@ -27,6 +27,7 @@ use snowcache_nix::NarHash;
 
 use crate::Result;
 use crate::depot::Shared;
+use crate::index::watched::Watchers;
 use crate::record::Kind;
 use crate::rows::{PathRow, Place};
 use crate::segments::SegmentId;
@@ -94,13 +95,14 @@ struct Lack {
 }
 
 /// Which NARs are sick, and what is being found out.
-#[derive(Default)]
 pub(crate) struct Quarantine {
     sick: RwLock<HashMap<NarHash, Lack>>,
     /// How many, so that a healthy depot takes no lock.
     count: AtomicUsize,
     scrubbing: Mutex<()>,
     suspects: Mutex<Suspects>,
+    /// Told of NARs that fall sick or are healed.
+    watchers: Arc<Watchers>,
 }
 
 /// Damage that reads met, and whether a thread looks after it.
@@ -120,6 +122,17 @@ pub(crate) struct Isolated {
 }
 
 impl Quarantine {
+    /// With nobody in it.
+    pub fn new(watchers: Arc<Watchers>) -> Quarantine {
+        Quarantine {
+            sick: RwLock::default(),
+            count: AtomicUsize::new(0),
+            scrubbing: Mutex::default(),
+            suspects: Mutex::default(),
+            watchers,
+        }
+    }
+
     /// Whether the NAR must not be served.
     pub fn is_sick(&self, nar: &NarHash) -> bool {
         self.any() && self.read().contains_key(nar)
@@ -169,6 +182,8 @@ impl Quarantine {
             None => sick.remove(&nar),
         };
         self.count.store(sick.len(), Ordering::Release);
+        drop(sick);
+        self.watchers.versions.changed(nar.as_bytes());
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<NarHash, Lack>> {
@@ -204,6 +219,22 @@ impl Shared {
         if let Err(error) = isolated {
             tracing::error!(%error, %nar, "a damaged NAR could not be quarantined");
         }
+        self.suspect(damage);
+    }
+
+    /// Takes a frame that an upload found damaged out of use, and in the background whatever else
+    /// needs it.
+    pub fn found_damaged_frame(self: &Arc<Shared>, damage: Damage) {
+        let (segment, offset, what) = (damage.segment, damage.offset, damage.what);
+        tracing::error!(segment, offset, %what, "damaged");
+        let damage = vec![damage];
+        if let Err(error) = self.forget_frames(&damage) {
+            tracing::error!(%error, %what, "a damaged frame could not be taken out of use");
+        }
+        self.suspect(damage);
+    }
+
+    fn suspect(self: &Arc<Shared>, damage: Vec<Damage>) {
         let mut suspects = self.quarantine.suspects();
         suspects.damage.extend(damage);
         if !std::mem::replace(&mut suspects.looked_after, true) {

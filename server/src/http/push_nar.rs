@@ -8,7 +8,7 @@
 //! however it ends, leaves nothing behind; memory is the queue, one decoder and what the depot
 //! holds. Never: what the client says of the bytes.
 
-mod received;
+pub(super) mod received;
 
 use super::codec::decode::{DecodeError, decode};
 use super::codec::sniff::{HEAD_BYTES, sniff};
@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 
 /// Pieces of a body that wait for the decoder: 4 of at most 256 KiB, as large as a connection reads
 /// at a time.
-const QUEUED_PIECES: usize = 4;
+pub(super) const QUEUED_PIECES: usize = 4;
 
 /// The longest name: Nix's are 52 characters of hash, `.nar` and a suffix.
 const MAX_NAME_BYTES: usize = 200;
@@ -94,7 +94,7 @@ fn check_name(name: &str) -> Result<(), Refusal> {
 
 /// Hands the body on, as fast as it is taken; the end is said, so that it cannot be confused with a
 /// broken connection.
-async fn feed(
+pub(super) async fn feed(
     mut body: Body,
     queue: mpsc::Sender<Message>,
     stall_timeout_s: u64,
@@ -204,7 +204,7 @@ fn about(name: &str, error: Error) -> Refusal {
     }
 }
 
-fn now_unix_s() -> u64 {
+pub(super) fn now_unix_s() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())

@@ -117,7 +117,7 @@ fn find_nar(app: &App, url: &str, info: &PathInfo) -> Result<NarReader, Refusal>
     })
 }
 
-fn check_content_address(info: &PathInfo, nar: &NarReader) -> Result<(), Refusal> {
+pub(super) fn check_content_address(info: &PathInfo, nar: &NarReader) -> Result<(), Refusal> {
     let Some(ca) = &info.ca else { return Ok(()) };
     let wrong = |error: CaError| Refusal::refused(format!("{}: CA: {error}", info.store_path));
     let address: ContentAddress = ca.parse().map_err(wrong)?;

@@ -3,7 +3,7 @@
 use super::errors::Refusal;
 use super::{
     Shared, api, batch, cache_info, documents, gc, head, health, linger, listing, nar, narinfo,
-    pins, push_nar, push_narinfo, remove, scrub,
+    pins, push_nar, push_narinfo, remove, scrub, uploads,
 };
 use crate::auth::Subject;
 use crate::listen::Peer;
@@ -35,6 +35,7 @@ pub fn router(app: Shared) -> Router {
         .route("/api/v1/missing", post(api::missing))
         .route("/api/v1/cost/{hash}", get(api::cost))
         .merge(keeping(&app))
+        .merge(sending(&app))
         .nest("/push", push(&app))
         .fallback(no_such_url)
         .method_not_allowed_fallback(no_such_url)
@@ -86,6 +87,16 @@ fn push(app: &Shared) -> Router<Shared> {
     stock()
         .route("/nar/{file}", get(nar::get_uploaded))
         .merge(writing)
+}
+
+/// The native API's way in.
+fn sending(app: &Shared) -> Router<Shared> {
+    Router::new()
+        .route("/api/v1/uploads", post(uploads::stream))
+        .route("/api/v1/uploads/nars", post(uploads::nars))
+        .route("/api/v1/uploads/frames", post(uploads::frames))
+        .route("/api/v1/uploads/commit", post(uploads::commit))
+        .route_layer(middleware::from_fn_with_state(app.clone(), admit))
 }
 
 /// What stays and what goes. Whoever pushes may pin; what takes something away is the admin's.

@@ -33,6 +33,7 @@ routes! {
     PushNar = "push_nar",
     PushDocument = "push_document",
     Missing = "missing",
+    Uploads = "uploads",
     Paths = "paths",
     Cost = "cost",
     Stats = "stats",
@@ -71,6 +72,7 @@ impl Route {
 fn native(path: &str) -> Route {
     match path.split('/').next().unwrap_or(path) {
         "missing" => Route::Missing,
+        "uploads" => Route::Uploads,
         "paths" => Route::Paths,
         "cost" => Route::Cost,
         "stats" => Route::Stats,

@@ -12,6 +12,8 @@ mod limits;
 mod operating;
 mod pushing;
 mod reading;
+mod remembered;
 mod sample;
 mod sending;
 mod stories;
+mod uploads;

@@ -1,0 +1,297 @@
+//! NARs that come in pieces: frames that the client compressed, and names of frames that are here.
+//!
+//! ```text
+//!   literal ------------------------------------------> write    as any NAR's bytes
+//!   frame: headers checked, unpacked -> offer, write      |
+//!   known: read here,       unpacked -> offer, write      v
+//!            a piece is cut at the very place of the offer: its hash must be the offer's name,
+//!            and its frame is stored as it came.   Cut elsewhere: compressed here.
+//! ```
+//!
+//! Guarantees: every byte takes the way of a NAR that was sent whole: parsed, hashed, cut here. A
+//! frame is stored as it was sent only where its content is the piece that was cut, byte for byte,
+//! and the piece's BLAKE3 its name. What [`Ingest::keep`] saves of a broken upload is no NAR: it
+//! cannot be published or read, and goes when its lease ends.
+//!
+//! Never: a recipe taken from outside.
+
+use std::collections::VecDeque;
+
+use snowcache_core::frame;
+use snowcache_core::recipe::{FrameId, Op};
+use snowcache_nix::NarHash;
+
+use super::{Coming, Frames, Ingest, Nar, Upload};
+use crate::compress::Frame;
+use crate::index::Table;
+use crate::keys::CacheName;
+use crate::layout::Location;
+use crate::quarantine::{Broken, Damage};
+use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
+use crate::uses::FramePlace;
+use crate::{Error, Result};
+
+/// What begins the names of frames kept without a NAR; no URL leads to them.
+const KEPT: &str = "frames/";
+
+/// Stored bytes of a NAR after which what came of it is made durable, before the NAR ends: what a
+/// server's death costs each upload at most. One more fsync for so many bytes is not felt.
+pub const KEEP_BYTES: u64 = 64 << 20;
+
+/// Times that a frame is looked up once more after it moved: a segment is rewritten once in
+/// minutes, a frame is read in milliseconds.
+const MAX_MOVES: usize = 8;
+
+/// The name of a NAR that came over the native API; a stock client's have no `/`.
+pub fn native_name(nar_hash: &NarHash) -> String {
+    format!("native/{}", nar_hash.base32())
+}
+
+/// Whether an upload of this name is a NAR, not frames that were kept of a broken one.
+pub fn is_nar(name: &str) -> bool {
+    !name.starts_with(KEPT)
+}
+
+/// For whom frames are kept, and until when.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// The cache they were sent to.
+    pub cache: CacheName,
+    /// Who sent them.
+    pub subject: String,
+    /// When they go, in seconds since 1970.
+    pub expires_unix_s: u64,
+}
+
+/// A frame and the place in the NAR for which it came.
+pub(super) struct Offer {
+    offset: u64,
+    raw_len: u32,
+    id: FrameId,
+    /// None: it is here.
+    stored: Option<Vec<u8>>,
+}
+
+impl Offer {
+    /// The name of `raw`, and its frame where one was sent. The offer is for these very bytes.
+    pub(super) fn named(self, raw: &[u8]) -> Result<(FrameId, Option<Frame>)> {
+        let Some(stored) = self.stored else {
+            return Ok((self.id, None)); // that name had these bytes when they were read here
+        };
+        let id = FrameId::of(raw);
+        if id != self.id {
+            let claimed = self.id;
+            let what = format!("what was sent as frame {claimed} is frame {id}; send it again");
+            return Err(Error::refused(what));
+        }
+        Ok((id, Some(frame_of(id, self.raw_len, stored))))
+    }
+}
+
+/// Offers, in the NAR's order.
+#[derive(Default)]
+pub(super) struct Offers(VecDeque<Offer>);
+
+impl Offers {
+    /// The offer for exactly the `raw_len` bytes at `offset`; those for earlier places are over.
+    pub(super) fn take(&mut self, offset: u64, raw_len: u32) -> Option<Offer> {
+        while self.0.front().is_some_and(|offer| offer.offset < offset) {
+            self.0.pop_front();
+        }
+        let next = self.0.front()?;
+        let fits = next.offset == offset && next.raw_len == raw_len;
+        fits.then(|| self.0.pop_front()).flatten()
+    }
+}
+
+impl Ingest {
+    /// Takes the next bytes of the NAR as a frame.
+    ///
+    /// # Errors
+    /// `Refused` where it is not one plain frame of `raw_len` bytes with that name; as
+    /// [`Ingest::write`].
+    pub fn frame(&mut self, id: FrameId, raw_len: u32, stored: &[u8]) -> Result<()> {
+        let raw = unpack(id, raw_len, stored)?;
+        self.offer(id, raw_len, Some(stored.to_vec()));
+        self.write(&raw)
+    }
+
+    /// Takes the next bytes of the NAR from a frame that is here. False where it is not, or not
+    /// whole: the upload is over then, and the frame has to be sent.
+    ///
+    /// # Errors
+    /// `Refused` where the frame has another length; as [`Ingest::write`].
+    pub fn known(&mut self, id: FrameId, raw_len: u32) -> Result<bool> {
+        let Some(raw) = self.frames.read_frame(id)? else {
+            return Ok(false);
+        };
+        if raw.len() != raw_len as usize {
+            let len = raw.len();
+            let what = format!("frame {id} has {len} bytes, not {raw_len}; send the NAR again");
+            return Err(Error::refused(what));
+        }
+        self.offer(id, raw_len, None);
+        self.write(&raw)?;
+        Ok(true)
+    }
+
+    fn offer(&mut self, id: FrameId, raw_len: u32, stored: Option<Vec<u8>>) {
+        self.frames.offers.0.push_back(Offer {
+            offset: self.received,
+            raw_len,
+            id,
+            stored,
+        });
+    }
+
+    /// Ends an upload that broke, and keeps what came of it, durably, so that it need not be sent
+    /// again: how many frames.
+    ///
+    /// # Errors
+    /// `Full` and `Storage` where they could not be kept.
+    pub fn keep(self, lease: Lease) -> Result<u64> {
+        let mut frames = self.frames;
+        frames.take_offers()?;
+        frames.drain(0)?;
+        frames.keep(lease)
+    }
+
+    /// Whether more than [`KEEP_BYTES`] would be lost if the process died now.
+    pub fn is_long(&self) -> bool {
+        self.frames.uncommitted >= KEEP_BYTES
+    }
+
+    /// Makes durable what came so far, and goes on.
+    ///
+    /// # Errors
+    /// As [`Ingest::keep`].
+    pub fn keep_so_far(&mut self, lease: Lease) -> Result<u64> {
+        self.frames.drain(0)?;
+        let ops = std::mem::take(&mut self.frames.ops);
+        let kept = self.frames.keep(lease)?;
+        self.frames.ops = ops;
+        Ok(kept)
+    }
+}
+
+impl Frames {
+    /// The content of a frame that is here and committed.
+    fn read_frame(&self, id: FrameId) -> Result<Option<Vec<u8>>> {
+        for _ in 0..MAX_MOVES {
+            let Some(row) = self.depot.index.get(Table::Frames, id.as_bytes())? else {
+                return Ok(None);
+            };
+            let at = Location::decode(&row)?;
+            let mut stored = vec![0; at.stored_len as usize];
+            let body = at.offset + FRAME_HEADER_BYTES as u64;
+            let read = self.depot.segments.read(at.segment, body, &mut stored);
+            match read.map_err(|e| Error::io(format!("reading segment {}", at.segment), e)) {
+                Ok(()) => {}
+                Err(error) if error.is_gone() => continue, // moved since it was looked up
+                Err(error) => return Err(error),
+            }
+            let whole = Checksum::of(&stored) == at.checksum;
+            let raw = whole
+                .then(|| unpack(id, at.raw_len, &stored).ok())
+                .flatten();
+            if raw.is_none() {
+                self.damaged(id, &at);
+            }
+            return Ok(raw);
+        }
+        Ok(None)
+    }
+
+    /// Takes a damaged frame out of use, so that what is sent in its place is stored.
+    fn damaged(&self, id: FrameId, at: &Location) {
+        self.depot.found_damaged_frame(Damage {
+            segment: at.segment.0,
+            offset: at.offset,
+            bytes: FRAME_HEADER_BYTES as u64 + u64::from(at.stored_len),
+            what: Broken::Frame(id),
+        });
+    }
+
+    /// Stores the offers whose place was not cut yet.
+    fn take_offers(&mut self) -> Result<()> {
+        for offer in std::mem::take(&mut self.offers.0) {
+            let Some(stored) = offer.stored else { continue };
+            let (id, raw_len) = (offer.id, offer.raw_len);
+            if FrameId::of(&unpack(id, raw_len, &stored)?) != id || self.is_here(id)? {
+                continue;
+            }
+            self.at().insert(id, FramePlace::Queued);
+            let frame = frame_of(id, raw_len, stored);
+            self.queue.push_back(Coming::Sent(frame));
+        }
+        Ok(())
+    }
+
+    /// Commits what was appended as an upload of its own kind: its recipe is the frames, one after
+    /// another, its name and its hash are those of this list and of nothing else.
+    fn keep(&mut self, lease: Lease) -> Result<u64> {
+        let mut kept: Vec<(Location, FrameId)> = Vec::new();
+        kept.extend(self.at().iter().filter_map(|(id, place)| match place {
+            FramePlace::New(at) => Some((*at, *id)),
+            _ => None,
+        }));
+        if kept.is_empty() {
+            return Ok(0);
+        }
+        kept.sort_unstable_by_key(|(at, _)| (at.segment, at.offset));
+        let mut list = blake3::Hasher::new();
+        list.update(KEPT.as_bytes());
+        let ops = kept.iter().map(|(at, id)| {
+            list.update(id.as_bytes());
+            let (id, raw_len) = (*id, at.raw_len);
+            Op::Frame { id, raw_len }
+        });
+        self.ops = ops.collect();
+        let nar = Nar {
+            nar_hash: NarHash::from_bytes(list.finalize().into()),
+            nar_size_bytes: kept.iter().map(|(at, _)| u64::from(at.raw_len)).sum(),
+        };
+        let upload = Upload {
+            cache: lease.cache,
+            name: format!("{KEPT}{}", nar.nar_hash.base32()),
+            codec: "frames".to_owned(),
+            file_size_bytes: kept.iter().map(|(at, _)| u64::from(at.stored_len)).sum(),
+            subject: lease.subject,
+            expires_unix_s: lease.expires_unix_s,
+        };
+        self.commit(nar, upload)?;
+        self.uncommitted = 0;
+        for (_, id) in &kept {
+            self.at().remove(id);
+            if !self.is_here(*id)? {
+                return Err(Error::corrupt(format!(
+                    "frame {id} was kept and is not here"
+                )));
+            }
+        }
+        Ok(kept.len() as u64)
+    }
+}
+
+fn frame_of(id: FrameId, raw_len: u32, stored: Vec<u8>) -> Frame {
+    let header = FrameHeader {
+        id,
+        raw_len,
+        stored_len: stored.len() as u32,
+        checksum: Checksum::of(&stored),
+    };
+    Frame { header, stored }
+}
+
+/// The content of a frame, which is one plain frame of that length or refused.
+fn unpack(id: FrameId, raw_len: u32, stored: &[u8]) -> Result<Vec<u8>> {
+    let refused = |error: &dyn std::fmt::Display| {
+        Error::refused(format!("frame {id}: {error}; send it again"))
+    };
+    frame::check(stored, raw_len).map_err(|error| refused(&error))?;
+    let raw = zstd::bulk::decompress(stored, raw_len as usize).map_err(|error| refused(&error))?;
+    match raw.len() == raw_len as usize {
+        true => Ok(raw),
+        false => Err(refused(&"it unpacks to fewer bytes than it states")),
+    }
+}

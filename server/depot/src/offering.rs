@@ -1,0 +1,57 @@
+//! What a client asks before it sends, and says when all is sent.
+//!
+//! Guarantees: what is said to be here is committed durably. That it stays is promised of NARs
+//! only, for their lease; a frame may be collected before it is used, and is then asked for.
+
+use snowcache_core::path_info::Signed;
+use snowcache_core::recipe::FrameId;
+use snowcache_nix::NarHash;
+
+use crate::commit::{Change, Outcome};
+use crate::depot::{Depot, Published};
+use crate::index::Table;
+use crate::ingest::native_name;
+use crate::keys::CacheName;
+use crate::{NarReader, Result};
+
+impl Depot {
+    /// Which of these frames are here.
+    pub fn has_frames(&self, frames: &[FrameId]) -> Result<Vec<bool>> {
+        let keys: Vec<&[u8]> = frames.iter().map(|id| id.as_bytes().as_slice()).collect();
+        let found = self.shared().index.get_many(Table::Frames, &keys)?;
+        Ok(found.iter().map(Option::is_some).collect())
+    }
+
+    /// The NAR with this hash, if a visible path of the cache has it or it came over the native API
+    /// and is under its lease.
+    pub fn held_nar(&self, cache: &CacheName, nar: &NarHash) -> Result<Option<NarReader>> {
+        match self.uploaded_nar(cache, &native_name(nar))? {
+            Some(reader) => Ok(Some(reader)),
+            None => self.nar(cache, nar),
+        }
+    }
+
+    /// Makes paths visible in this order, references first; each is durable, or was refused, when
+    /// this returns.
+    ///
+    /// # Errors
+    /// Of each path as [`Depot::publish`].
+    pub fn publish_all(
+        &self,
+        cache: &CacheName,
+        paths: Vec<Signed>,
+        subject: &str,
+    ) -> Vec<Result<Published>> {
+        let changes = paths.into_iter().map(|path| Change::Publish {
+            cache: cache.clone(),
+            info: path.into_info(),
+            subject: subject.to_owned(),
+        });
+        let outcomes = self.commit_all(changes).into_iter();
+        let published = |outcome| match outcome {
+            Outcome::Published(published) => published,
+            _ => unreachable!("publications were asked for"),
+        };
+        outcomes.map(|outcome| outcome.map(published)).collect()
+    }
+}

@@ -1,0 +1,167 @@
+//! Native uploads: a client asks what is absent, sends that, and has many paths published at once.
+//!
+//! ```text
+//!   POST /api/v1/uploads/nars     JSON    which of these NARs are not held here?
+//!   POST /api/v1/uploads/frames   binary  which of these frames are absent?
+//!   POST /api/v1/uploads          binary  NARs in pieces (snowcache_core::upload)
+//!   POST /api/v1/uploads/commit   JSON    these paths have these NARs; references first
+//! ```
+//! Guarantees: those of `PUT /push`: nothing is believed, nothing acknowledged that is not durable,
+//! and a path is published when its references are. All of it may be asked again, or be broken off
+//! anywhere: what is held is not sent twice. Never: a way around a limit that `/push` has.
+
+mod commit;
+mod take;
+
+use super::api::json;
+use super::errors::Refusal;
+use super::push_nar::{QUEUED_PIECES, feed};
+use super::{Shared, answer, body};
+use crate::auth::Subject;
+use crate::workers::{Workers, in_place};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use snowcache_core::upload;
+use snowcache_nix::NarHash;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// NARs asked for, or paths committed, in one request.
+const MAX_AT_ONCE: usize = 10_000;
+/// 10,000 NarHashes of 59 characters with quotes and comma are 620 kB.
+const MAX_NARS_BYTES: u64 = 1 << 20;
+/// 10,000 narinfos of the usual 600 bytes, and some of the largest.
+const MAX_COMMIT_BYTES: u64 = 32 << 20;
+/// What a binary answer is.
+const BINARY: &str = "application/octet-stream";
+
+#[derive(Deserialize)]
+struct AskedNars {
+    nar_hashes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct AbsentNars {
+    absent: Vec<String>,
+}
+
+/// `POST /api/v1/uploads/nars`
+pub async fn nars(
+    State(app): State<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let text = whole(&app, &app.reads, &headers, body, MAX_NARS_BYTES).await?;
+    let asked: AskedNars = serde_json::from_slice(&text).map_err(|error| {
+        Refusal::malformed(format!(
+            "expected {{\"nar_hashes\": [\"sha256:…\", …]}}: {error}"
+        ))
+    })?;
+    at_most(asked.nar_hashes.len(), "NarHashes")?;
+    let (depot, cache) = (app.depot.clone(), app.cache.clone());
+    let work = move || {
+        let mut absent = Vec::new();
+        for text in asked.nar_hashes {
+            let nar: NarHash = text.parse().map_err(Refusal::malformed)?;
+            if depot.held_nar(&cache, &nar)?.is_none() {
+                absent.push(text);
+            }
+        }
+        Ok::<_, Refusal>(absent)
+    };
+    let absent = app.reads.run(work).await?;
+    Ok(json(&method, &AbsentNars { absent }))
+}
+
+/// `POST /api/v1/uploads/frames`
+pub async fn frames(
+    State(app): State<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let limit_bytes = upload::MAX_QUESTION_BYTES as u64;
+    let question = whole(&app, &app.reads, &headers, body, limit_bytes).await?;
+    let ids = upload::asked(&question)
+        .map_err(|error| Refusal::malformed(format!("the question: {error}")))?;
+    let depot = app.depot.clone();
+    let here = app.reads.run(move || depot.has_frames(&ids)).await?;
+    let absent: Vec<bool> = here.into_iter().map(|here| !here).collect();
+    Ok(answer(&method, BINARY, upload::answer(&absent)))
+}
+
+/// `POST /api/v1/uploads`
+pub async fn stream(
+    State(app): State<Shared>,
+    Extension(subject): Extension<Subject>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let uploads = &app.config.uploads;
+    body::announced_within(&headers, uploads.max_nar_size_bytes, "the upload")?;
+    let wait = Duration::from_secs(uploads.wait_s);
+    let place = app.uploads.place_within(wait).await?;
+    tracing::debug!(phase = "receive", "an upload begins");
+    let (queue, queued) = mpsc::channel(QUEUED_PIECES);
+    let feed = feed(body, queue, uploads.stall_timeout_s);
+    let work = {
+        let app = app.clone();
+        in_place(place, move || take::take_in(&app, &subject, queued))
+    };
+    let taken = match tokio::join!(feed, work) {
+        // Why the body ended is the better answer than that it did.
+        (Err(refusal), _) => return Err(refusal),
+        (Ok(()), worked) => worked?,
+    };
+    tracing::debug!(phase = "acknowledge", "an upload is durable");
+    Ok(json(&method, &taken))
+}
+
+/// `POST /api/v1/uploads/commit`
+pub async fn commit(
+    State(app): State<Shared>,
+    Extension(subject): Extension<Subject>,
+    method: Method,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let text = whole(&app, &app.commits, &headers, body, MAX_COMMIT_BYTES).await?;
+    let asked: commit::Asked = serde_json::from_slice(&text).map_err(|error| {
+        Refusal::malformed(format!(
+            "expected {{\"paths\": [\"<narinfo>\", …]}}: {error}"
+        ))
+    })?;
+    at_most(asked.paths.len(), "paths")?;
+    let commits = app.commits.clone();
+    let work = move || Ok::<_, Refusal>(commit::commit(&app, &subject, &asked));
+    let committed = commits.run(work).await?;
+    let mut response = json(&method, &committed);
+    *response.status_mut() = committed.status();
+    Ok(response)
+}
+
+async fn whole(
+    app: &Shared,
+    workers: &Workers,
+    headers: &HeaderMap,
+    body: Body,
+    limit_bytes: u64,
+) -> Result<Vec<u8>, Refusal> {
+    let stall_s = app.config.uploads.stall_timeout_s;
+    body::whole(headers, body, limit_bytes, stall_s, workers, "the request").await
+}
+
+fn at_most(count: usize, what: &str) -> Result<(), Refusal> {
+    match count <= MAX_AT_ONCE {
+        true => Ok(()),
+        false => Err(Refusal::too_large(format!(
+            "send at most {MAX_AT_ONCE} {what} at once"
+        ))),
+    }
+}
