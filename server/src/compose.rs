@@ -13,6 +13,7 @@ use crate::first_start::{FirstStartError, Identity};
 use crate::http::front::Front;
 use crate::http::narinfos::Narinfos;
 use crate::http::sending::UNPACKED_WINDOWS;
+use crate::http::small_nars::SmallNars;
 use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
@@ -206,6 +207,7 @@ fn app(
         metrics: Arc::default(),
         certificates,
         narinfos: Narinfos::new(config.reads.narinfo_cache_bytes),
+        small_nars: SmallNars::default(),
         conflicts: AtomicU64::new(0),
         config,
     }

@@ -26,6 +26,7 @@ mod filling;
 mod gc;
 pub mod index;
 mod ingest;
+mod kept_nar;
 mod keys;
 mod layout;
 mod leases;
@@ -57,6 +58,7 @@ pub use depot::{CHECKPOINT_BYTES, Depot, MAX_PAGE, Published, Stored, UploadInfo
 pub use error::{Error, ErrorKind, Result};
 pub use gc::{Collected, Finding, Policy, Removal};
 pub use ingest::{Ingest, KEEP_BYTES, Lease, MAX_QUEUED, Nar, Upload, native_name};
+pub use kept_nar::KeptNar;
 pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
 pub use layout::{BLOCK_PARTS, Encoding, MAX_EXTENT_BYTES};
 pub use lookup::{Entry, Kept};

@@ -35,6 +35,7 @@ pub mod remove;
 pub mod router;
 pub mod scrub;
 pub mod sending;
+pub mod small_nars;
 pub mod uploads;
 
 use crate::auth::Gate;
@@ -49,6 +50,7 @@ use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 use bytes::Bytes;
 use narinfos::Narinfos;
+use small_nars::SmallNars;
 use snowcache_depot::{CacheName, Depot};
 use snowcache_nix::SecretKey;
 use std::sync::Arc;
@@ -87,6 +89,8 @@ pub struct App {
     pub certificates: Option<Arc<Certificates>>,
     /// Narinfos as they are sent, in memory.
     pub narinfos: Narinfos,
+    /// Small NARs as they are sent, in memory.
+    pub small_nars: SmallNars,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

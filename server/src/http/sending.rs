@@ -9,6 +9,7 @@
 //! of all clients together are at most [`UNPACKED_WINDOWS`] windows. Never: a wait for the disk on
 //! the runtime, unless the kernel drops pages between their reading and their sending.
 
+use super::App;
 use super::errors::Refusal;
 use crate::listen::outlet::Source;
 use crate::workers::Workers;
@@ -37,6 +38,9 @@ pub enum View {
     /// The NAR.
     Raw,
 }
+
+/// The window that an encoding begins with.
+pub type First = VecDeque<Piece>;
 
 /// A range of a NAR that is being sent.
 pub struct Sending {
@@ -68,20 +72,20 @@ struct Ready {
 }
 
 impl Sending {
-    /// Makes the first window ready.
+    /// Makes the first window ready, unless it is `first`.
     ///
     /// # Errors
     /// What cannot be read.
     pub async fn start(
-        reads: &Workers,
-        windows: &Arc<Semaphore>,
+        app: &App,
         reader: &NarReader,
         view: View,
         range: Range<u64>,
+        first: Option<First>,
     ) -> Result<Sending, Refusal> {
         let mut sending = Sending {
-            reads: reads.clone(),
-            windows: windows.clone(),
+            reads: app.reads.clone(),
+            windows: app.windows.clone(),
             reader: reader.clone(),
             view,
             range,
@@ -89,7 +93,14 @@ impl Sending {
             cached: 0,
             read_again: false,
         };
-        let ready = sending.prepare(sending.chunks()).await?;
+        let ready = match first {
+            Some(pieces) => Ready {
+                chunks: None,
+                pieces,
+                _place: None,
+            },
+            None => sending.prepare(sending.chunks()).await?,
+        };
         sending.state = State::Ready(ready);
         Ok(sending)
     }

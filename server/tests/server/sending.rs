@@ -184,3 +184,59 @@ fn sockets_in_the_filesystem_and_encrypted_ones_send_the_same() {
         assert!(encrypted.get(url).body == *right, "{url}");
     }
 }
+
+#[test]
+fn small_nars_are_the_same_out_of_memory_and_as_long_as_they_are_here() {
+    let cache = Cache::new();
+    let sample = Sample::tree('h', "small", 10_000, &[]);
+    sample.push(&cache);
+    let essence = |method: &str, url: &str| {
+        let answer = cache.send(method, url, &[], b"");
+        assert!(!answer.header("x-request-id").is_empty());
+        let mut headers: Vec<_> = answer.headers.into_iter().collect();
+        headers.retain(|(name, _)| name != "date" && name != "x-request-id");
+        headers.sort();
+        (answer.status, headers, answer.body)
+    };
+    let raw = format!("/nar/{}.nar", sample.hash().base32());
+    let encoded = sample.published(&cache).url;
+    for url in [&raw, &encoded] {
+        let head = essence("HEAD", url);
+        let read = essence("GET", url);
+        assert_eq!((read.0, &read.1), (200, &head.1), "{url}");
+        // The router knows what a proxy may write so; what is before the router does not.
+        let routed = url.replace("/nar/", "/%6ear/");
+        for again in [url, &routed, url] {
+            assert!(essence("GET", again) == read, "{again}");
+            assert!(essence("HEAD", again) == head, "{again}");
+        }
+        let part = cache.send("GET", url, &[("Range", "bytes=100-199")], b"");
+        assert!(part.status == 206 && part.body == read.2[100..200]);
+        let etag = cache.head(url).header("etag").to_owned();
+        let known = cache.send("GET", url, &[("If-None-Match", &etag)], b"");
+        assert_eq!((known.status, known.body.len()), (304, 0));
+    }
+    assert!(cache.get(&raw).body == sample.nar);
+    let gone = format!("/nar/{}-0000000000000000.nar.zst", sample.hash().base32());
+    for _ in 0..2 {
+        assert_eq!(cache.get(&gone).header("cache-control"), "no-store");
+    }
+    remove(&cache, &sample);
+    for url in [&raw, &encoded] {
+        assert_eq!(cache.get(url).status, 404, "kept or not");
+    }
+    sample.push(&cache);
+    assert!(cache.get(&raw).body == sample.nar);
+}
+
+fn remove(cache: &Cache, sample: &Sample) {
+    let token = std::fs::read_to_string(cache.dir.path().join("admin.token")).unwrap();
+    let bearer = format!("Bearer {}", token.trim());
+    let headers = [
+        ("Authorization", bearer.as_str()),
+        ("Content-Type", "application/json"),
+    ];
+    let paths = format!("{{\"paths\": [\"{}\"]}}", sample.path.hash());
+    let removed = cache.send("POST", "/api/v1/remove", &headers, paths.as_bytes());
+    assert_eq!(removed.status, 200, "{}", removed.text());
+}
