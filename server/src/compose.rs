@@ -146,6 +146,11 @@ impl Server {
         self.metrics_listeners.iter().map(Listener::bound)
     }
 
+    /// What its handlers work with.
+    pub fn app(&self) -> &Shared {
+        &self.app
+    }
+
     /// What to print now.
     pub fn banner(&self) -> &str {
         &self.banner

@@ -63,7 +63,7 @@ impl Front {
         headers.insert(observe::REQUEST_ID, id);
         let body = match is_head {
             true => {
-                headers.insert(header::CONTENT_LENGTH, text.len().into());
+                headers.insert(header::CONTENT_LENGTH, decimal(text.len()));
                 Body::empty()
             }
             false => Body::from(text),
@@ -91,6 +91,21 @@ impl Front {
     }
 }
 
+/// A number as a header, in one allocation where `HeaderValue::from` has two.
+fn decimal(number: usize) -> HeaderValue {
+    let mut digits = [0; 20];
+    let (mut at, mut rest) = (digits.len(), number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    HeaderValue::from_bytes(&digits[at..]).expect("invariant: digits are a header value")
+}
+
 /// Of `/<hash>.narinfo`, under `/push` as well.
 fn hash_of(path: &str) -> Option<StoreHash> {
     let file = path.strip_prefix("/push").unwrap_or(path);
@@ -116,6 +131,13 @@ mod tests {
         }
         assert_eq!(hash_of(&format!("/a/{hash}.narinfo")), None);
         assert_eq!(hash_of(&format!("/{hash}.ls")), None);
+    }
+
+    #[test]
+    fn numbers_are_written_in_full() {
+        for number in [0, 9, 10, 512, usize::MAX] {
+            assert_eq!(decimal(number), number.to_string());
+        }
     }
 
     #[test]
