@@ -1,14 +1,17 @@
 //! The command line: what can be said, and what `--help` tells about it.
 
+mod agent;
 mod keep;
 mod push;
 
+pub use agent::{GateArgs, NodeArgs, PrefetchArgs, WhyArgs};
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 pub use push::PushArgs;
 use std::path::PathBuf;
 
-/// Look into a Nix binary cache, say what it keeps, and prove that it holds what it says.
+/// Look into a Nix binary cache, say what it keeps, prove that it holds what it says, and bring
+/// closures from it to this node ahead of time.
 #[derive(Debug, Parser)]
 #[command(
     name = "snowcache",
@@ -132,6 +135,38 @@ Examples:
 Takes the admin token. A scrub ends with this command.
 Exit codes: 0 all well, 1 damage found or not all read, 2 wrong usage, 3 cache unreachable.")]
     Scrub(ScrubArgs),
+    /// Bring closures to this node ahead of time: local, verified, pinned, or a reason why not
+    #[command(after_help = "\
+Everything goes through the nix-daemon: only paths that are not valid yet are fetched, several at a
+time; each is parsed, hashed and checked against signatures that this machine trusts before it is
+completed. The roots are kept from being collected by a pin. Run it again to resume.
+
+Examples:
+  snowcache prefetch /nix/store/HASH-nixos-system --from http://cache.example.org:8420
+  snowcache prefetch HASH --pin system --from http://first:8420 --from https://cache.nixos.org
+  snowcache prefetch HASH --json | jq -c .summary
+
+Exit codes: 0 ready, 1 not (it is said why), 2 wrong usage, 3 cache or nix-daemon unreachable.")]
+    Prefetch(PrefetchArgs),
+    /// Let only what is ready pass: ends with 0 when this node's receipt for a root holds
+    #[command(after_help = "\
+A receipt is written by prefetch, signed by this node's key. It is void when a path of the closure
+is gone, was changed or replaced, when the root is not valid, or a key is not trusted any more.
+No network; the cache may be dead.
+
+Example:
+  snowcache gate $SYSTEM && $SYSTEM/bin/switch-to-configuration switch
+
+Exit codes: 0 ready, 1 not (it is said why), 2 wrong usage, 3 nix-daemon unreachable.")]
+    Gate(GateArgs),
+    /// Say whether a root is ready on this node, since when and by whose word, or why it is not
+    #[command(after_help = "\
+Examples:
+  snowcache why /nix/store/HASH-nixos-system
+  snowcache why /nix/var/nix/profiles/system --json | jq .why
+
+Exit codes: 0 ready, 1 not, 2 wrong usage, 3 nix-daemon unreachable.")]
+    Why(WhyArgs),
 }
 
 /// Signing keys.

@@ -4,11 +4,13 @@
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
 mod closure;
+mod gate;
 mod gc;
 mod info;
 mod key;
 mod ls;
 mod pin;
+mod prefetch;
 mod push;
 mod rm;
 mod scrub;
@@ -64,11 +66,20 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&cache.cache, cache)?;
             block_on(scrub::run(&remote, &args))
         }
+        Command::Gate(args) => gate::run(&args),
+        Command::Why(args) => gate::why(&args),
+        Command::Prefetch(args) => prefetch::run(cache, &args),
         Command::Rm(args) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(rm::run(&remote, &args))
         }
     }
+}
+
+/// A cache that gets no token.
+fn connect_openly(url: &str) -> Result<Remote, Failure> {
+    let endpoint = url.parse().map_err(Failure::usage)?;
+    Remote::new(endpoint, None).map_err(Failure::usage)
 }
 
 fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
@@ -99,7 +110,7 @@ fn denied(error: RemoteError, token_file: &str) -> Failure {
     ))
 }
 
-fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

@@ -1,4 +1,5 @@
-//! snowcache, the client: another cache over HTTP as a `Cache`, and the commands of the binary.
+//! snowcache, the client: another cache over HTTP as a `Cache`, this node's store as one, what
+//! brings closures from the one to the other, and the commands of the binary.
 //!
 //! Guarantees: what is read is verified while it is read; every wait is bounded. Never: the engine
 //! or the server linked in; all that is known of a cache is what it says over its public interface.
@@ -6,8 +7,15 @@
 pub mod cli;
 pub mod command;
 mod failure;
+mod nix_conf;
+pub mod node;
+pub mod prefetch;
+pub mod receipt;
 pub mod push;
 pub mod remote;
 mod show;
+pub mod sources;
+pub mod store;
+mod why;
 
 pub use failure::{Exit, Failure};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   narinfo   GET  <hash>.narinfo
+//!             QUERY get-narinfos-v1, of many at once, where the cache offers it
 //!   nar       GET  <URL of the narinfo>, unpacked, resumed where it broke
 //!   missing   POST api/v1/missing; of other caches HEAD <hash>.narinfo
 //!   put       PUT  push/nar/<name>, then PUT push/<hash>.narinfo
@@ -14,6 +15,7 @@
 
 mod about;
 mod admin;
+mod batch;
 mod body;
 mod connect;
 mod decode;
@@ -28,6 +30,7 @@ mod uploads;
 
 pub use about::{CacheInfo, Page};
 pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
+pub use batch::{Batch, HASHES_PER_REQUEST};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
 pub use uploads::{NarFate, PathFate, Sending, wait_after};

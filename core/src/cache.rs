@@ -14,9 +14,11 @@
 
 mod memory;
 mod nar_stream;
+mod withheld;
 
 pub use memory::Memory;
 pub use nar_stream::{NarStream, WrongBytes};
+pub use withheld::WITHHELD_BYTES;
 
 use crate::closure::{self, Closure};
 use crate::error::{Blame, Error, Kind};

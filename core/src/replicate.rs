@@ -58,22 +58,48 @@ pub async fn replicate(
         let incomplete = incomplete(absent, closure.absent.len());
         return Err(Error::new(Kind::Missing, Blame::Upstream, incomplete));
     }
-    let mut plan = Plan::new(closure.paths);
-    let mut copied = Copied::default();
+    copy_all(from, to, closure.paths, limits.concurrency).await
+}
+
+/// Copies these paths, each after those of its references that are among them. The others must be
+/// in `to` already.
+async fn copy_all(
+    from: &dyn Cache,
+    to: &dyn Cache,
+    paths: Vec<Narinfo>,
+    concurrency: usize,
+) -> Result<Copied, Error> {
+    let sizes = paths.iter().map(|path| path.info.nar_size);
+    let copied = Copied {
+        paths: paths.len(),
+        nar_size_bytes: sizes.fold(0, u64::saturating_add),
+    };
+    references_first(paths, concurrency, |narinfo| copy(from, to, narinfo)).await?;
+    Ok(copied)
+}
+
+/// Does `work` on each of these paths, after it was done on those of its references that are among
+/// them; on at most `concurrency` at a time.
+///
+/// # Errors
+/// The first; what is under way then is dropped.
+pub async fn references_first<E, W: Future<Output = Result<Narinfo, E>>>(
+    paths: Vec<Narinfo>,
+    concurrency: usize,
+    work: impl Fn(Narinfo) -> W,
+) -> Result<(), E> {
+    let mut plan = Plan::new(paths);
     let mut under_way = FuturesUnordered::new();
     loop {
-        while under_way.len() < limits.concurrency.max(1)
+        while under_way.len() < concurrency.max(1)
             && let Some(narinfo) = plan.next()
         {
-            under_way.push(copy(from, to, narinfo));
+            under_way.push(work(narinfo));
         }
         let Some(done) = under_way.next().await else {
-            return Ok(copied);
+            return Ok(());
         };
-        let narinfo = done?;
-        copied.paths += 1;
-        copied.nar_size_bytes = copied.nar_size_bytes.saturating_add(narinfo.info.nar_size);
-        plan.done(narinfo.info.store_path.hash());
+        plan.done(done?.info.store_path.hash());
     }
 }
 

@@ -10,6 +10,8 @@ use crate::banner::{banner, public_url};
 use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
+use crate::http::front::Front;
+use crate::http::narinfos::Narinfos;
 use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
@@ -155,7 +157,8 @@ impl Server {
     ) {
         let (app, hurry) = (self.app, hurry.shared());
         let service = |router| Service::new(router, &app.config.http, &app.metrics);
-        let serving = service(router::router(app.clone())).on(self.listeners);
+        let serving = service(router::router(app.clone())).behind(Front::new(app.clone()));
+        let serving = serving.on(self.listeners);
         let operators = service(router::of_operators(app.clone())).on(self.metrics_listeners);
         let background = background(&app, self.hangups);
         systemd::ready();
@@ -199,6 +202,7 @@ fn app(
         commits: Workers::new(COMMITS_AT_ONCE),
         metrics: Arc::default(),
         certificates,
+        narinfos: Narinfos::new(config.reads.narinfo_cache_bytes),
         conflicts: AtomicU64::new(0),
         config,
     }

@@ -19,10 +19,12 @@ pub use signals::{reload_signal, stop_signals};
 pub use socket::{BindError, Binding, Listener, Passed};
 
 use crate::config::Http;
+use crate::http::front::Front;
 use crate::metrics::Metrics;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
+use futures::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -92,6 +94,8 @@ impl Peer {
 #[derive(Clone)]
 pub struct Service {
     router: Router,
+    /// What it answers needs no router.
+    front: Option<Front>,
     /// Connections served at once, of all sockets together.
     places: Arc<Semaphore>,
     http: Http,
@@ -129,10 +133,17 @@ impl Service {
     pub fn new(router: Router, http: &Http, metrics: &Arc<Metrics>) -> Service {
         Service {
             router,
+            front: None,
             places: Arc::new(Semaphore::new(http.max_connections)),
             http: http.clone(),
             metrics: metrics.clone(),
         }
+    }
+
+    /// Has `front` asked before the router.
+    pub fn behind(self, front: Front) -> Service {
+        let front = Some(front);
+        Service { front, ..self }
     }
 
     /// Begins to accept on all of `listeners`.
@@ -204,10 +215,16 @@ impl Service {
     {
         let stream = WriteTimeout::new(stream, self.http.write_timeout());
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
             let meter = self.metrics.meter(request.method(), request.uri().path());
-            let router = TowerToHyperService::new(self.router.clone());
-            let answer = hyper::service::Service::call(&router, request);
+            let front = self.front.as_ref();
+            let answer = match front.and_then(|front| front.answer(&mut request)) {
+                Some(answer) => Either::Left(ready(Ok(answer))),
+                None => {
+                    request.extensions_mut().insert(peer.clone());
+                    let router = TowerToHyperService::new(self.router.clone());
+                    Either::Right(hyper::service::Service::call(&router, request))
+                }
+            };
             async move {
                 let mut answer = meter.answered(answer.await?);
                 if self.metrics.is_draining() {

@@ -6,16 +6,18 @@
 
 use crate::config::{ConfigError, Log};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tracing::Instrument;
 use tracing_subscriber::EnvFilter;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header that a request's id is in, on its way in and out.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An id sent by a client is taken up to this length: a UUID has 36 characters.
 const MAX_REQUEST_ID_BYTES: usize = 64;
@@ -23,6 +25,9 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 /// What a filter must be.
 pub const FILTER_RULE: &str =
     "it must be a level, or levels per module as in info,snowcache_server=debug";
+
+/// Hexadecimal digits of a `u64`.
+const MAX_NUMBER_DIGITS: usize = 16;
 
 static NEXT_REQUEST: AtomicU64 = AtomicU64::new(1);
 
@@ -56,7 +61,7 @@ pub fn start(log: &Log) -> Result<(), ConfigError> {
 
 /// The middleware: gives a request its id and span, and tells how it was answered.
 pub async fn request(request: Request, next: Next) -> Response {
-    let id = request_id(&request);
+    let id = request_id(request.headers());
     let started = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
@@ -85,9 +90,15 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn request_id(request: &Request) -> HeaderValue {
+/// Whether each request is told of.
+pub fn tells_requests() -> bool {
+    tracing::enabled!(tracing::Level::DEBUG)
+}
+
+/// The id that a request bears, or is given.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-    match request.headers().get(REQUEST_ID) {
+    match headers.get(REQUEST_ID) {
         Some(id)
             if id.len() <= MAX_REQUEST_ID_BYTES
                 && !id.is_empty()
@@ -95,10 +106,20 @@ fn request_id(request: &Request) -> HeaderValue {
         {
             id.clone()
         }
-        _ => {
-            let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
-            HeaderValue::try_from(format!("{:x}-{number:x}", std::process::id()))
-                .expect("invariant: hex digits and a dash are a header value")
-        }
+        _ => next_id(),
     }
+}
+
+/// Made without a detour: each answer has one.
+fn next_id() -> HeaderValue {
+    static PROCESS: LazyLock<String> = LazyLock::new(|| format!("{:x}-", std::process::id()));
+    let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
+    let mut id = String::with_capacity(PROCESS.len() + MAX_NUMBER_DIGITS);
+    id.push_str(&PROCESS);
+    let digits = number.max(1).ilog2() / 4 + 1;
+    for digit in (0..digits).rev() {
+        let value = (number >> (4 * digit)) & 0xf;
+        id.push(char::from_digit(value as u32, 16).expect("invariant: four bits"));
+    }
+    HeaderValue::try_from(id).expect("invariant: hex digits and a dash are a header value")
 }

@@ -7,10 +7,12 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod agent;
 pub mod attacks;
 pub mod big;
 pub mod codec;
 pub mod corpus;
+pub mod daemon;
 pub mod disk;
 pub mod http;
 pub mod machine;

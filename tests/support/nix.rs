@@ -207,7 +207,22 @@ impl Node {
 
     /// Runs a shell script there, which ends at its first failing command.
     pub fn sh(&self, user: &User, nix: &Nix, script: &str) -> Ran {
-        let mut command = Command::new("unshare");
+        let output = self
+            .command(user, nix, script)
+            .output()
+            .expect("unshare (util-linux) runs");
+        Ran {
+            what: format!("{}: {script}", nix.version),
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The same, to be run in another way: it dies with the thread that starts it.
+    pub fn command(&self, user: &User, nix: &Nix, script: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare"]);
         if !is_root() {
             command.arg("--map-root-user");
         }
@@ -222,20 +237,12 @@ impl Node {
             }
             None => command.arg(script),
         };
-        let environment = user.environment(nix);
-        let output = command
+        command
             .env_clear()
-            .envs(environment)
+            .envs(user.environment(nix))
             .current_dir(user.home())
-            .stdin(Stdio::null())
-            .output()
-            .expect("unshare (util-linux) runs");
-        Ran {
-            what: format!("{}: {script}", nix.version),
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+            .stdin(Stdio::null());
+        command
     }
 }
 

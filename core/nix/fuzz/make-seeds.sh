@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 golden=../tests/golden
 rm -rf seeds
-mkdir -p seeds/{nar,narinfo,store_path,key,realisation,ca} regressions/{nar,narinfo,store_path,key,realisation,ca}
+mkdir -p seeds/{nar,narinfo,store_path,key,realisation,ca} regressions/{nar,narinfo,store_path,key,realisation,ca,daemon}
 for nar in "$golden"/nar/*.nar; do
   [ "$(stat -c %s "$nar")" -gt 4096 ] || cp "$nar" seeds/nar/
 done
@@ -34,6 +34,7 @@ for narinfo in "$golden"/cache/*.narinfo; do
   [ -n "$ca" ] && [ "$(stat -c %s "$nar")" -lt 1024 ] || continue
   { printf '%s\n' "$ca"; cat "$nar"; } >"seeds/ca/$(basename "$narinfo" .narinfo)"
 done
+python3 make-daemon-seeds.py
 own=${base%%-*}
 { printf 'text\n%s-x' "$own"; printf '%.0s0' {1..40}; printf '%s%s' "$own" "$own"; } >seeds/ca/own-first
 for folder in regressions/*; do [ -n "$(ls -A "$folder")" ] || touch "$folder/.gitkeep"; done

@@ -1,5 +1,5 @@
 //! Nix's formats: base32, hashes, store paths, NARs, narinfos, fingerprints, keys, content
-//! addresses, listings and realisations.
+//! addresses, listings and realisations; and the protocol of its daemon.
 //!
 //! What this crate guarantees: whatever a parser here accepts writes itself again with the same
 //! meaning, and byte for byte where the format has one canonical form (a NAR, a store path, a key);
@@ -17,6 +17,7 @@
 
 pub mod base32;
 pub mod ca;
+pub mod daemon;
 mod fingerprint;
 pub mod hash;
 pub mod key;

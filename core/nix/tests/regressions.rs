@@ -42,13 +42,14 @@ fn replay(kind: &str, target: &str, check: Law) -> usize {
 
 #[test]
 fn seeds_and_regressions_obey_the_law_of_their_target() {
-    let targets: [(&str, Law); 6] = [
+    let targets: [(&str, Law); 7] = [
         ("nar", checks::nar),
         ("narinfo", checks::narinfo),
         ("store_path", checks::store_path),
         ("key", checks::key),
         ("realisation", checks::realisation),
         ("ca", checks::ca),
+        ("daemon", checks::daemon),
     ];
     for (target, check) in targets {
         assert!(

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use snowcache_core::path_info::Signed;
-use snowcache_nix::{NarHash, PathInfo, StoreHash, StorePath};
+use snowcache_nix::{NarHash, StoreHash, StorePath};
 
 use crate::commit::{Change, Committer, Outcome};
 use crate::compress::Compressors;
+use crate::filling::Filling;
 use crate::index::owed::Owed;
 use crate::index::renewing::{RenewingIndex, set_aside};
+use crate::index::watched::{Watched, Watchers};
 use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar, is_nar};
 use crate::keys::CacheName;
-use crate::layout::{Encoding, Layout};
 use crate::leases::Leases;
 use crate::options::Options;
 use crate::pool::{Pool, Stream};
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub index: Arc<dyn Index>,
     /// The same index, where it takes what is durable.
     owed: Arc<Owed>,
+    /// What is kept in memory of it.
+    pub watchers: Arc<Watchers>,
     pub pool: Arc<Pool>,
     pub compressors: Compressors,
     pub room: Room,
@@ -111,15 +114,8 @@ impl Shared {
 pub struct Depot {
     shared: Arc<Shared>,
     committer: Arc<Committer>,
-}
-
-/// A visible path.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// What is known of it.
-    pub info: PathInfo,
-    /// The encoding of its NAR that is served.
-    pub encoding: Encoding,
+    /// Ends with the last handle.
+    _filling: Arc<Filling>,
 }
 
 /// What publishing a path came to.
@@ -181,9 +177,12 @@ impl Depot {
             opened => opened?,
         };
         let (pool, clock) = (depot.shared.pool.clone(), depot.shared.clock.clone());
+        let watchers = depot.shared.watchers.clone();
         index.catches_up_by(Box::new(move |fresh| {
             let committed = Committed::new(&*segments, pool.committed_lengths());
-            replay::replay(&committed, fresh, clock()).map(drop)
+            replay::replay(&committed, fresh, clock())?;
+            watchers.anew();
+            Ok(())
         }));
         Ok(depot)
     }
@@ -202,18 +201,21 @@ impl Depot {
             options.max_size_bytes,
             options.reserve_bytes,
         );
-        let owed = Arc::new(Owed::new(index));
+        let watchers = Arc::<Watchers>::default();
+        let watched = Watched::new(index, watchers.clone());
+        let owed = Arc::new(Owed::new(Arc::new(watched)));
         let shared = Arc::new(Shared {
             segments,
             index: owed.clone(),
             owed,
+            watchers: watchers.clone(),
             pool,
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             room,
             uses: Uses::default(),
             leases: Leases::new(options.max_leased_bytes),
             gate: RwLock::new(()),
-            quarantine: Quarantine::default(),
+            quarantine: Quarantine::new(watchers),
             dir: options.dir,
             collecting: Mutex::new(()),
             stopping: AtomicBool::new(false),
@@ -222,8 +224,13 @@ impl Depot {
             uncheckpointed: AtomicU64::new(0),
         });
         shared.read_quarantine()?;
+        let filling = Arc::new(Filling::start(&shared)?);
         let committer = Arc::new(Committer::start(shared.clone())?);
-        Ok(Depot { shared, committer })
+        Ok(Depot {
+            shared,
+            committer,
+            _filling: filling,
+        })
     }
 
     /// Begins to receive a NAR.
@@ -275,62 +282,6 @@ impl Depot {
         match self.committer.commit(change)? {
             Outcome::Published(published) => Ok(published),
             _ => unreachable!("a publication was asked for"),
-        }
-    }
-
-    /// A visible path. Looking it up counts as using it.
-    pub fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<Entry>> {
-        let key = cache.path_key(hash);
-        let Some(value) = self.used(&[&key])?.pop().flatten() else {
-            return Ok(None);
-        };
-        if self.shared.quarantine.hides(&value)? {
-            return Ok(None);
-        }
-        let info = PathRow::decode(&value)?.info()?;
-        let layout = Layout::read(&*self.shared.index, &info.nar_hash)?.ok_or_else(|| {
-            Error::corrupt(format!("{} is published without its NAR", info.store_path))
-        })?;
-        Ok(Some(Entry {
-            info,
-            encoding: layout.encoding,
-        }))
-    }
-
-    /// Which of these paths are visible. Those that are count as used: who hears that they are here
-    /// does not push them again.
-    pub fn has(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<bool>> {
-        let keys: Vec<_> = hashes.iter().map(|hash| cache.path_key(hash)).collect();
-        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let found = self.used(&keys)?.into_iter();
-        let shown = |row: Option<Bytes>| match row {
-            Some(row) => Ok(!self.shared.quarantine.hides(&row)?),
-            None => Ok(false),
-        };
-        found.map(shown).collect()
-    }
-
-    /// The rows of visible paths, which count as used from now on.
-    fn used(&self, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
-        loop {
-            let before = self.shared.uses.before();
-            let mut rows = self.shared.index.get_many(Table::Paths, keys)?;
-            let here = keys.iter().zip(&rows).filter(|(_, row)| row.is_some());
-            let here: Vec<&[u8]> = here.map(|(key, _)| *key).collect();
-            if here.is_empty() {
-                return Ok(rows);
-            }
-            let Some(stays) = self.shared.uses.found(before, &here) else {
-                continue;
-            };
-            let found = rows.iter_mut().filter(|row| row.is_some());
-            for (row, _) in found.zip(stays).filter(|(_, stays)| !stays) {
-                *row = None;
-            }
-            if self.shared.uses.is_full() {
-                self.write_uses()?;
-            }
-            return Ok(rows);
         }
     }
 

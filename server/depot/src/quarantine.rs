@@ -27,6 +27,7 @@ use snowcache_nix::NarHash;
 
 use crate::Result;
 use crate::depot::Shared;
+use crate::index::watched::Watchers;
 use crate::record::Kind;
 use crate::rows::{PathRow, Place};
 use crate::segments::SegmentId;
@@ -94,13 +95,14 @@ struct Lack {
 }
 
 /// Which NARs are sick, and what is being found out.
-#[derive(Default)]
 pub(crate) struct Quarantine {
     sick: RwLock<HashMap<NarHash, Lack>>,
     /// How many, so that a healthy depot takes no lock.
     count: AtomicUsize,
     scrubbing: Mutex<()>,
     suspects: Mutex<Suspects>,
+    /// Told of NARs that fall sick or are healed.
+    watchers: Arc<Watchers>,
 }
 
 /// Damage that reads met, and whether a thread looks after it.
@@ -120,6 +122,17 @@ pub(crate) struct Isolated {
 }
 
 impl Quarantine {
+    /// With nobody in it.
+    pub fn new(watchers: Arc<Watchers>) -> Quarantine {
+        Quarantine {
+            sick: RwLock::default(),
+            count: AtomicUsize::new(0),
+            scrubbing: Mutex::default(),
+            suspects: Mutex::default(),
+            watchers,
+        }
+    }
+
     /// Whether the NAR must not be served.
     pub fn is_sick(&self, nar: &NarHash) -> bool {
         self.any() && self.read().contains_key(nar)
@@ -169,6 +182,8 @@ impl Quarantine {
             None => sick.remove(&nar),
         };
         self.count.store(sick.len(), Ordering::Release);
+        drop(sick);
+        self.watchers.versions.changed(nar.as_bytes());
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashMap<NarHash, Lack>> {

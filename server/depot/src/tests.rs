@@ -17,6 +17,7 @@ mod collect;
 mod gather;
 mod ingest;
 mod integrity;
+mod lookup;
 mod offered;
 mod publish;
 mod replay;

@@ -42,6 +42,8 @@ pub struct Uses {
     state: Mutex<State>,
     /// Grows whenever removals were carried out.
     removals: AtomicU64,
+    /// Grows whenever a use that was noted before has to be noted again.
+    epoch: AtomicU64,
     flights: Mutex<Vec<Weak<Flight>>>,
 }
 
@@ -58,6 +60,19 @@ struct Watch {
     paths: HashSet<Vec<u8>>,
     /// In the order of their commits.
     nars: Vec<NarHash>,
+}
+
+impl State {
+    fn note(&mut self, key: &[u8]) {
+        if let Some(watch) = &mut self.watch
+            && !watch.paths.contains(key)
+        {
+            watch.paths.insert(key.to_vec());
+        }
+        if self.touched.len() < MAX_TOUCHED && !self.touched.contains(key) {
+            self.touched.insert(key.to_vec());
+        }
+    }
 }
 
 impl Uses {
@@ -79,26 +94,32 @@ impl Uses {
         if self.removals.load(Ordering::Acquire) != before {
             return None;
         }
-        let State {
-            touched,
-            watch,
-            leaving,
-        } = &mut *state;
         let stays = keys.iter().map(|key| {
-            if !leaving.is_empty() && leaving.contains(*key) {
-                return false;
+            let stays = !state.leaving.contains(*key);
+            if stays {
+                state.note(key);
             }
-            if let Some(watch) = watch
-                && !watch.paths.contains(*key)
-            {
-                watch.paths.insert(key.to_vec());
-            }
-            if touched.len() < MAX_TOUCHED && !touched.contains(*key) {
-                touched.insert(key.to_vec());
-            }
-            true
+            stays
         });
         Some(stays.collect())
+    }
+
+    /// A number that changes whenever a use that was noted before has to be noted again: as long as
+    /// it is the same, a path whose use was noted is not on its way out.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// After a look-up in memory, of a path that was here at [`Uses::before`]: notes its use.
+    /// Returns the epoch for which that is done. None: ask the index, something stands in the way.
+    pub fn found_at_once(&self, before: u64, key: &[u8]) -> Option<u64> {
+        let mut state = self.state.try_lock().ok()?;
+        let removed = self.removals.load(Ordering::Acquire) != before;
+        if removed || state.touched.len() >= MAX_TOUCHED || state.leaving.contains(key) {
+            return None;
+        }
+        state.note(key);
+        Some(self.epoch())
     }
 
     /// A path was published, pinned, or referred to by what was.
@@ -117,7 +138,9 @@ impl Uses {
 
     /// Takes the paths used since the last call; they are then the caller's to write down.
     pub fn take_touched(&self) -> HashSet<Vec<u8>> {
-        std::mem::take(&mut self.lock().touched)
+        let mut state = self.lock();
+        self.new_epoch();
+        std::mem::take(&mut state.touched)
     }
 
     /// Gives back what [`Uses::take_touched`] took and nobody could write down.
@@ -132,7 +155,9 @@ impl Uses {
 
     /// From here on uses are noted for a collection.
     pub fn watch(&self) {
-        self.lock().watch = Some(Watch::default());
+        let mut state = self.lock();
+        state.watch = Some(Watch::default());
+        self.new_epoch();
     }
 
     /// The collection has ended.
@@ -147,6 +172,7 @@ impl Uses {
         let none = HashSet::new();
         let leaving = decide(state.watch.as_ref().map_or(&none, |watch| &watch.paths));
         state.leaving.extend(leaving);
+        self.new_epoch();
     }
 
     /// The removals are carried out, or given up.
@@ -154,6 +180,12 @@ impl Uses {
         let mut state = self.lock();
         state.leaving.clear();
         self.removals.fetch_add(1, Ordering::Release);
+        self.new_epoch();
+    }
+
+    /// Call it with the lock held.
+    fn new_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
     }
 
     /// NARs that commits counted on since the collection began, from number `from` on.
@@ -221,6 +253,39 @@ mod tests {
         uses.left();
         assert_eq!(uses.found(before, &[b"gone"]), None);
         assert_eq!(uses.found(uses.before(), &[b"other"]), Some(vec![true]));
+    }
+
+    #[test]
+    fn a_use_that_was_noted_holds_for_its_epoch() {
+        let uses = Uses::default();
+        let noted = |uses: &Uses| uses.found_at_once(uses.before(), b"path");
+        let changes: [fn(&Uses); 4] = [
+            |uses| uses.watch(),
+            |uses| drop(uses.take_touched()),
+            |uses| uses.leave(|_| vec![b"other".to_vec()]),
+            Uses::left,
+        ];
+        for change in changes {
+            assert_eq!(noted(&uses), Some(uses.epoch()));
+            let before = uses.epoch();
+            change(&uses);
+            assert_ne!(uses.epoch(), before);
+        }
+    }
+
+    #[test]
+    fn what_is_on_its_way_out_is_not_found_at_once() {
+        let uses = Uses::default();
+        let before = uses.before();
+        uses.leave(|_| vec![b"gone".to_vec()]);
+        assert_eq!(uses.found_at_once(before, b"gone"), None);
+        uses.left();
+        assert_eq!(
+            uses.found_at_once(before, b"gone"),
+            None,
+            "it looked before"
+        );
+        assert!(uses.found_at_once(uses.before(), b"other").is_some());
     }
 
     #[test]

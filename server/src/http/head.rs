@@ -26,7 +26,8 @@ pub async fn bounded(State(app): State<Shared>, request: Request, next: Next) ->
     Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, sentence).into_response()
 }
 
-fn length(request: &Request) -> usize {
+/// Bytes of a head, as it came or nearly so.
+pub fn length<B>(request: &axum::http::Request<B>) -> usize {
     let target = request
         .uri()
         .path_and_query()

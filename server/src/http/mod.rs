@@ -2,7 +2,8 @@
 //! native API.
 //!
 //! ```text
-//!   listen --> observe::request --> head --> linger --> router
+//!   listen --> front: narinfos out of memory, and misses; else
+//!     '--> observe::request --> head --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api;  operators: health
 //!     +-- keeping: admit --> pins; the admin only: gc remove scrub
 //!     +-- native pushes: admit --> uploads
@@ -17,6 +18,7 @@ pub mod cache_info;
 pub mod codec;
 pub mod documents;
 pub mod errors;
+pub mod front;
 pub mod gc;
 pub mod head;
 pub mod health;
@@ -24,6 +26,7 @@ pub mod linger;
 pub mod listing;
 pub mod nar;
 pub mod narinfo;
+pub mod narinfos;
 pub mod pins;
 pub mod push_nar;
 pub mod push_narinfo;
@@ -44,6 +47,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 use bytes::Bytes;
+use narinfos::Narinfos;
 use snowcache_depot::{CacheName, Depot};
 use snowcache_nix::SecretKey;
 use std::sync::Arc;
@@ -77,6 +81,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// With which TCP speaks TLS.
     pub certificates: Option<Arc<Certificates>>,
+    /// Narinfos as they are sent, in memory.
+    pub narinfos: Narinfos,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

@@ -84,6 +84,11 @@ fn pools(app: &App, to: &mut Exposition) {
     for (name, pool) in pools {
         to.sample(&[("pool", name)], pool.places());
     }
+    let (narinfos, bytes) = app.narinfos.held();
+    to.gauge("narinfo_cache_entries", "Narinfos that memory holds.");
+    to.sample(&[], narinfos);
+    to.gauge("narinfo_cache_bytes", "Bytes that they take.");
+    to.sample(&[], bytes);
     to.gauge(
         "http_max_connections",
         "Connections that are served at once.",

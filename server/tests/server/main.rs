@@ -12,6 +12,7 @@ mod limits;
 mod operating;
 mod pushing;
 mod reading;
+mod remembered;
 mod sample;
 mod stories;
 mod uploads;

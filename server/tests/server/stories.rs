@@ -155,6 +155,11 @@ const STORIES: &[(&str, &str, &str)] = &[
         "small_files_have_limits_of_their_own",
     ),
     ("reads.max_at_once", LIMITS, "readers_get_so_many_places"),
+    (
+        "reads.narinfo_cache_bytes",
+        "tests/server/remembered.rs",
+        "memory_for_narinfos_is_bounded_and_may_be_none",
+    ),
     ("depot.zstd_level", LIMITS, "a_higher_level_packs_smaller"),
     (
         "depot.max_size_bytes",

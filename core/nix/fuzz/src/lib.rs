@@ -4,7 +4,10 @@
 //! The law of all of them: never panic, and what is accepted writes itself again with the same
 //! meaning - byte for byte where the format has one canonical form.
 
+use futures::executor::block_on;
+use futures::{io, stream};
 use snowcache_nix::ca::{HashModulo, Verifier};
+use snowcache_nix::daemon::Connection;
 use snowcache_nix::nar::{Event, Limits, NarError, Parser, Writer};
 use snowcache_nix::realisation::DrvOutput;
 use snowcache_nix::{
@@ -292,4 +295,71 @@ pub fn modulo_in_memory(bytes: &[u8], own: &[u8]) -> NarHash {
     }
     let hash = sha2::Sha256::new().chain_update(&zeroed).chain_update(tail);
     NarHash::from_bytes(hash.finalize().into())
+}
+
+/// What a nix-daemon sends: everything that can be asked of it ends in an answer or an error,
+/// however its bytes are cut, and a connection that was left in the middle takes no more questions.
+pub fn daemon(input: &[u8]) {
+    let whole = ask_everything(input, input.len().max(1));
+    let piece = input.last().map_or(1, |&byte| usize::from(byte % 23) + 1);
+    assert_eq!(
+        whole,
+        ask_everything(input, piece),
+        "cut in pieces of {piece}"
+    );
+}
+
+/// A stream that gives so many bytes at a time.
+struct Pieces<'a>(&'a [u8], usize);
+
+impl io::AsyncRead for Pieces<'_> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        into: &mut [u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        let here = into.len().min(self.1).min(self.0.len());
+        let (now, later) = self.0.split_at(here);
+        into[..here].copy_from_slice(now);
+        self.0 = later;
+        std::task::Poll::Ready(Ok(here))
+    }
+}
+
+fn ask_everything(input: &[u8], piece: usize) -> Vec<String> {
+    let path: StorePath = "0c7c96gikmzv87i7lv3vq5s1cmfjd6zf-hello-2.12"
+        .parse()
+        .expect("a path");
+    let record = format!(
+        "StorePath: {}\nNarHash: sha256:{}\nNarSize: 120\nReferences: {path}\n",
+        path.absolute(),
+        "0".repeat(52)
+    );
+    let info = PathInfo::from_record(&record).expect("a record");
+    block_on(async {
+        let (from, to) = (Pieces(input, piece), io::Cursor::new(Vec::new()));
+        let mut connection = match Connection::open(from, to).await {
+            Ok(connection) => connection,
+            Err(error) => return vec![error.to_string()],
+        };
+        let mut said = vec![format!("{} {:?}", connection.version(), connection.trust())];
+        let two = [path.clone(), path.clone()];
+        said.push(format!("{:?}", connection.path_info(&path).await));
+        said.push(format!("{:?}", connection.valid_paths(&two).await));
+        said.push(format!("{:?}", connection.path_of(path.hash()).await));
+        said.push(format!("{:?}", connection.add_temp_roots(&two).await));
+        let spent = connection.is_spent();
+        let nar = stream::iter([Ok::<_, ()>([0u8; 100]), Err(())]);
+        let imported = connection.add_to_store_nar(&info, nar).await;
+        assert!(!spent || imported.is_err(), "a spent connection was used");
+        said.push(format!("{imported:?}"));
+        let begun = connection.begin_nar(&path).await;
+        said.push(format!("{begun:?}"));
+        if begun.is_ok() {
+            // Bytes behind a NAR's end are seen only when they come with it: no part of what is
+            // compared.
+            while let Ok(Some(_)) = connection.next_of_nar().await {}
+        }
+        said
+    })
 }

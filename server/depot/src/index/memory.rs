@@ -67,6 +67,11 @@ impl Index for MemoryIndex {
             .collect())
     }
 
+    fn rows_about(&self, table: Table) -> Result<u64> {
+        let rows = self.lock();
+        Ok(rows.keys().filter(|(of, _)| *of == table).count() as u64)
+    }
+
     fn checkpoint(&self) -> Result<()> {
         Ok(())
     }

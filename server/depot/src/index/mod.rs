@@ -9,6 +9,7 @@ pub mod memory;
 pub(crate) mod owed;
 pub mod renewing;
 pub mod rocks;
+pub(crate) mod watched;
 
 use bytes::Bytes;
 
@@ -129,6 +130,9 @@ pub trait Index: Send + Sync {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Row>>;
+
+    /// How many rows a table has, roughly and at once.
+    fn rows_about(&self, table: Table) -> Result<u64>;
 
     /// Makes what was written survive a crash without replay. Called now and then to bound the
     /// replay at start.

@@ -84,6 +84,10 @@ impl Index for Owed {
         self.index.scan(table, prefix, after, limit)
     }
 
+    fn rows_about(&self, table: Table) -> Result<u64> {
+        self.index.rows_about(table)
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.pay()?;
         self.index.checkpoint()

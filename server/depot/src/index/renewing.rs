@@ -190,6 +190,10 @@ impl Index for RenewingIndex {
         self.with(|index| index.scan(table, prefix, after, limit))
     }
 
+    fn rows_about(&self, table: Table) -> Result<u64> {
+        self.with(|index| index.rows_about(table))
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.ready()?;
         let flushed = self.with(|index| index.checkpoint());

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     Direction, FlushOptions, IteratorMode, LogLevel, Options, WriteBatch, WriteOptions,
+    properties::ESTIMATE_NUM_KEYS,
 };
 
 use super::{Batch, Index, Row, Table};
@@ -167,6 +168,15 @@ impl Index for RocksIndex {
             }
         }
         Ok(rows)
+    }
+
+    fn rows_about(&self, table: Table) -> Result<u64> {
+        let estimate = self
+            .db
+            .property_int_value_cf(self.family(table), ESTIMATE_NUM_KEYS);
+        Ok(estimate
+            .map_err(|e| failed("reading the index", e))?
+            .unwrap_or_default())
     }
 
     fn checkpoint(&self) -> Result<()> {

@@ -21,6 +21,7 @@ mod model;
 mod operations;
 mod random;
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +60,8 @@ struct Life {
     random: Random,
     disk: Disk,
     depot: Option<Depot>,
+    /// What earlier look-ups of the depot came to.
+    kept: HashMap<u8, Kept<Entry>>,
     clock: Arc<AtomicU64>,
     model: Model,
     /// NARs that are being received, each with what is still to come of it.
@@ -83,6 +86,7 @@ impl Life {
             disk: Disk::new(random.below(u64::MAX)),
             random,
             depot: None,
+            kept: HashMap::new(),
             clock: Arc::new(AtomicU64::new(START)),
             model: Model::default(),
             ingests: Vec::new(),
@@ -121,6 +125,7 @@ impl Life {
             }
             let depot = opened.unwrap_or_else(|error| panic!("it does not open: {error}"));
             self.depot = Some(depot);
+            self.kept.clear();
             return self.disk.set_faults(self.faults);
         }
     }

@@ -35,6 +35,11 @@ impl Life {
                 "path {number} came back"
             );
         }
+        let depot = self.depot();
+        for (number, kept) in &self.kept {
+            let shown = visible.contains(number) || depot.still(kept).is_none();
+            assert!(shown, "path {number} is gone, and still kept");
+        }
         let all: Vec<u8> = self.model.paths.keys().copied().collect();
         for _ in 0..2 {
             if let Some(number) = self
@@ -176,12 +181,25 @@ impl Life {
             .expect("look up")
     }
 
+    /// The entry of a path, out of memory when it is still there.
+    fn entry(&mut self, number: u8) -> Option<Entry> {
+        let (depot, hash) = (self.depot(), store_path(number).hash());
+        let kept = self.kept.get(&number);
+        if let Some(entry) = kept.and_then(|kept| depot.still(kept)) {
+            let now = depot.path(&cache(), &hash).expect("look up");
+            let encoding = now.map(|now| now.encoding);
+            assert_eq!(encoding.as_ref(), Some(&entry.encoding), "path {number}");
+            return Some(entry.clone());
+        }
+        let kept = depot.keep(&cache(), &hash, |entry| entry).expect("look up");
+        let entry = kept.as_ref().and_then(|kept| depot.still(kept)).cloned();
+        self.kept.extend(kept.map(|kept| (number, kept)));
+        entry
+    }
+
     /// The entry of a path says what was published. This counts as using it.
     pub fn check_entry(&mut self, number: u8) {
-        let entry = self
-            .depot()
-            .path(&cache(), &store_path(number).hash())
-            .expect("look up");
+        let entry = self.entry(number);
         if entry.is_none() && self.model.maybe_gone.contains(&number) {
             return;
         }

@@ -401,6 +401,11 @@ impl Index for DiskIndex {
         Ok(found.take(limit).map(row).collect())
     }
 
+    fn rows_about(&self, table: Table) -> Result<u64> {
+        let state = self.0.lock();
+        Ok(state.rows.keys().filter(|(of, _)| *of == table).count() as u64)
+    }
+
     fn checkpoint(&self) -> Result<()> {
         let state = self.0.call(|faults| faults.index);
         let mut state = state.map_err(|e| Error::io("syncing the index", e))?;

@@ -1,0 +1,72 @@
+//! What can be said about this node: bringing closures here ahead of time.
+
+use crate::node::check_pin;
+use clap::Args;
+use std::path::PathBuf;
+
+/// `snowcache prefetch`
+#[derive(Args, Debug)]
+pub struct PrefetchArgs {
+    /// Store paths or their hash parts
+    #[arg(required = true, value_name = "STORE-PATH|HASH")]
+    pub roots: Vec<String>,
+    /// A cache to fetch from, any binary cache; several are asked in this order [default: --cache]
+    #[arg(long, value_name = "URL")]
+    pub from: Vec<String>,
+    /// What keeps the roots from being collected; keeps what was prefetched last under this name
+    #[arg(long, value_name = "NAME", default_value = "prefetched", value_parser = check_pin)]
+    pub pin: String,
+    /// Keys of which one must have signed each path [default: those of this machine's nix.conf]
+    #[arg(long, value_name = "KEYS", value_delimiter = ' ')]
+    pub trusted_public_keys: Vec<String>,
+    /// How many paths are fetched and imported at a time
+    #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Where this node is.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Print one JSON object a line for what happens, at the end {"summary": ...} or {"failure": ...}
+    #[arg(long)]
+    pub json: bool,
+    /// Print only what is wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `snowcache gate`
+#[derive(Args, Debug)]
+pub struct GateArgs {
+    /// The store path, or a link to it
+    #[arg(value_name = "STORE-PATH")]
+    pub root: String,
+    /// Keys that are trusted [default: those of this machine's nix.conf]
+    #[arg(long, value_name = "KEYS", value_delimiter = ' ')]
+    pub trusted_public_keys: Vec<String>,
+    /// Where this node is.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// `snowcache why`
+#[derive(Args, Debug)]
+pub struct WhyArgs {
+    /// What is asked about.
+    #[command(flatten)]
+    pub gate: GateArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where this node's things are.
+#[derive(Args, Debug)]
+pub struct NodeArgs {
+    /// The nix-daemon's socket
+    #[arg(long, value_name = "SOCKET", env = "NIX_DAEMON_SOCKET_PATH")]
+    #[arg(default_value = crate::store::DEFAULT_SOCKET)]
+    pub store_socket: PathBuf,
+    /// The folder of this node's pins [default: /var/lib/snowcache for root, otherwise
+    /// $XDG_STATE_HOME/snowcache]
+    #[arg(long, value_name = "FOLDER", env = "SNOWCACHE_STATE")]
+    pub state: Option<PathBuf>,
+}

@@ -1,0 +1,106 @@
+//! `snowcache gate` and `snowcache why`: is a closure ready on this node, and if not, why not.
+//!
+//! Guarantees: gate ends with 0 only when this node's receipt is good and everything is as it says;
+//! no network, and no output when all is well.
+
+use super::prefetch::node;
+use super::{block_on, print, print_json};
+use crate::cli::{GateArgs, WhyArgs};
+use crate::failure::Failure;
+use crate::nix_conf;
+use crate::receipt::Receipt;
+use crate::show;
+use crate::store::Store;
+use crate::why;
+use serde::Serialize;
+use snowcache_nix::{PublicKey, StorePath};
+
+#[derive(Serialize)]
+struct Report {
+    ready: bool,
+    root: String,
+    why: Option<String>,
+    paths: Option<usize>,
+    closure: Option<String>,
+    verified_at_s: Option<u64>,
+    boot: Option<String>,
+    keys: Vec<String>,
+}
+
+pub(super) fn run(args: &GateArgs) -> Result<(), Failure> {
+    block_on(check(args)).map(drop)
+}
+
+pub(super) fn why(args: &WhyArgs) -> Result<(), Failure> {
+    let gate = &args.gate;
+    let result = block_on(check(gate));
+    let report = Report::of(gate, &result);
+    match args.json {
+        true => print_json(&report)?,
+        false => print(&report.text(&result))?,
+    }
+    result
+        .map(drop)
+        .map_err(|failure| Failure::told(failure.exit()))
+}
+
+/// The receipt that lets the root pass.
+pub(super) async fn check(args: &GateArgs) -> Result<Receipt, Failure> {
+    let root = root(&args.root)?;
+    let node = node(&args.node)?;
+    let store = Store::at(args.node.store_socket.clone());
+    why::ready(&node, &store, &root, &trusted(&args.trusted_public_keys)?).await
+}
+
+/// A store path, or a link to one.
+fn root(text: &str) -> Result<StorePath, Failure> {
+    if let Ok(path) = StorePath::from_absolute(text.trim_end_matches('/')) {
+        return Ok(path);
+    }
+    let target = std::fs::canonicalize(text).ok();
+    let path = target.and_then(|path| StorePath::from_absolute(path.to_str()?).ok());
+    path.ok_or_else(|| Failure::usage(format!("{text} is neither a store path nor a link to one")))
+}
+
+/// The keys given, or those of nix.conf.
+pub(super) fn trusted(given: &[String]) -> Result<Vec<PublicKey>, Failure> {
+    let given = given.iter().filter(|key| !key.is_empty());
+    let keys = given.map(|key| key.parse()).collect::<Result<Vec<_>, _>>();
+    let keys = keys.map_err(|error| Failure::usage(format!("--trusted-public-keys: {error}")))?;
+    match keys.is_empty() {
+        true => nix_conf::trusted_public_keys(),
+        false => Ok(keys),
+    }
+}
+
+impl Report {
+    fn of(args: &GateArgs, result: &Result<Receipt, Failure>) -> Report {
+        let receipt = result.as_ref().ok();
+        let why = result.as_ref().err().and_then(Failure::sentence);
+        Report {
+            ready: receipt.is_some(),
+            root: args.root.clone(),
+            why: why.map(str::to_owned),
+            paths: receipt.map(|receipt| receipt.paths.len()),
+            closure: receipt.map(Receipt::closure),
+            verified_at_s: receipt.map(|receipt| receipt.time_s),
+            boot: receipt.map(|receipt| receipt.boot.clone()),
+            keys: receipt.map_or(Vec::new(), |receipt| receipt.keys.clone()),
+        }
+    }
+
+    fn text(&self, result: &Result<Receipt, Failure>) -> String {
+        let Ok(receipt) = result else {
+            let why = self.why.as_deref().unwrap_or_default();
+            return format!("not ready: {why}\n");
+        };
+        let (paths, time) = (show::paths(receipt.paths.len()), show::time(receipt.time_s));
+        let names = receipt.keys.iter().filter_map(|key| key.split(':').next());
+        let names: Vec<&str> = names.collect();
+        format!(
+            "ready: {paths}, verified {time} against {}; the closure is {}\n",
+            names.join(", "),
+            receipt.closure()
+        )
+    }
+}

@@ -1,0 +1,333 @@
+//! Bringing closures to this node, ahead of time: local, verified, pinned - or a reason why not.
+//!
+//! ```text
+//!   walk the closure in the caches     signatures checked
+//!   hold all of it                     temporary roots, before anything is relied on
+//!   what is not valid here?            only that is fetched
+//!   room for it?                       otherwise it is not begun
+//!   fetch -> verify -> import          several at a time, references first; each is rooted
+//!   all valid and right?               what was there before is hashed, too; a receipt says so
+//!   pin the roots                      then the plan's roots and the pin's old ones go
+//! ```
+//!
+//! Guarantees: `Ok` means that the whole closure was seen valid while it was held, and that the
+//! roots are pinned since. Broken off at any moment, what was imported stays and is not fetched
+//! again. A daemon that restarts is gone back to, from the beginning: held anew, checked anew.
+//! Never: more in memory than the closure's narinfos and a few chunks for each path under way.
+
+mod vouch;
+
+use crate::node::{Node, NodeError};
+use crate::show;
+use crate::sources::Sources;
+use crate::store::Store;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use snowcache_core::cache::{Cache, NarStream, Narinfo};
+use snowcache_core::closure::{self, Absent, Limits};
+use snowcache_core::error::{Blame, Error, Kind};
+use snowcache_core::path_info::Claimed;
+use snowcache_core::replicate::references_first;
+use snowcache_nix::{STORE_DIR, StoreHash, StorePath};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::sleep;
+
+/// Attempts at one path: the first, and three that may each go to another cache.
+const MAX_ATTEMPTS: u32 = 4;
+/// Before the second attempt; twice as long before the next.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// Times that it is begun again after the daemon went away. A restart takes about a second.
+const MAX_RUNS: u32 = 4;
+/// Between these.
+const DAEMON_WAIT: Duration = Duration::from_secs(2);
+
+/// What is to be brought, and how.
+pub struct Prefetch<'a> {
+    /// From where.
+    pub sources: &'a Sources,
+    /// To where.
+    pub store: &'a Store,
+    /// What keeps it afterwards.
+    pub node: &'a Node,
+    /// Under which name.
+    pub pin: &'a str,
+    /// How many paths at a time.
+    pub jobs: usize,
+    /// Who is told.
+    pub on: &'a (dyn Fn(Event<'_>) + Send + Sync),
+}
+
+/// What happens.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// It is known what is to be done.
+    Planned {
+        /// Of the closure.
+        paths: usize,
+        /// Of these, what must be fetched.
+        missing: usize,
+        /// How much that is.
+        nar_size_bytes: u64,
+    },
+    /// A path is valid now.
+    Imported {
+        /// The path.
+        narinfo: &'a Narinfo,
+        /// The cache that gave it.
+        origin: &'a str,
+    },
+    /// What was there before and is on no receipt is read back.
+    Rehashing {
+        /// How many paths.
+        paths: usize,
+        /// How much that is.
+        nar_size_bytes: u64,
+    },
+    /// Something failed and is tried again.
+    Again {
+        /// What failed.
+        error: &'a Error,
+    },
+}
+
+/// What is there now.
+#[derive(Debug)]
+pub struct Ready {
+    /// The roots, as they are called.
+    pub roots: Vec<StorePath>,
+    /// The closure, references first.
+    pub closure: Vec<Narinfo>,
+    /// How many paths were fetched.
+    pub fetched: usize,
+    /// How much that was.
+    pub nar_size_bytes: u64,
+}
+
+/// Why it is not ready.
+#[derive(Debug, Error)]
+enum NotReady {
+    #[error("{what} is in none of the caches ({caches}), nor in this node's store{more}; push it")]
+    Absent {
+        what: String,
+        caches: String,
+        more: String,
+    },
+    #[error(
+        "{STORE_DIR} has room for {} and {} are to be imported; make room \
+         (nix-collect-garbage) and run the same again", show::size(*.free_bytes),
+        show::size(*.needed_bytes)
+    )]
+    NoRoom { free_bytes: u64, needed_bytes: u64 },
+    #[error("{0} was valid and is in no cache, and is gone: something collected it")]
+    Collected(StorePath),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl NotReady {
+    fn because(self, kind: Kind) -> Error {
+        Error::new(kind, Blame::Client, self)
+    }
+}
+
+impl Prefetch<'_> {
+    /// Brings the closure of these roots here.
+    ///
+    /// # Errors
+    /// With the reason: which path, which cache, what to do.
+    pub async fn run(&self, roots: &[StoreHash]) -> Result<Ready, Error> {
+        let mut run = 1;
+        loop {
+            match self.once(roots).await {
+                Err(error)
+                    if error.blame() == Blame::Storage
+                        && error.kind() == Kind::Unavailable
+                        && run < MAX_RUNS =>
+                {
+                    (self.on)(Event::Again { error: &error });
+                    self.store.forget_connections().await;
+                    sleep(DAEMON_WAIT).await;
+                    run += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn once(&self, roots: &[StoreHash]) -> Result<Ready, Error> {
+        self.store.about().await?;
+        self.sources.learn(roots).await;
+        let either = Either {
+            sources: self.sources,
+            store: self.store,
+        };
+        let closure = closure::walk(&either, None, roots, Limits::default()).await?;
+        if let Some(absent) = closure.absent.first() {
+            return Err(self.absent(absent, closure.absent.len()));
+        }
+        let closure = closure.paths;
+        let paths: Vec<StorePath> = closure
+            .iter()
+            .map(|narinfo| narinfo.info.store_path.clone())
+            .collect();
+        self.store.hold(&paths).await?;
+        let missing: BTreeSet<StorePath> = self.store.invalid(&paths).await?.into_iter().collect();
+        let missing: Vec<Narinfo> = closure
+            .iter()
+            .filter(|narinfo| missing.contains(&narinfo.info.store_path))
+            .cloned()
+            .collect();
+        let sizes = missing.iter().map(|narinfo| narinfo.info.nar_size);
+        let nar_size_bytes = sizes.fold(0, u64::saturating_add);
+        (self.on)(Event::Planned {
+            paths: paths.len(),
+            missing: missing.len(),
+            nar_size_bytes,
+        });
+        room_for(nar_size_bytes)?;
+        let fetched: BTreeSet<StorePath> = missing
+            .iter()
+            .map(|narinfo| narinfo.info.store_path.clone())
+            .collect();
+        references_first(missing, self.jobs, |narinfo| self.bring(narinfo)).await?;
+        if let Some(gone) = self.store.invalid(&paths).await?.into_iter().next() {
+            return Err(NotReady::Collected(gone).because(Kind::Unavailable));
+        }
+        let wanted: BTreeSet<StoreHash> = roots.iter().copied().collect();
+        let roots = paths.into_iter().filter(|it| wanted.contains(&it.hash()));
+        let roots: Vec<StorePath> = roots.collect();
+        self.vouch(&roots, &closure, &fetched).await?;
+        self.pin(&roots).await?;
+        Ok(Ready {
+            roots,
+            closure,
+            fetched: fetched.len(),
+            nar_size_bytes,
+        })
+    }
+
+    /// One path, from whichever cache can give it.
+    async fn bring(&self, mut narinfo: Narinfo) -> Result<Narinfo, Error> {
+        let path = narinfo.info.store_path.clone();
+        let (mut attempt, mut wait) = (1, FIRST_WAIT);
+        loop {
+            let Some(origin) = self.sources.origin(path.hash()) else {
+                return Err(NotReady::Collected(path).because(Kind::Missing));
+            };
+            let error = match self.import(&narinfo).await {
+                Ok(()) => {
+                    let event = Event::Imported {
+                        narinfo: &narinfo,
+                        origin: &origin,
+                    };
+                    (self.on)(event);
+                    return Ok(narinfo);
+                }
+                Err(error) if error.blame() == Blame::Storage => return Err(error),
+                Err(error) => error,
+            };
+            let elsewhere = self.sources.failed(&path, &error);
+            if !elsewhere || attempt == MAX_ATTEMPTS {
+                let exhausted = self.sources.exhausted(&path, &error);
+                return Err(Error::new(error.kind(), error.blame(), exhausted));
+            }
+            (self.on)(Event::Again { error: &error });
+            sleep(wait).await;
+            (attempt, wait) = (attempt + 1, wait * 2);
+            narinfo = match self.sources.narinfo(path.hash()).await? {
+                Some(narinfo) if narinfo.info.store_path == path => narinfo,
+                _ => {
+                    let exhausted = self.sources.exhausted(&path, &error);
+                    return Err(Error::new(Kind::Missing, Blame::Upstream, exhausted));
+                }
+            };
+        }
+    }
+
+    async fn import(&self, narinfo: &Narinfo) -> Result<(), Error> {
+        let nar = self.sources.nar(narinfo).await?;
+        self.store
+            .put(Claimed::new(narinfo.info.clone()), nar)
+            .await?;
+        let link = self.node.plan(self.pin, &narinfo.info.store_path);
+        let link = link.map_err(|error| NotReady::from(error).because(Kind::Invalid))?;
+        Ok(self.store.add_indirect_roots(&[link]).await?)
+    }
+
+    async fn pin(&self, roots: &[StorePath]) -> Result<(), Error> {
+        let cannot = |error| NotReady::from(error).because(Kind::Invalid);
+        let links = self.node.pin(self.pin, roots).map_err(cannot)?;
+        self.store.add_indirect_roots(&links).await?;
+        self.node.settle(self.pin, roots).map_err(cannot)
+    }
+
+    fn absent(&self, absent: &Absent, count: usize) -> Error {
+        let what = match &absent.needed {
+            None => absent.hash.to_string(),
+            Some(needed) => format!("{} (needed by {})", needed.path, needed.by),
+        };
+        let more = match count {
+            1 => String::new(),
+            count => format!(" (and {} more)", show::count(count as u64 - 1)),
+        };
+        let caches = self.sources.names();
+        NotReady::Absent { what, caches, more }.because(Kind::Missing)
+    }
+}
+
+/// A path takes at least its NAR's size, near enough: what does not fit by that need not be begun.
+fn room_for(needed_bytes: u64) -> Result<(), Error> {
+    let Ok(disk) = rustix::fs::statvfs(STORE_DIR) else {
+        return Ok(());
+    };
+    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    match needed_bytes <= free_bytes {
+        true => Ok(()),
+        false => {
+            let no_room = NotReady::NoRoom {
+                free_bytes,
+                needed_bytes,
+            };
+            Err(no_room.because(Kind::TooMuch))
+        }
+    }
+}
+
+/// The caches, and for what none of them has, the node's own store.
+struct Either<'a> {
+    sources: &'a Sources,
+    store: &'a Store,
+}
+
+impl Cache for Either<'_> {
+    fn narinfo(&self, hash: StoreHash) -> BoxFuture<'_, Result<Option<Narinfo>, Error>> {
+        async move {
+            match self.sources.narinfo(hash).await? {
+                Some(narinfo) => Ok(Some(narinfo)),
+                None => self.store.narinfo(hash).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn nar<'a>(&'a self, narinfo: &'a Narinfo) -> BoxFuture<'a, Result<NarStream, Error>> {
+        self.sources.nar(narinfo)
+    }
+
+    fn missing<'a>(
+        &'a self,
+        hashes: &'a [StoreHash],
+    ) -> BoxFuture<'a, Result<Vec<StoreHash>, Error>> {
+        async move {
+            let missing = self.sources.missing(hashes).await?;
+            self.store.missing(&missing).await
+        }
+        .boxed()
+    }
+
+    fn put(&self, claimed: Claimed, nar: NarStream) -> BoxFuture<'_, Result<(), Error>> {
+        self.store.put(claimed, nar)
+    }
+}

@@ -1,0 +1,280 @@
+//! This node's /nix/store, through its nix-daemon, as a [`Cache`].
+//!
+//! ```text
+//!   hold      one connection that stays open, with a temporary root for each path
+//!   put       a connection from the pool: AddToStoreNar, the end withheld until verified
+//!   narinfo, nar, missing    a connection from the pool
+//! ```
+//!
+//! Guarantees: the contract of [`Cache`], except that putting a valid path again adds no
+//! signatures. What was held is not collected while this value lives, also where it becomes valid
+//! only later. An import runs in a task of its own, so that several use several cores.
+//! Never: a byte written to the store behind the daemon's back; an unverified signature.
+
+mod error;
+mod reading;
+mod stream;
+
+pub use error::StoreError;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::StreamExt;
+use snowcache_core::cache::{Cache, NarStream, Narinfo};
+use snowcache_core::error::Error;
+use snowcache_core::path_info::Claimed;
+use snowcache_nix::daemon::{self, DaemonError, ImportError, Trust, ValidPath};
+use snowcache_nix::{StoreHash, StorePath};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// Where every Nix listens.
+pub const DEFAULT_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
+
+/// A daemon forks for each connection; a busy machine may take a moment.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Paths asked for in one request: 4,096 of at most 272 bytes are 1.1 MB.
+const PATHS_PER_REQUEST: usize = 4096;
+
+/// Idle connections that are kept: as many as work at a time by default.
+const MAX_IDLE: usize = 16;
+
+type Connection = daemon::Connection<stream::From, stream::To>;
+
+/// The node's store. Clones share their connections.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    socket: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    keeper: tokio::sync::Mutex<Option<Connection>>,
+    imported_bytes: Arc<AtomicU64>,
+}
+
+/// What a daemon says of itself.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The version of the protocol that is spoken with it.
+    pub protocol: daemon::ProtocolVersion,
+    /// Its own version.
+    pub nix_version: Option<String>,
+    /// What it lets this user do.
+    pub trust: Trust,
+}
+
+impl Store {
+    /// The store behind this socket. Nothing is opened yet.
+    pub fn at(socket: PathBuf) -> Store {
+        Store {
+            shared: Arc::new(Shared {
+                socket,
+                idle: Mutex::default(),
+                keeper: tokio::sync::Mutex::default(),
+                imported_bytes: Arc::default(),
+            }),
+        }
+    }
+
+    /// Counts the NAR bytes given to the daemon.
+    pub fn imported_bytes(&self) -> Arc<AtomicU64> {
+        self.shared.imported_bytes.clone()
+    }
+
+    /// Who answers.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub async fn about(&self) -> Result<About, StoreError> {
+        let connection = self.take().await?;
+        let about = About {
+            protocol: connection.version(),
+            nix_version: connection.nix_version().map(str::to_owned),
+            trust: connection.trust(),
+        };
+        self.give_back(connection);
+        Ok(about)
+    }
+
+    /// Keeps these paths from being collected until this value is dropped, whether they are valid
+    /// or will be.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn hold(&self, paths: &[StorePath]) -> Result<(), StoreError> {
+        let mut keeper = self.shared.keeper.lock().await;
+        let mut connection = match keeper.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let held = connection.add_temp_roots(paths).await;
+        held.map_err(|error| self.failed(error))?;
+        *keeper = Some(connection);
+        Ok(())
+    }
+
+    /// Lets go of every connection, and so of what was held: those of a daemon that went away.
+    pub async fn forget_connections(&self) {
+        self.idle().clear();
+        drop(self.shared.keeper.lock().await.take());
+    }
+
+    /// Those of `paths` that are not valid, in their order.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn invalid(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, StoreError> {
+        let mut invalid = Vec::new();
+        let mut connection = self.take().await?;
+        for some in paths.chunks(PATHS_PER_REQUEST) {
+            let valid = connection.valid_paths(some).await;
+            let mut valid = valid.map_err(|error| self.failed(error))?;
+            valid.sort_unstable();
+            let is_invalid = |path: &&StorePath| valid.binary_search(path).is_err();
+            invalid.extend(some.iter().filter(is_invalid).cloned());
+        }
+        self.give_back(connection);
+        Ok(invalid)
+    }
+
+    /// What the store knows of a valid path.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn path_info(&self, path: &StorePath) -> Result<Option<ValidPath>, StoreError> {
+        let mut connection = self.take().await?;
+        let info = connection.path_info(path).await;
+        let info = info.map_err(|error| self.failed(error))?;
+        self.give_back(connection);
+        Ok(info)
+    }
+
+    /// Makes what these symlinks point to stay for as long as the links do.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn add_indirect_roots(&self, links: &[PathBuf]) -> Result<(), StoreError> {
+        let texts = links.iter().map(|link| link.to_string_lossy().into_owned());
+        let texts: Vec<String> = texts.collect();
+        let mut connection = self.take().await?;
+        let added = connection.add_indirect_roots(&texts).await;
+        added.map_err(|error| self.failed(error))?;
+        self.give_back(connection);
+        Ok(())
+    }
+
+    async fn import(&self, claimed: Claimed, nar: NarStream) -> Result<(), Error> {
+        let mut connection = self.take().await?;
+        let counter = self.imported_bytes();
+        let nar = nar.withheld().inspect(move |chunk| {
+            if let Ok(chunk) = chunk {
+                counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            }
+        });
+        let info = claimed.info();
+        let imported = connection.add_to_store_nar(info, nar).await;
+        self.give_back(connection);
+        match imported {
+            Ok(()) => Ok(()),
+            Err(ImportError::Nar(error)) => Err(error),
+            Err(ImportError::Daemon(error)) => {
+                Err(StoreError::of_import(&info.store_path, error).into())
+            }
+        }
+    }
+
+    async fn take(&self) -> Result<Connection, StoreError> {
+        let idle = self.idle().pop();
+        match idle {
+            Some(connection) => Ok(connection),
+            None => self.connect().await,
+        }
+    }
+
+    fn give_back(&self, connection: Connection) {
+        let mut idle = self.idle();
+        if !connection.is_spent() && idle.len() < MAX_IDLE {
+            idle.push(connection);
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        // A list whose holder panicked is whole: it was pushed to or popped from.
+        self.shared
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connect(&self) -> Result<Connection, StoreError> {
+        let socket = self.socket().to_owned();
+        let cannot = |source| StoreError::Connect {
+            socket: self.socket().to_owned(),
+            source,
+        };
+        let stream = UnixStream::connect(&socket).await.map_err(cannot)?;
+        let (from, to) = stream.into_split();
+        let hello = Connection::open(stream::From(from), stream::To(to));
+        match timeout(HELLO_TIMEOUT, hello).await {
+            Ok(connection) => connection.map_err(|error| self.failed(error)),
+            Err(_) => Err(StoreError::Silent {
+                socket,
+                seconds: HELLO_TIMEOUT.as_secs(),
+            }),
+        }
+    }
+
+    fn socket(&self) -> &Path {
+        &self.shared.socket
+    }
+
+    fn failed(&self, source: DaemonError) -> StoreError {
+        let socket = self.socket().to_owned();
+        StoreError::Daemon { socket, source }
+    }
+}
+
+impl Cache for Store {
+    fn narinfo(&self, hash: StoreHash) -> BoxFuture<'_, Result<Option<Narinfo>, Error>> {
+        self.read_narinfo(hash).boxed()
+    }
+
+    fn nar<'a>(&'a self, narinfo: &'a Narinfo) -> BoxFuture<'a, Result<NarStream, Error>> {
+        self.read_nar(narinfo).boxed()
+    }
+
+    fn missing<'a>(
+        &'a self,
+        hashes: &'a [StoreHash],
+    ) -> BoxFuture<'a, Result<Vec<StoreHash>, Error>> {
+        self.ask_missing(hashes).boxed()
+    }
+
+    fn put(&self, claimed: Claimed, nar: NarStream) -> BoxFuture<'_, Result<(), Error>> {
+        let store = self.clone();
+        let import = tokio::spawn(async move { store.import(claimed, nar).await });
+        let abort = AbortOnDrop(import.abort_handle());
+        async move {
+            let imported = import.await;
+            drop(abort);
+            imported.unwrap_or_else(|error| Err(reading::died(error)))
+        }
+        .boxed()
+    }
+}
+
+/// Whoever is no longer interested in an import ends it.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

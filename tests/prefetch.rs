@@ -1,0 +1,367 @@
+//! `snowcache prefetch` on nodes with a real nix-daemon, old and new: closures come, whole and
+//! right and kept, or it is said why not.
+
+mod support;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::agent::{Machine, World};
+use support::corpus;
+use support::http::Response;
+use support::nix::{Nix, Node, User};
+use support::proxy::{Proxy, missing};
+use support::server::binary;
+
+/// Longer than a step should take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_closure_is_local_verified_and_pinned_before_anybody_needs_it() {
+    let world = World::system();
+    for nix in Nix::both() {
+        let machine = world.node(&nix);
+        let said = world.prefetch(&machine, "--pin system").ok();
+        let closure = &world.generation.closure;
+        let ready = format!(
+            "ready: {} paths, {} of them fetched",
+            closure.len(),
+            closure.len()
+        );
+        assert!(said.starts_with(&ready), "{said}");
+        assert_eq!(machine.valid(closure), closure.len());
+        corpus::assert_same_bytes(&machine.node, closure);
+        machine.assert_sound();
+
+        machine.sh("nix-store --gc").ok();
+        assert_eq!(machine.valid(closure), closure.len(), "kept by the pin");
+        let again = world.prefetch(&machine, "--pin system").ok();
+        assert!(again.contains(" 0 of them fetched"), "{again}");
+        let plans = machine.user.home().join("snowcache/plans/system");
+        assert!(!plans.exists(), "the plan's roots went");
+
+        fs::remove_dir_all(machine.user.home().join("snowcache/pins")).expect("a pin");
+        machine.sh("nix-store --gc").ok();
+        assert_eq!(machine.valid(closure), 0, "nothing else keeps it");
+    }
+}
+
+#[test]
+fn a_cache_that_lies_gets_nothing_into_the_store() {
+    let world = World::small();
+    let lying = Proxy::before(world.server.address(), |path, mut answer: Response| {
+        if path.contains("/nar/") {
+            let middle = answer.body.len() / 2;
+            answer.body[middle] ^= 1;
+        }
+        answer
+    });
+    for nix in Nix::both() {
+        let machine = world.node(&nix);
+        let (top, url) = (&world.generation.top, lying.url());
+        let ran = machine.snowcache(&format!("prefetch {top} --from {url}"));
+        assert_eq!(ran.code, 1, "{}{}", ran.stdout, ran.stderr);
+        let why = ran.fails();
+        assert!(why.contains("can be had from no cache"), "{why}");
+        assert!(why.contains(&url), "{why}");
+        assert_eq!(machine.valid(&world.generation.closure), 0);
+
+        // The same with an honest one behind it.
+        let honest = world.server.url();
+        let from = format!("prefetch {top} --from {url} --from {honest}");
+        machine.snowcache(&from).ok();
+        let closure = &world.generation.closure;
+        assert_eq!(machine.valid(closure), closure.len());
+        machine.assert_sound();
+    }
+}
+
+#[test]
+fn what_nobody_trusted_vouches_for_is_not_fetched() {
+    let world = World::small();
+    let nix = Nix::installed();
+    let other = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+    let machine = Machine::new(&nix, other);
+    let why = world.prefetch(&machine, "").fails();
+    assert!(why.contains("not signed by a key that is trusted"), "{why}");
+    assert!(why.contains("other-1") && why.contains("nix.conf"), "{why}");
+
+    // Told to trust it here, it is the daemon that does not.
+    let key = world.server.public_key();
+    let told = format!("--trusted-public-keys {key}");
+    let why = world.prefetch(&machine, &told).fails();
+    assert!(why.contains("does not trust the signatures of"), "{why}");
+    assert_eq!(machine.valid(&world.generation.closure), 0);
+}
+
+#[test]
+fn what_is_missing_is_named_with_who_needs_it() {
+    let world = World::small();
+    let machine = world.node(&Nix::newer());
+    let gone = world
+        .generation
+        .closure
+        .iter()
+        .find(|it| **it != world.generation.top);
+    let gone = gone.expect("a path beside the top").clone();
+    let hash = gone["/nix/store/".len()..][..32].to_owned();
+    let holey = Proxy::before(world.server.address(), move |path, answer| {
+        match path.contains(&hash) || path.contains("nix-cache-info") {
+            true => missing(),
+            false => answer,
+        }
+    });
+    let (top, url) = (&world.generation.top, holey.url());
+    let ran = machine.snowcache(&format!("prefetch {top} --from {url}"));
+    assert_eq!(ran.code, 1);
+    let why = ran.fails();
+    let name = &gone["/nix/store/".len()..];
+    assert!(why.contains(name) && why.contains("needed by"), "{why}");
+    assert_eq!(
+        machine.valid(&world.generation.closure),
+        0,
+        "nothing was begun"
+    );
+}
+
+#[test]
+fn nobody_there_is_told_apart() {
+    let world = World::small();
+    let machine = world.node(&Nix::installed());
+    let top = &world.generation.top;
+    let ran = machine.snowcache(&format!("prefetch {top} --from http://127.0.0.1:1"));
+    assert_eq!(ran.code, 3);
+    assert!(
+        ran.stderr.contains("cannot reach http://127.0.0.1:1"),
+        "{}",
+        ran.stderr
+    );
+    let nowhere = machine.user.home().join("nowhere");
+    let nowhere = format!("--store-socket {}", nowhere.display());
+    let ran = world.prefetch(&machine, &nowhere);
+    assert_eq!(ran.code, 3);
+    assert!(
+        ran.stderr.contains("cannot reach the nix-daemon at"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn json_tells_what_happens_line_by_line() {
+    let world = World::small();
+    let machine = world.node(&Nix::installed());
+    let said = world.prefetch(&machine, "--json").ok();
+    let lines: Vec<Value> = said
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let closure = &world.generation.closure;
+    assert_eq!(lines[0]["planned"]["missing"], closure.len());
+    let imported = lines.iter().filter(|line| !line["imported"].is_null());
+    assert_eq!(imported.count(), closure.len());
+    let summary = &lines[lines.len() - 1]["summary"];
+    assert_eq!(summary["ready"], true);
+    assert_eq!(summary["roots"][0], world.generation.top.as_str());
+
+    let ran = machine
+        .snowcache("prefetch 00000000000000000000000000000000 --json --from http://127.0.0.1:1");
+    assert_eq!(ran.code, 3);
+    let line: Value = serde_json::from_str(ran.stdout.trim()).expect("JSON");
+    assert!(
+        line["failure"]["why"]
+            .as_str()
+            .is_some_and(|why| !why.is_empty())
+    );
+}
+
+/// A prefetch that runs while the test goes on.
+struct UnderWay(Child);
+
+impl UnderWay {
+    fn start(machine: &Machine, arguments: &str) -> UnderWay {
+        let program = binary("snowcache");
+        let script = format!("exec {} {arguments}", program.display());
+        let mut command = machine.node.command(&machine.user, &machine.nix, &script);
+        command.stdout(Stdio::null());
+        command.process_group(0);
+        UnderWay(command.spawn().expect("setpriv runs"))
+    }
+
+    fn kill(mut self) {
+        self.0.kill().expect("our own child");
+        self.0.wait().expect("our own child");
+    }
+}
+
+/// Waits until so many of the paths are valid.
+fn wait_for(machine: &Machine, paths: &[String], count: usize) {
+    let begin = Instant::now();
+    while machine.valid(paths) < count {
+        assert!(begin.elapsed() < PATIENCE, "no paths arrive");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn killed_in_the_middle_it_goes_on_where_it_was_and_loses_nothing_to_a_collection() {
+    let world = World::system();
+    let closure = &world.generation.closure;
+    for nix in Nix::both() {
+        let machine = world.node(&nix);
+        let top = &world.generation.top;
+        let from = format!("prefetch {top} --from {} --jobs 2", world.server.url());
+        for wanted in [closure.len() / 6, closure.len() / 3] {
+            let under_way = UnderWay::start(&machine, &from);
+            wait_for(&machine, closure, wanted);
+            under_way.kill();
+            let before = machine.valid(closure);
+            assert!(before < closure.len(), "killed too late to tell");
+            machine.sh("nix-store --gc").ok();
+            // Up to two were imported and not rooted yet.
+            let kept = machine.valid(closure);
+            assert!(
+                kept + 2 >= before,
+                "{kept} of {before} survived the collection"
+            );
+            machine.assert_sound();
+        }
+        let kept = machine.valid(closure);
+        let said = machine.snowcache(&from).ok();
+        let fetched = format!(" {} of them fetched", closure.len() - kept);
+        assert!(said.contains(&fetched), "{said}");
+        assert_eq!(machine.valid(closure), closure.len());
+        machine.assert_sound();
+    }
+}
+
+#[test]
+fn a_collection_in_the_middle_takes_nothing_that_is_needed() {
+    let world = World::system();
+    let closure = &world.generation.closure;
+    for nix in Nix::both() {
+        let machine = world.node(&nix);
+        // Something of the closure is there, kept by nothing.
+        let small = &corpus::small().top;
+        let url = world.server.url();
+        machine
+            .snowcache(&format!("prefetch {small} --from {url}"))
+            .ok();
+        fs::remove_dir_all(machine.user.home().join("snowcache/pins")).expect("a pin");
+        let top = &world.generation.top;
+        let mut under_way = UnderWay::start(&machine, &format!("prefetch {top} --from {url}"));
+        let mut collections = 0;
+        let status = loop {
+            if let Some(status) = under_way.0.try_wait().expect("our own child") {
+                break status;
+            }
+            if machine.valid(closure) > corpus::small().closure.len() {
+                machine.sh("nix-store --gc").ok();
+                collections += 1;
+            }
+        };
+        assert!(status.success(), "{status}");
+        assert!(collections > 0, "too fast to tell");
+        assert_eq!(machine.valid(closure), closure.len());
+        machine.sh("nix-store --gc").ok();
+        assert_eq!(machine.valid(closure), closure.len());
+        machine.assert_sound();
+    }
+}
+
+#[test]
+fn a_cache_that_dies_in_the_middle_is_left_for_the_next_one() {
+    let world = World::system();
+    let mut twin = world.twin();
+    let closure = &world.generation.closure;
+    let machine = world.node(&Nix::newer());
+    let (top, first, second) = (&world.generation.top, twin.url(), world.server.url());
+    let from = format!("prefetch {top} --from {first} --from {second}");
+    let mut under_way = UnderWay::start(&machine, &from);
+    wait_for(&machine, closure, 3);
+    twin.kill();
+    let status = under_way.0.wait().expect("our own child");
+    assert!(status.success(), "{status}");
+    assert_eq!(machine.valid(closure), closure.len());
+    machine.assert_sound();
+}
+
+#[test]
+fn a_daemon_that_is_restarted_is_gone_back_to() {
+    let world = World::system();
+    let closure = &world.generation.closure;
+    let nix = Nix::installed();
+    let mut machine = world.node(&nix);
+    let top = &world.generation.top;
+    let from = format!("prefetch {top} --from {}", world.server.url());
+    let mut under_way = UnderWay::start(&machine, &from);
+    wait_for(&machine, closure, 3);
+    machine.daemon.restart(&machine.node, &machine.user, &nix);
+    let status = under_way.0.wait().expect("our own child");
+    assert!(status.success(), "{status}");
+    assert_eq!(machine.valid(closure), closure.len());
+    machine.assert_sound();
+}
+
+/// A store on a disk of so many MiB.
+fn on_a_small_disk(mib: u32, script: &str) -> String {
+    format!(
+        "mount -t tmpfs -o size={mib}m none /nix\nmkdir -p /nix/store /nix/var\n\
+         nix-daemon 2>/dev/null & daemon=$!\n\
+         trap \"kill $daemon\" EXIT\n\
+         for _ in $(seq 500); do [ -S $NIX_DAEMON_SOCKET_PATH ] && break; sleep 0.02; done\n\
+         {script}"
+    )
+}
+
+#[test]
+fn a_full_disk_is_told_before_or_when_it_happens_and_nothing_wrong_is_left() {
+    let world = World::system();
+    let (top, url) = (&world.generation.top, world.server.url());
+    for nix in Nix::both() {
+        let (node, mut user) = (Node::empty(), User::new());
+        user.set("trusted-public-keys", &world.server.public_key());
+        let path = |name: &str| user.home().join(name).to_string_lossy().into_owned();
+        let (socket, state, filler): (String, String, PathBuf) =
+            (path("socket"), path("state"), "/nix/filler".into());
+        user.variable("NIX_DAEMON_SOCKET_PATH", &socket);
+        user.variable("SNOWCACHE_STATE", &state);
+        let prefetch = format!(
+            "{} prefetch {top} --from {url}",
+            binary("snowcache").display()
+        );
+
+        let early = node.sh(&user, &nix, &on_a_small_disk(60, &prefetch));
+        assert_eq!(early.code, 1, "{}", early.stderr);
+        assert!(early.stderr.contains("has room for"), "{}", early.stderr);
+
+        // There is room at the beginning, and soon there is not.
+        let filler = filler.display();
+        let script = format!(
+            "{prefetch} & prefetch=$!\n\
+             until [ $(ls /nix/store | wc -l) -gt 4 ]; do sleep 0.01; done\n\
+             cat /dev/zero > {filler} || true\n\
+             wait $prefetch && exit 9\n\
+             rm {filler}\n\
+             nix-store --verify --check-contents 2>&1\n\
+             {prefetch}"
+        );
+        let ran = node.sh(&user, &nix, &on_a_small_disk(1200, &script));
+        assert!(
+            ran.stderr.contains("disk is full"),
+            "{}{}",
+            ran.stdout,
+            ran.stderr
+        );
+        let said = ran.ok();
+        assert!(
+            said.contains("ready:") && !said.contains("modified"),
+            "{said}"
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! A real nix-daemon of a node's own, old or new.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+use futures::io::AllowStdIo;
+use snowcache_nix::daemon::Connection;
+
+use super::nix::{Nix, Node, User};
+
+/// Longer than a start should take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A connection that this thread waits for.
+pub type Client = Connection<AllowStdIo<UnixStream>, AllowStdIo<UnixStream>>;
+
+/// A running nix-daemon; killed when it goes out of scope.
+pub struct Daemon {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Daemon {
+    /// Of this node, with the user's settings as the machine's.
+    pub fn start(node: &Node, user: &User, nix: &Nix) -> Daemon {
+        let socket = user.home().join("daemon.socket");
+        std::fs::remove_file(&socket).ok();
+        let log = user.home().join("daemon.log");
+        let script = format!(
+            "export NIX_DAEMON_SOCKET_PATH={}\nexec nix-daemon 2>>{}",
+            socket.display(),
+            log.display()
+        );
+        let mut command = node.command(user, nix, &script);
+        let process = command.stdout(Stdio::null()).spawn().expect("setpriv runs");
+        let mut daemon = Daemon { process, socket };
+        let begin = Instant::now();
+        while UnixStream::connect(&daemon.socket).is_err() {
+            let ended = daemon.process.try_wait().expect("our own child");
+            let said = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(ended.is_none(), "nix-daemon ended: {}", said());
+            assert!(begin.elapsed() < PATIENCE, "no nix-daemon: {}", said());
+            thread::sleep(Duration::from_millis(10));
+        }
+        daemon
+    }
+
+    /// Killed with all its connections, and started anew behind the same socket.
+    pub fn restart(&mut self, node: &Node, user: &User, nix: &Nix) {
+        let children = format!("/proc/{0}/task/{0}/children", self.process.id());
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        self.process.kill().expect("our own child");
+        self.process.wait().expect("our own child");
+        for child in children.split_whitespace() {
+            // One that has just gone by itself is gone.
+            let killed = Command::new("kill").args(["-KILL", child]).status();
+            killed.expect("kill runs");
+        }
+        *self = Daemon::start(node, user, nix);
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Another connection, hello said.
+    pub fn connect(&self) -> Client {
+        let stream = UnixStream::connect(&self.socket).expect("the daemon listens");
+        let other = stream.try_clone().expect("a descriptor");
+        let halves = (AllowStdIo::new(stream), AllowStdIo::new(other));
+        block_on(Connection::open(halves.0, halves.1)).expect("a daemon that is understood")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
