@@ -15,6 +15,7 @@
 #   make bench-storage  what two generations of a system cost on disk
 #   make bench-push     what a push takes, beside nix copy
 #   make bench-scrub    what a scrub reads a second, and what requests notice of it
+#   make bench-instructions  instructions a narinfo takes, against the committed count (valgrind)
 #   make build          the release binaries, nothing else
 #   make test-setup     what `make test` does before it tests; after it, plain `cargo test --release` works too
 
@@ -22,7 +23,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-scrub
+commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-scrub bench-instructions
 .PHONY: help $(commands)
 
 help:
@@ -106,5 +107,9 @@ bench-push: test-setup
 
 bench-scrub: test-setup
 	@cargo bench --bench scrub
+
+bench-instructions:
+	@scripts/prepare.sh test
+	@cargo bench -p snowcache-server --bench instructions
 
 endif
