@@ -12,6 +12,8 @@ use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
 use crate::http::front::Front;
 use crate::http::narinfos::Narinfos;
+use crate::http::sending::UNPACKED_WINDOWS;
+use crate::http::small_nars::SmallNars;
 use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 use tokio::signal::unix::Signal;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 /// Narinfos and documents that wait for a group commit at once: each holds a thread and at most its
@@ -143,6 +146,11 @@ impl Server {
         self.metrics_listeners.iter().map(Listener::bound)
     }
 
+    /// What its handlers work with.
+    pub fn app(&self) -> &Shared {
+        &self.app
+    }
+
     /// What to print now.
     pub fn banner(&self) -> &str {
         &self.banner
@@ -198,11 +206,13 @@ fn app(
         keys: identity.keys,
         public_url,
         reads: Workers::new(config.reads.max_at_once),
+        windows: Arc::new(Semaphore::new(UNPACKED_WINDOWS)),
         uploads: Workers::new(config.uploads.max_at_once),
         commits: Workers::new(COMMITS_AT_ONCE),
         metrics: Arc::default(),
         certificates,
         narinfos: Narinfos::new(config.reads.narinfo_cache_bytes),
+        small_nars: SmallNars::default(),
         conflicts: AtomicU64::new(0),
         config,
     }

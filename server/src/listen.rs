@@ -10,9 +10,13 @@
 //! in between.
 
 mod io;
+pub mod outlet;
+mod sender;
 mod signals;
 mod socket;
 pub mod tls;
+mod transport;
+mod unsent;
 mod validity;
 
 pub use signals::{reload_signal, stop_signals};
@@ -30,15 +34,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use io::WriteTimeout;
+use outlet::Outlet;
+use sender::Sender;
 use socket::Accepted;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use transport::Transport;
 
 /// Bytes that hyper buffers of one connection: what it reads at a time, so what an upload queues is
 /// a small multiple.
@@ -211,9 +217,11 @@ impl Service {
 
     async fn speak<S>(&self, stream: S, peer: Peer, watcher: Watcher)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Transport + Send + 'static,
     {
+        let outlet = Outlet::default();
         let stream = WriteTimeout::new(stream, self.http.write_timeout());
+        let stream = Sender::new(stream, outlet.clone());
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
             let meter = self.metrics.meter(request.method(), request.uri().path());
             let front = self.front.as_ref();
@@ -221,6 +229,7 @@ impl Service {
                 Some(answer) => Either::Left(ready(Ok(answer))),
                 None => {
                     request.extensions_mut().insert(peer.clone());
+                    request.extensions_mut().insert(outlet.clone());
                     let router = TowerToHyperService::new(self.router.clone());
                     Either::Right(hyper::service::Service::call(&router, request))
                 }

@@ -26,9 +26,6 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 pub const FILTER_RULE: &str =
     "it must be a level, or levels per module as in info,snowcache_server=debug";
 
-/// Hexadecimal digits of a `u64`.
-const MAX_NUMBER_DIGITS: usize = 16;
-
 static NEXT_REQUEST: AtomicU64 = AtomicU64::new(1);
 
 /// Starts telling. `RUST_LOG`, if set, wins over the configured filter.
@@ -114,9 +111,9 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
 fn next_id() -> HeaderValue {
     static PROCESS: LazyLock<String> = LazyLock::new(|| format!("{:x}-", std::process::id()));
     let number = NEXT_REQUEST.fetch_add(1, Ordering::Relaxed);
-    let mut id = String::with_capacity(PROCESS.len() + MAX_NUMBER_DIGITS);
-    id.push_str(&PROCESS);
     let digits = number.max(1).ilog2() / 4 + 1;
+    let mut id = String::with_capacity(PROCESS.len() + digits as usize);
+    id.push_str(&PROCESS);
     for digit in (0..digits).rev() {
         let value = (number >> (4 * digit)) & 0xf;
         id.push(char::from_digit(value as u32, 16).expect("invariant: four bits"));

@@ -1,7 +1,8 @@
 //! `snowcache push`: closures of the local store, to the cache.
 //!
 //! Guarantees: each path that the cache lacked is told of, with why where it failed; the exit code
-//! is 0 only when the cache has all of the closures now.
+//! is 0 only when the cache has all of the closures now. A path that it has with other bytes is
+//! there: who pushes later, or loses a race, is told so, and does not fail.
 
 mod progress;
 
@@ -36,6 +37,8 @@ struct Summary {
     paths: usize,
     already_there: usize,
     pushed: usize,
+    /// Paths that the cache got meanwhile, with other bytes, which stay.
+    conflicts: usize,
     failed: usize,
     /// NAR bytes of what was missing.
     nar_size: u64,
@@ -111,7 +114,8 @@ async fn send(
             Fate::Failed(why) => ("failed", Some(why.as_str())),
         };
         summary.pushed += usize::from(*fate == Fate::Pushed);
-        summary.failed += usize::from(*fate != Fate::Pushed);
+        summary.conflicts += usize::from(matches!(fate, Fate::Conflict(_)));
+        summary.failed += usize::from(matches!(fate, Fate::Failed(_)));
         if told.is_ok() && !(args.quiet && *fate == Fate::Pushed) {
             told = tell(args, path, outcome, why);
         }
@@ -189,13 +193,15 @@ impl Summary {
         }
         let (pushed, sent) = (show::paths(self.pushed), show::size(self.sent_bytes));
         let seconds = self.seconds;
-        let failed = match self.failed {
+        let told = |count: usize, what: &str| match count {
             0 => String::new(),
-            failed => format!("; {} FAILED", show::count(failed as u64)),
+            count => format!("; {} {what}", show::count(count as u64)),
         };
+        let failed = told(self.failed, "FAILED");
+        let conflicts = told(self.conflicts, "there with other bytes");
         format!(
             "{pushed} pushed, {nars} of NARs in {seconds:.1} s, {sent} sent; {there} there \
-             already{failed}\n"
+             already{conflicts}{failed}\n"
         )
     }
 }

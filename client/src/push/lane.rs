@@ -156,6 +156,9 @@ impl Lane {
 
     /// Sends the window.
     fn flush(&mut self) -> Result<(), RemoteError> {
+        if self.window.is_empty() {
+            return Ok(());
+        }
         self.flushes += 1;
         self.window_bytes = 0;
         let window = std::mem::take(&mut self.window);

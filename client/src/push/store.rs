@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 use snowcache_nix::{NarHash, PathInfo, STORE_DIR, Signature, StorePath};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -78,23 +79,33 @@ pub fn closure(roots: &[String]) -> Result<Vec<LocalPath>, StoreError> {
     Ok(paths)
 }
 
-/// The outputs in what `nix build --json` prints.
+/// The paths in what `nix build --json` prints: of derivations their outputs, and store paths.
 ///
 /// # Errors
 /// When it is not that.
 pub fn roots_of_json(text: &str) -> Result<Vec<String>, StoreError> {
     #[derive(Deserialize)]
-    struct Built {
-        outputs: std::collections::BTreeMap<String, String>,
+    #[serde(untagged)]
+    enum Built {
+        Derivation {
+            outputs: BTreeMap<String, String>,
+        },
+        /// A store path, as 2.8 says it.
+        Path {
+            path: String,
+        },
+        /// A store path, as newer ones say it.
+        Opaque(String),
     }
     let built: Vec<Built> = serde_json::from_str(text).map_err(|error| {
         let what = format!("the JSON on stdin is not that of nix build --json: {error}");
         StoreError::Said(what)
     })?;
-    Ok(built
-        .into_iter()
-        .flat_map(|it| it.outputs.into_values())
-        .collect())
+    let paths = built.into_iter().flat_map(|built| match built {
+        Built::Derivation { outputs } => outputs.into_values().collect(),
+        Built::Path { path } | Built::Opaque(path) => vec![path],
+    });
+    Ok(paths.collect())
 }
 
 /// The store path that an argument names or leads to.
@@ -213,6 +224,8 @@ mod tests {
     fn the_outputs_of_a_build_are_its_roots() {
         let text = r#"[{"drvPath":"/nix/store/x.drv","outputs":{"dev":"/d","out":"/o"}}]"#;
         assert_eq!(roots_of_json(text).expect("read"), ["/d", "/o"]);
+        let paths = r#"[{"path":"/a"},"/b"]"#;
+        assert_eq!(roots_of_json(paths).expect("read"), ["/a", "/b"]);
         assert!(roots_of_json("{}").is_err());
     }
 }

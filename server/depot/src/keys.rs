@@ -32,6 +32,16 @@ impl CacheName {
         [self.0.as_bytes(), &[0], rest].concat()
     }
 
+    /// What `action` makes of the key of a path, which takes no memory of its own.
+    pub(crate) fn with_path_key<T>(&self, hash: &StoreHash, action: impl FnOnce(&[u8]) -> T) -> T {
+        let mut key = [0; MAX_CACHE_NAME_BYTES + 1 + 20];
+        let (name, hash) = (self.0.as_bytes(), hash.as_bytes());
+        let len = name.len() + 1 + hash.len();
+        key[..name.len()].copy_from_slice(name);
+        key[name.len() + 1..len].copy_from_slice(hash);
+        action(&key[..len])
+    }
+
     pub(crate) fn path_key(&self, hash: &StoreHash) -> Vec<u8> {
         self.key(hash.as_bytes())
     }
@@ -88,6 +98,16 @@ mod tests {
         for bad in ["", "Team", "a/b", "a\0b", "ü", &"x".repeat(65)] {
             let error = bad.parse::<CacheName>().expect_err(bad).to_string();
             assert!(error.contains("use 1 to 64"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_path_s_key_is_the_same_in_memory_of_its_own_or_not() {
+        let hash = StoreHash::from_bytes([7; 20]);
+        for name in ["a", "default", &"x".repeat(MAX_CACHE_NAME_BYTES)] {
+            let cache: CacheName = name.parse().expect("good");
+            let key = cache.path_key(&hash);
+            assert!(cache.with_path_key(&hash, |same| same == key));
         }
     }
 

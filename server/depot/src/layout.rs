@@ -140,10 +140,13 @@ pub struct Layout {
 impl Layout {
     /// The layout of a NAR, or None when the depot does not have it.
     pub fn read(index: &dyn Index, nar: &NarHash) -> Result<Option<Layout>> {
-        let Some(value) = index.get(Table::Layouts, nar.as_bytes())? else {
-            return Ok(None);
-        };
-        let mut reader = Reader::new(&value, "a layout");
+        let row = index.get(Table::Layouts, nar.as_bytes())?;
+        row.map(|row| Layout::decode(&row)).transpose()
+    }
+
+    /// Reads a summary.
+    pub fn decode(row: &[u8]) -> Result<Layout> {
+        let mut reader = Reader::new(row, "a layout");
         let nar_size = reader.u64()?;
         let size_bytes = reader.u64()?;
         let name = base32::encode(&reader.array::<NAME_BYTES>()?);
@@ -153,12 +156,12 @@ impl Layout {
             let (raw, encoded) = *blocks.last().expect("invariant: starts with one");
             blocks.push((raw + reader.u64()?, encoded + reader.u64()?));
         }
-        Ok(Some(Layout {
+        Ok(Layout {
             nar_size,
             encoding: Encoding { name, size_bytes },
             recipe,
             blocks,
-        }))
+        })
     }
 
     /// The summary `row` with its recipe at another place.

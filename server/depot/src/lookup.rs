@@ -42,50 +42,111 @@ pub struct Kept<T> {
     noted: AtomicU64,
 }
 
+/// A path's row, read.
+struct Found {
+    info: PathInfo,
+    key: Vec<u8>,
+    path: Version,
+    nar: Version,
+}
+
 /// No epoch: they begin with 0 and rise.
 const NEVER: u64 = u64::MAX;
 
 impl Depot {
     /// A visible path. Looking it up counts as using it.
     pub fn path(&self, cache: &CacheName, hash: &StoreHash) -> Result<Option<Entry>> {
-        let kept = self.keep(cache, hash, |entry| entry)?;
-        Ok(kept.map(|kept| kept.made))
+        let entries = self.entries(cache, std::slice::from_ref(hash))?;
+        Ok(entries.into_iter().next().flatten())
     }
 
-    /// The same, with what `make` makes of it to be kept for later.
+    /// The same of many, in their order: one pass over the rows of paths, one over those of NARs.
+    pub fn entries(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<Option<Entry>>> {
+        let kept = self.keep_all(cache, hashes, |entry| entry)?;
+        Ok(kept.into_iter().map(|kept| Some(kept?.made)).collect())
+    }
+
+    /// What is known of many paths, in their order, but for their encodings.
+    pub fn infos(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<Option<PathInfo>>> {
+        let found = self.found(cache, hashes)?;
+        Ok(found.into_iter().map(|found| Some(found?.info)).collect())
+    }
+
+    /// A visible path, with what `make` makes of it to be kept for later.
     pub fn keep<T>(
         &self,
         cache: &CacheName,
         hash: &StoreHash,
-        make: impl FnOnce(Entry) -> T,
+        make: impl FnMut(Entry) -> T,
     ) -> Result<Option<Kept<T>>> {
-        let shared = self.shared();
-        let key = cache.path_key(hash);
-        if shared.watchers.presence.is_absent(&key) {
-            return Ok(None);
-        }
-        // Versions are read before what they are versions of.
-        let versions = &shared.watchers.versions;
-        let path = versions.path(&key);
-        let Some(row) = self.used(&[&key])?.pop().flatten() else {
-            return Ok(None);
+        let kept = self.keep_all(cache, std::slice::from_ref(hash), make)?;
+        Ok(kept.into_iter().next().flatten())
+    }
+
+    fn keep_all<T>(
+        &self,
+        cache: &CacheName,
+        hashes: &[StoreHash],
+        mut make: impl FnMut(Entry) -> T,
+    ) -> Result<Vec<Option<Kept<T>>>> {
+        let found = self.found(cache, hashes)?;
+        let nars = found.iter().flatten().map(|found| &found.info.nar_hash);
+        let nars: Vec<&[u8]> = nars.map(|nar| nar.as_bytes().as_slice()).collect();
+        let index = &self.shared().index;
+        let mut layouts = index.get_many(Table::Layouts, &nars)?.into_iter();
+        let mut keep = |found: Found| {
+            let info = found.info;
+            let layout = layouts.next().flatten().ok_or_else(|| {
+                Error::corrupt(format!("{} is published without its NAR", info.store_path))
+            })?;
+            let encoding = Layout::decode(&layout)?.encoding;
+            Ok(Kept {
+                made: make(Entry { info, encoding }),
+                key: found.key.into(),
+                path: found.path,
+                nar: found.nar,
+                noted: AtomicU64::new(NEVER),
+            })
         };
-        let info = PathRow::decode(&row)?.info()?;
-        let nar = versions.nar(&info.nar_hash);
-        if shared.quarantine.is_sick(&info.nar_hash) {
-            return Ok(None);
-        }
-        let layout = Layout::read(&*shared.index, &info.nar_hash)?.ok_or_else(|| {
-            Error::corrupt(format!("{} is published without its NAR", info.store_path))
-        })?;
-        let encoding = layout.encoding;
-        Ok(Some(Kept {
-            made: make(Entry { info, encoding }),
-            key: key.into(),
-            path,
-            nar,
-            noted: AtomicU64::new(NEVER),
-        }))
+        let kept = found
+            .into_iter()
+            .map(|found| found.map(&mut keep).transpose());
+        kept.collect()
+    }
+
+    /// Visible paths whose NARs are whole. Versions are read before what they are versions of.
+    fn found(&self, cache: &CacheName, hashes: &[StoreHash]) -> Result<Vec<Option<Found>>> {
+        let Shared {
+            watchers,
+            quarantine,
+            ..
+        } = &**self.shared();
+        let perhaps = hashes.iter().map(|hash| {
+            let key = cache.path_key(hash);
+            let path = watchers.versions.path(&key);
+            (!watchers.presence.is_absent(&key)).then_some((key, path))
+        });
+        let perhaps: Vec<Option<(Vec<u8>, Version)>> = perhaps.collect();
+        let keys: Vec<&[u8]> = perhaps.iter().flatten().map(|(key, _)| &key[..]).collect();
+        let mut rows = self.used(&keys)?.into_iter();
+        let found = perhaps.into_iter().map(|perhaps| {
+            let Some((key, path)) = perhaps else {
+                return Ok(None);
+            };
+            let Some(row) = rows.next().flatten() else {
+                return Ok(None);
+            };
+            let info = PathRow::decode(&row)?.info()?;
+            let nar = watchers.versions.nar(&info.nar_hash);
+            let is_sick = quarantine.is_sick(&info.nar_hash);
+            Ok((!is_sick).then_some(Found {
+                info,
+                key,
+                path,
+                nar,
+            }))
+        });
+        found.collect()
     }
 
     /// What was kept, if a look-up would come to the same now; it counts as one. Asks no disk and
@@ -108,7 +169,7 @@ impl Depot {
     /// Whether the path is certainly not here. Asks no disk; where it says no, look it up.
     pub fn is_absent(&self, cache: &CacheName, hash: &StoreHash) -> bool {
         let presence = &self.shared().watchers.presence;
-        presence.is_absent(&cache.path_key(hash))
+        cache.with_path_key(hash, |key| presence.is_absent(key))
     }
 
     /// Which of these paths are visible. Those that are count as used: who hears that they are here
@@ -135,6 +196,9 @@ impl Depot {
     /// The rows of visible paths, which count as used from now on.
     fn used(&self, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
         let Shared { uses, index, .. } = &**self.shared();
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         loop {
             let before = uses.before();
             let mut rows = index.get_many(Table::Paths, keys)?;

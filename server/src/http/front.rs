@@ -1,7 +1,8 @@
-//! In front of the router: narinfos out of memory, and paths that are not here, answered without
-//! any of the layers behind.
+//! In front of the router: narinfos and small NARs out of memory, and paths that are not here,
+//! answered without any of the layers behind.
 //!
 //! ```text
+//!   GET, HEAD /nar/<file>     --> nar::known_file --> here: 200
 //!   GET, HEAD /<hash>.narinfo --> narinfo::known --> here: 200   absent: 404
 //!                                                 '--> not known: the router, as all else
 //! ```
@@ -10,7 +11,7 @@
 //! head that is too large.
 
 use super::narinfo::{self, Known};
-use super::{Shared, head};
+use super::{Shared, head, nar};
 use crate::observe;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
@@ -40,8 +41,11 @@ impl Front {
         if !is_reading || !request.body().is_end_stream() {
             return None;
         }
+        if let Some(file) = request.uri().path().strip_prefix("/nar/") {
+            return self.nar(request, file);
+        }
         let hash = hash_of(request.uri().path())?;
-        if head::length(request) > app.config.http.max_head_bytes || observe::tells_requests() {
+        if !self.is_silent(request) {
             return None;
         }
         let (status, content_type, text) = match narinfo::known(app, &hash)? {
@@ -59,7 +63,7 @@ impl Front {
         headers.insert(observe::REQUEST_ID, id);
         let body = match is_head {
             true => {
-                headers.insert(header::CONTENT_LENGTH, text.len().into());
+                headers.insert(header::CONTENT_LENGTH, decimal(text.len()));
                 Body::empty()
             }
             false => Body::from(text),
@@ -69,6 +73,37 @@ impl Front {
         *response.headers_mut() = headers;
         Some(response)
     }
+
+    fn nar<B>(&self, request: &Request<B>, file: &str) -> Option<Response> {
+        if !self.is_silent(request) {
+            return None;
+        }
+        let headers = request.headers();
+        let mut response = nar::known_file(&self.0, request.method(), headers, file)?;
+        let id = observe::request_id(headers);
+        response.headers_mut().insert(observe::REQUEST_ID, id);
+        Some(response)
+    }
+
+    /// Whether no layer behind would say a word of the request.
+    fn is_silent<B>(&self, request: &Request<B>) -> bool {
+        head::length(request) <= self.0.config.http.max_head_bytes && !observe::tells_requests()
+    }
+}
+
+/// A number as a header, in one allocation where `HeaderValue::from` has two.
+fn decimal(number: usize) -> HeaderValue {
+    let mut digits = [0; 20];
+    let (mut at, mut rest) = (digits.len(), number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    HeaderValue::from_bytes(&digits[at..]).expect("invariant: digits are a header value")
 }
 
 /// Of `/<hash>.narinfo`, under `/push` as well.
@@ -96,6 +131,13 @@ mod tests {
         }
         assert_eq!(hash_of(&format!("/a/{hash}.narinfo")), None);
         assert_eq!(hash_of(&format!("/{hash}.ls")), None);
+    }
+
+    #[test]
+    fn numbers_are_written_in_full() {
+        for number in [0, 9, 10, 512, usize::MAX] {
+            assert_eq!(decimal(number), number.to_string());
+        }
     }
 
     #[test]

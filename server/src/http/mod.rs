@@ -34,6 +34,8 @@ pub mod range;
 pub mod remove;
 pub mod router;
 pub mod scrub;
+pub mod sending;
+pub mod small_nars;
 pub mod uploads;
 
 use crate::auth::Gate;
@@ -48,10 +50,12 @@ use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 use bytes::Bytes;
 use narinfos::Narinfos;
+use small_nars::SmallNars;
 use snowcache_depot::{CacheName, Depot};
 use snowcache_nix::SecretKey;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use tokio::sync::Semaphore;
 
 /// What every handler works with.
 pub struct App {
@@ -69,6 +73,8 @@ pub struct App {
     pub public_url: String,
     /// For reading from the depot.
     pub reads: Workers,
+    /// Windows of unpacked NAR bytes that are held at once.
+    pub windows: Arc<Semaphore>,
     /// One for each NAR that comes in.
     pub uploads: Workers,
     /// For narinfos and documents on their way to the disk.
@@ -83,6 +89,8 @@ pub struct App {
     pub certificates: Option<Arc<Certificates>>,
     /// Narinfos as they are sent, in memory.
     pub narinfos: Narinfos,
+    /// Small NARs as they are sent, in memory.
+    pub small_nars: SmallNars,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

@@ -14,14 +14,18 @@ use super::codec::Codec;
 use super::codec::encode::Encoded;
 use super::errors::Refusal;
 use super::range::{Wanted, asks_for_part, wanted};
-use super::{App, Shared, body};
+use super::sending::{First, Sending, View};
+use super::small_nars::{SMALL_BYTES, Small};
+use super::{App, Shared, answer, body};
+use crate::listen::outlet::Outlet;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream;
-use snowcache_depot::{Encoding, NarReader, UploadInfo};
+use snowcache_depot::{CacheName, Depot, Encoding, KeptNar, NarReader, UploadInfo};
 use snowcache_nix::NarHash;
 use std::convert::Infallible;
 use std::ops::Range;
@@ -29,11 +33,11 @@ use std::ops::Range;
 /// A year, as much as caches honour: the URL names the bytes.
 const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-const NAR_TYPE: HeaderValue = HeaderValue::from_static("application/x-nix-nar");
+const NAR_TYPE: &str = "application/x-nix-nar";
 const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 
 /// What a file name under `nar/` asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Name {
     /// `<narhash>-<enc>.nar.zst`
     Encoded(NarHash, String),
@@ -59,6 +63,20 @@ impl Name {
             Name::Encoded(hash, _) | Name::Raw(hash) => hash,
         }
     }
+
+    fn etag(&self) -> String {
+        match self {
+            Name::Encoded(hash, enc) => format!("\"{}-{enc}\"", hash.base32()),
+            Name::Raw(hash) => format!("\"{}\"", hash.base32()),
+        }
+    }
+
+    fn into_key(self) -> (NarHash, Option<String>) {
+        match self {
+            Name::Encoded(hash, enc) => (hash, Some(enc)),
+            Name::Raw(hash) => (hash, None),
+        }
+    }
 }
 
 /// The file name of a NAR's current encoding.
@@ -71,46 +89,59 @@ pub async fn get(
     State(app): State<Shared>,
     method: Method,
     headers: HeaderMap,
+    outlet: Option<Extension<Outlet>>,
     Path(file): Path<String>,
 ) -> Result<Response, Refusal> {
-    published(&app, &method, &headers, &file).await
+    let to = To {
+        method,
+        headers,
+        outlet: outlet.map(|Extension(outlet)| outlet),
+    };
+    published(&app, &to, &file).await
 }
 
-async fn published(
-    app: &App,
-    method: &Method,
-    headers: &HeaderMap,
-    file: &str,
-) -> Result<Response, Refusal> {
+/// Whom an answer goes to.
+struct To {
+    method: Method,
+    headers: HeaderMap,
+    /// None where the request did not come through a connection of ours.
+    outlet: Option<Outlet>,
+}
+
+async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> {
     let name = Name::parse(file).ok_or_else(missing)?;
-    let (depot, cache, hash) = (app.depot.clone(), app.cache.clone(), *name.hash());
-    let reader = app
-        .reads
-        .run(move || depot.nar(&cache, &hash))
-        .await?
-        .ok_or_else(missing)?;
-    let part = match &name {
-        Name::Encoded(_, enc) if *enc != reader.encoding().name => Part::Replaced,
-        Name::Encoded(..) => Part::Encoded,
-        Name::Raw(_) => Part::Raw,
-    };
+    if let Some(response) = known(app, &to.method, &to.headers, &name) {
+        return Ok(response);
+    }
+    let whole = to.method == Method::GET && !is_conditional(&to.headers);
+    let (depot, cache, asked) = (app.depot.clone(), app.cache.clone(), name.clone());
+    let found = app.reads.run(move || find(&depot, &cache, &asked, whole));
+    let Found {
+        reader,
+        part,
+        small,
+        first,
+    } = found.await?.ok_or_else(missing)?;
+    if let Some(small) = small {
+        let response = small_answer(&to.method, small.made().clone());
+        app.small_nars.put(name.into_key(), small);
+        return Ok(response);
+    }
     if matches!(part, Part::Replaced) {
-        return replaced(app, method, headers, &reader).await;
+        return replaced(app, to, &reader).await;
     }
     let size_bytes = part.size_bytes(&reader);
-    let etag = format!(
-        "\"{}\"",
-        file.trim_end_matches(".zst").trim_end_matches(".nar")
-    );
-    let mut response = match wanted(headers, &etag, size_bytes) {
+    let etag = name.etag();
+    let mut response = match wanted(&to.headers, &etag, size_bytes) {
         Wanted::Nothing => with_status(StatusCode::NOT_MODIFIED, Body::empty()),
         Wanted::Whole => {
-            partial(app, method, &reader, &part, 0..size_bytes, StatusCode::OK).await?
+            let all = 0..size_bytes;
+            partial(app, to, &reader, &part, all, StatusCode::OK, first).await?
         }
         Wanted::Part(range) => {
             let span = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
             let status = StatusCode::PARTIAL_CONTENT;
-            let mut response = partial(app, method, &reader, &part, range, status).await?;
+            let mut response = partial(app, to, &reader, &part, range, status, None).await?;
             response
                 .headers_mut()
                 .insert(header::CONTENT_RANGE, ascii(span));
@@ -131,15 +162,97 @@ async fn published(
     Ok(response)
 }
 
+/// A NAR that was looked up.
+struct Found {
+    reader: NarReader,
+    part: Part,
+    /// All of it, where it is small and was wanted whole.
+    small: Option<KeptNar<Small>>,
+    /// What is sent first, where it was wanted whole and lies ready.
+    first: Option<First>,
+}
+
+/// Looks a NAR up, and reads what can be sent of it at once.
+fn find(
+    depot: &Depot,
+    cache: &CacheName,
+    name: &Name,
+    whole: bool,
+) -> snowcache_depot::Result<Option<Found>> {
+    let Some(kept) = depot.keep_nar(cache, name.hash())? else {
+        return Ok(None);
+    };
+    let reader = kept.made().clone();
+    let part = match name {
+        Name::Encoded(_, enc) if *enc != reader.encoding().name => Part::Replaced,
+        Name::Encoded(..) => Part::Encoded,
+        Name::Raw(_) => Part::Raw,
+    };
+    let is_small = part.size_bytes(&reader) <= SMALL_BYTES;
+    let (mut small, mut first) = (None, None);
+    let read = match part {
+        Part::Encoded | Part::Raw if whole && is_small => {
+            let mut bytes = BytesMut::with_capacity(part.size_bytes(&reader) as usize);
+            let mut chunks = match part {
+                Part::Raw => reader.raw(0..u64::MAX),
+                _ => reader.encoded(0..u64::MAX),
+            };
+            let read = chunks.try_for_each(|chunk| chunk.map(|it| bytes.extend_from_slice(&it)));
+            let (bytes, etag) = (bytes.freeze(), ascii(name.etag()));
+            small = Some(kept.map(|_| Small { bytes, etag }));
+            read
+        }
+        Part::Encoded if whole => {
+            let mut chunks = reader.encoded(0..u64::MAX);
+            chunks.window().map(|pieces| first = Some(pieces))
+        }
+        _ => Ok(()),
+    };
+    match read {
+        // One found damaged just now is not here any more, so that the client goes elsewhere.
+        Err(_) if depot.nar(cache, name.hash())?.is_none() => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) => Ok(Some(Found {
+            reader,
+            part,
+            small,
+            first,
+        })),
+    }
+}
+
+/// The answer to who asks for a whole NAR that is kept in memory.
+fn known(app: &App, method: &Method, headers: &HeaderMap, name: &Name) -> Option<Response> {
+    if is_conditional(headers) {
+        return None;
+    }
+    let small = app.small_nars.get(&app.depot, &name.clone().into_key())?;
+    Some(small_answer(method, small))
+}
+
+/// The same, for a request that has not come through the router: its path under `nar/`.
+pub fn known_file(app: &App, method: &Method, headers: &HeaderMap, file: &str) -> Option<Response> {
+    known(app, method, headers, &Name::parse(file)?)
+}
+
+/// Whether something else than the whole may be the answer.
+fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::RANGE) || headers.contains_key(header::IF_NONE_MATCH)
+}
+
+fn small_answer(method: &Method, small: Small) -> Response {
+    let mut response = answer(method, NAR_TYPE, small.bytes);
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, small.etag);
+    headers.insert(header::CACHE_CONTROL, FOREVER);
+    headers.insert(header::ACCEPT_RANGES, BYTES);
+    response
+}
+
 /// The encoding that was asked for is gone: what has been begun cannot be continued, what begins
 /// now gets the current.
-async fn replaced(
-    app: &App,
-    method: &Method,
-    headers: &HeaderMap,
-    reader: &NarReader,
-) -> Result<Response, Refusal> {
-    if asks_for_part(headers) {
+async fn replaced(app: &App, to: &To, reader: &NarReader) -> Result<Response, Refusal> {
+    if asks_for_part(&to.headers) {
         return Err(Refusal::new(
             StatusCode::PRECONDITION_FAILED,
             "this encoding of the NAR is no longer served; fetch the narinfo again, and the whole \
@@ -148,7 +261,7 @@ async fn replaced(
         .with(header::CACHE_CONTROL, NO_STORE));
     }
     let all = 0..reader.encoding().size_bytes;
-    let mut response = partial(app, method, reader, &Part::Encoded, all, StatusCode::OK).await?;
+    let mut response = partial(app, to, reader, &Part::Encoded, all, StatusCode::OK, None).await?;
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, NO_STORE);
@@ -162,6 +275,13 @@ enum Part {
 }
 
 impl Part {
+    fn view(&self) -> View {
+        match self {
+            Part::Raw => View::Raw,
+            Part::Encoded | Part::Replaced => View::Encoded,
+        }
+    }
+
     fn size_bytes(&self, reader: &NarReader) -> u64 {
         match self {
             Part::Raw => reader.nar().nar_size_bytes,
@@ -172,17 +292,23 @@ impl Part {
 
 async fn partial(
     app: &App,
-    method: &Method,
+    to: &To,
     reader: &NarReader,
     part: &Part,
     range: Range<u64>,
     status: StatusCode,
+    first: Option<First>,
 ) -> Result<Response, Refusal> {
     let length = range.end - range.start;
-    let body = match part {
-        _ if method == Method::HEAD => Ok(Body::empty()),
-        Part::Raw => body::streamed(&app.reads, reader.raw(range)).await,
-        Part::Encoded | Part::Replaced => body::streamed(&app.reads, reader.encoded(range)).await,
+    let body = match (&to.outlet, part) {
+        _ if to.method == Method::HEAD => Ok(Body::empty()),
+        (Some(outlet), _) => {
+            let view = part.view();
+            let sending = Sending::start(app, reader, view, range, first).await;
+            sending.map(|sending| outlet.body(Box::new(sending), length))
+        }
+        (None, Part::Raw) => body::streamed(&app.reads, reader.raw(range)).await,
+        (None, _) => body::streamed(&app.reads, reader.encoded(range)).await,
     };
     let body = match body {
         Ok(body) => body,
@@ -191,7 +317,7 @@ async fn partial(
     let mut response = with_status(status, body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    headers.insert(header::CONTENT_TYPE, NAR_TYPE);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NAR_TYPE));
     Ok(response)
 }
 
@@ -211,6 +337,7 @@ pub async fn get_uploaded(
     State(app): State<Shared>,
     method: Method,
     headers: HeaderMap,
+    outlet: Option<Extension<Outlet>>,
     Path(file): Path<String>,
 ) -> Result<Response, Refusal> {
     let (depot, cache, name) = (app.depot.clone(), app.cache.clone(), file.clone());
@@ -228,7 +355,14 @@ pub async fn get_uploaded(
         Some((upload, reader, visible)) if visible || app.gate.knows(&headers) => {
             uploaded(&app, &method, &upload, &reader).await
         }
-        _ => published(&app, &method, &headers, &file).await,
+        _ => {
+            let to = To {
+                method,
+                headers,
+                outlet: outlet.map(|Extension(outlet)| outlet),
+            };
+            published(&app, &to, &file).await
+        }
     }
 }
 
@@ -252,7 +386,7 @@ async fn uploaded(
     };
     let mut response = with_status(StatusCode::OK, body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, NAR_TYPE);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(NAR_TYPE));
     headers.insert(header::CACHE_CONTROL, NO_STORE);
     if codec == Codec::None {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(nar_size_bytes));

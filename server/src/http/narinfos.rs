@@ -1,8 +1,8 @@
 //! Narinfos as they are sent, kept in memory: what is asked for often costs no look-up.
 //!
 //! ```text
-//!   asked for --> young --full--> becomes old, and what was old goes
-//!                   ^------------- asked for again
+//!   full --> the hand goes round: asked for since it came by? stays, and is not so any more
+//!                                 not asked for?              goes
 //! ```
 //! Guarantees: at most `max_bytes`; what comes out is what the depot would say now, and counts as
 //! used ([`Depot::still`]). Never: waits for a disk.
@@ -16,33 +16,32 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Parts with a lock of their own, so that a machine's cores do not wait for each other.
 const PARTS: usize = 16;
 
-/// Beside its text a narinfo takes a slot of a table that is half empty (2 x 130 bytes), its key
-/// (30) and what the allocator and `Bytes` add (40).
-const BESIDE_A_TEXT_BYTES: usize = 330;
+/// Beside its text a narinfo takes its slot (112 bytes in a `Vec` that is two thirds full), a place
+/// in a table that is half empty (56), its key (48) and what the allocator and `Bytes` add (40).
+const BESIDE_A_TEXT_BYTES: usize = 310;
 
 /// The rendered narinfos of one cache.
 pub struct Narinfos {
     parts: [Mutex<Part>; PARTS],
-    /// Of each half of a part.
-    max_half_bytes: usize,
+    max_part_bytes: usize,
 }
 
 #[derive(Default)]
 struct Part {
-    young: Half,
-    old: Half,
-}
-
-#[derive(Default)]
-struct Half {
-    texts: HashMap<StoreHash, Held>,
+    slots: Vec<Slot>,
+    /// Where each is in `slots`.
+    places: HashMap<StoreHash, usize>,
     bytes: usize,
+    /// The slot that is looked at next when room is needed.
+    hand: usize,
 }
 
-/// A narinfo, and what it takes.
-struct Held {
+struct Slot {
+    hash: StoreHash,
     kept: Kept<Bytes>,
     bytes: usize,
+    /// Asked for since the hand came by.
+    asked: bool,
 }
 
 impl Narinfos {
@@ -51,53 +50,52 @@ impl Narinfos {
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         Narinfos {
             parts: Default::default(),
-            max_half_bytes: max_bytes / PARTS / 2,
+            max_part_bytes: max_bytes / PARTS,
         }
     }
 
     /// The narinfo, if it is here and still right.
     pub fn get(&self, depot: &Depot, hash: &StoreHash) -> Option<Bytes> {
         let mut part = self.part(hash);
-        if let Some(held) = part.young.texts.get(hash) {
-            let text = depot.still(&held.kept).cloned();
-            if text.is_none() {
-                part.young.take(hash);
-            }
-            return text;
+        let place = *part.places.get(hash)?;
+        let slot = &mut part.slots[place];
+        slot.asked = true;
+        let text = depot.still(&slot.kept).cloned();
+        if text.is_none() {
+            part.remove(place);
         }
-        let held = part.old.take(hash)?;
-        let text = depot.still(&held.kept).cloned()?;
-        self.put_into(&mut part, *hash, held);
-        Some(text)
+        text
     }
 
     /// Keeps a narinfo of `len` bytes that was made just now.
     pub fn put(&self, hash: StoreHash, kept: Kept<Bytes>, len: usize) {
         let bytes = len + BESIDE_A_TEXT_BYTES;
-        self.put_into(&mut self.part(&hash), hash, Held { kept, bytes });
+        if bytes > self.max_part_bytes {
+            return;
+        }
+        let mut part = self.part(&hash);
+        if let Some(place) = part.places.get(&hash).copied() {
+            part.remove(place);
+        }
+        while part.bytes + bytes > self.max_part_bytes {
+            part.make_room();
+        }
+        let place = part.slots.len();
+        part.places.insert(hash, place);
+        part.bytes += bytes;
+        part.slots.push(Slot {
+            hash,
+            kept,
+            bytes,
+            asked: false,
+        });
     }
 
     /// How many are kept, and the bytes that they take.
     pub fn held(&self) -> (u64, u64) {
-        let halves = |part: &Part| {
-            let count = part.young.texts.len() + part.old.texts.len();
-            (count as u64, (part.young.bytes + part.old.bytes) as u64)
-        };
-        let parts = self.parts.iter().map(|part| halves(&lock(part)));
+        let held = |part: MutexGuard<'_, Part>| (part.slots.len() as u64, part.bytes as u64);
+        let parts = self.parts.iter().map(|part| held(lock(part)));
         parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
-    }
-
-    fn put_into(&self, part: &mut Part, hash: StoreHash, held: Held) {
-        if held.bytes > self.max_half_bytes {
-            return;
-        }
-        if part.young.bytes + held.bytes > self.max_half_bytes {
-            part.old = std::mem::take(&mut part.young);
-        }
-        part.old.take(&hash);
-        part.young.take(&hash);
-        part.young.bytes += held.bytes;
-        part.young.texts.insert(hash, held);
     }
 
     fn part(&self, hash: &StoreHash) -> MutexGuard<'_, Part> {
@@ -105,11 +103,29 @@ impl Narinfos {
     }
 }
 
-impl Half {
-    fn take(&mut self, hash: &StoreHash) -> Option<Held> {
-        let held = self.texts.remove(hash)?;
-        self.bytes -= held.bytes;
-        Some(held)
+impl Part {
+    /// Removes the first that was not asked for since the hand came by last: of a round at the
+    /// latest, since it takes that away from those that stay.
+    fn make_room(&mut self) {
+        loop {
+            self.hand %= self.slots.len().max(1);
+            match self.slots.get_mut(self.hand) {
+                Some(slot) if slot.asked => slot.asked = false,
+                Some(_) => return self.remove(self.hand),
+                None => return,
+            }
+            self.hand += 1;
+        }
+    }
+
+    /// The last slot takes the place of the one that goes.
+    fn remove(&mut self, place: usize) {
+        let gone = self.slots.swap_remove(place);
+        self.places.remove(&gone.hash);
+        self.bytes -= gone.bytes;
+        if let Some(moved) = self.slots.get(place) {
+            self.places.insert(moved.hash, place);
+        }
     }
 }
 

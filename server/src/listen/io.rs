@@ -1,6 +1,8 @@
 //! A stream whose writes do not wait for ever: a client that takes nothing for too long loses its
 //! connection, and with it its place, its buffers and whatever the answer kept open.
 
+use super::transport::Transport;
+use snowcache_depot::Run;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -90,6 +92,32 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shutdown = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.bounded(cx, shutdown)
+    }
+}
+
+impl<S: Transport> Transport for WriteTimeout<S> {
+    fn poll_send_run(
+        &mut self,
+        cx: &mut Context<'_>,
+        run: &Run,
+        len: u64,
+    ) -> Poll<io::Result<usize>> {
+        let sent = self.stream.poll_send_run(cx, run, len);
+        self.bounded(cx, sent)
+    }
+
+    fn poll_write_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = self.stream.poll_write_more(cx, bufs);
+        self.bounded(cx, write)
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let room = self.stream.poll_room(cx);
+        self.bounded(cx, room)
     }
 }
 

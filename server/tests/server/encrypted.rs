@@ -30,10 +30,20 @@ pub struct Encrypted {
 impl Encrypted {
     pub fn with(reload_interval_s: u64) -> Encrypted {
         let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("var");
+        Encrypted::in_folder(dir, &data, reload_interval_s)
+    }
+
+    /// On data that is there.
+    pub fn on(data: &Path) -> Encrypted {
+        Encrypted::in_folder(tempfile::tempdir().unwrap(), data, 0)
+    }
+
+    fn in_folder(dir: tempfile::TempDir, data: &Path, reload_interval_s: u64) -> Encrypted {
         let (certificate, key) = (dir.path().join("c.pem"), dir.path().join("c.key"));
         std::fs::copy(made("first.pem"), &certificate).unwrap();
         std::fs::copy(made("first.key"), &key).unwrap();
-        let server = start(&dir.path().join("var"), |config| {
+        let server = start(data, |config| {
             config.tls.certificate_file = certificate;
             config.tls.key_file = key;
             config.tls.reload_interval_s = reload_interval_s;
@@ -48,6 +58,10 @@ impl Encrypted {
         let new = self.dir.path().join("new");
         std::fs::copy(made(name), &new).unwrap();
         std::fs::rename(new, self.dir.path().join(file)).unwrap();
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        ask(self.server.address, path).0
     }
 
     pub fn metrics(&self) -> String {

@@ -14,5 +14,6 @@ mod pushing;
 mod reading;
 mod remembered;
 mod sample;
+mod sending;
 mod stories;
 mod uploads;

@@ -1,4 +1,5 @@
-//! How far a push is: a line on stderr that is drawn over, on a terminal only.
+//! How far a push is: on a terminal a line on stderr that is drawn over, elsewhere a plain one now
+//! and then, so that a log shows that something happens.
 
 use crate::push::Pushed;
 use crate::show;
@@ -11,9 +12,13 @@ use std::time::{Duration, Instant};
 /// Often enough to look alive.
 const INTERVAL: Duration = Duration::from_millis(200);
 
+/// Of plain lines: often enough for a log.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
 /// What has been done of what there is to do.
 pub(super) struct Progress {
-    visible: bool,
+    hidden: bool,
+    terminal: bool,
     begin: Instant,
     expected_bytes: u64,
     counts: Arc<Pushed>,
@@ -22,7 +27,8 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn new(expected_bytes: u64, hidden: bool, counts: &Arc<Pushed>) -> Progress {
         Progress {
-            visible: !hidden && std::io::stderr().is_terminal(),
+            hidden,
+            terminal: std::io::stderr().is_terminal(),
             begin: Instant::now(),
             expected_bytes,
             counts: counts.clone(),
@@ -31,7 +37,12 @@ impl Progress {
 
     /// Keeps the line fresh while `work` goes on.
     pub(super) async fn over<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut tick = tokio::time::interval(INTERVAL);
+        let interval = match self.terminal {
+            true => INTERVAL,
+            false => PLAIN_INTERVAL,
+        };
+        let mut tick = tokio::time::interval(interval);
+        tick.tick().await; // the first one is at once
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
@@ -45,15 +56,20 @@ impl Progress {
         let packed = self.counts.packed_bytes.load(Ordering::Relaxed);
         let sent = self.counts.sent_bytes.load(Ordering::Relaxed);
         let line = line(packed, self.expected_bytes, sent, self.begin.elapsed());
-        self.write(&format!("\r\x1b[K{line}"));
+        match self.terminal {
+            true => self.write(&format!("\r\x1b[K{line}")),
+            false => self.write(&format!("{line}\n")),
+        }
     }
 
     pub(super) fn clear(&self) {
-        self.write("\r\x1b[K");
+        if self.terminal {
+            self.write("\r\x1b[K");
+        }
     }
 
     fn write(&self, text: &str) {
-        if self.visible {
+        if !self.hidden {
             let mut stderr = std::io::stderr().lock();
             let written = stderr
                 .write_all(text.as_bytes())

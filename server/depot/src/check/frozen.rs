@@ -1,7 +1,9 @@
 //! Segments that stay as they are: a replay over them reads, and settles nothing.
 
 use std::io;
+use std::sync::Arc;
 
+use crate::segments::file::SegmentFile;
 use crate::segments::{SegmentId, SegmentWriter, Segments, Space};
 
 /// Segments of which nothing is changed.
@@ -19,6 +21,10 @@ impl Segments for Frozen<'_> {
 
     fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.0.read(id, offset, buf)
+    }
+
+    fn file(&self, id: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
+        self.0.file(id)
     }
 
     fn remove(&self, _: SegmentId) -> io::Result<()> {

@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -21,6 +21,7 @@ use super::{count, depot_of, open_segments, paths, remove_folder};
 use crate::index::rocks::RocksIndex;
 use crate::index::{Index, Table};
 use crate::replay::replay_telling;
+use crate::segments::file::SegmentFile;
 use crate::segments::{SegmentId, SegmentWriter, Segments, Space};
 use crate::{Error, Result};
 
@@ -140,6 +141,10 @@ impl Segments for Watched<'_, '_> {
         (seen.1)(Recovering::Progress(done, self.total));
         drop(seen);
         self.segments.read(id, offset, buf)
+    }
+
+    fn file(&self, id: SegmentId) -> std::io::Result<Option<Arc<SegmentFile>>> {
+        self.segments.file(id)
     }
 
     fn remove(&self, id: SegmentId) -> std::io::Result<()> {

@@ -66,6 +66,8 @@ impl Index for Watched {
                 Table::Paths if value.is_some() => presence.add(key),
                 Table::Paths => presence.removed(),
                 Table::Layouts if key.len() == NAR_HASH_BYTES => {}
+                // Ends with the NarHash, as what is kept of the NAR is known by.
+                Table::Visible => {}
                 _ => continue,
             }
             changed.push(key.clone());
@@ -103,6 +105,7 @@ impl Index for Watched {
 mod tests {
     use super::*;
     use crate::index::memory::MemoryIndex;
+    use snowcache_nix::NarHash;
 
     fn watched() -> (Watched, Arc<Watchers>) {
         let watchers = Arc::<Watchers>::default();
@@ -123,7 +126,13 @@ mod tests {
         let versions = &watchers.versions;
         let (path, nar) = (b"default\0path".as_slice(), [7; NAR_HASH_BYTES]);
         assert!(watchers.presence.is_absent(path));
-        for (table, key) in [(Table::Paths, path), (Table::Layouts, &nar)] {
+        let visible = [b"default\0".as_slice(), &nar].concat();
+        let named = versions.nar(&NarHash::from_bytes(nar));
+        for (table, key) in [
+            (Table::Paths, path),
+            (Table::Layouts, &nar),
+            (Table::Visible, &visible),
+        ] {
             for value in [Some(b"row".to_vec()), None] {
                 let before = versions.path(key);
                 let mut batch = Batch::default();
@@ -133,6 +142,7 @@ mod tests {
             }
         }
         assert!(!watchers.presence.is_absent(path));
+        assert!(!versions.holds(named), "visible under the NAR's own name");
     }
 
     #[test]

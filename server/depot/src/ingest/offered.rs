@@ -29,7 +29,7 @@ use crate::layout::Location;
 use crate::quarantine::{Broken, Damage};
 use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
 use crate::uses::FramePlace;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What begins the names of frames kept without a NAR; no URL leads to them.
 const KEPT: &str = "frames/";
@@ -259,14 +259,14 @@ impl Frames {
             subject: lease.subject,
             expires_unix_s: lease.expires_unix_s,
         };
+        let counted_on: Vec<FrameId> = self.at().keys().copied().collect();
         self.commit(nar, upload)?;
         self.uncommitted = 0;
-        for (_, id) in &kept {
-            self.at().remove(id);
-            if !self.is_here(*id)? {
-                return Err(Error::corrupt(format!(
-                    "frame {id} was kept and is not here"
-                )));
+        self.at().clear();
+        for id in counted_on {
+            if !self.is_here(id)? {
+                let what = format!("frame {id} went away while it was kept; send the NAR again");
+                return Err(Error::new(ErrorKind::Storage, what));
             }
         }
         Ok(kept.len() as u64)

@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
+use super::file::SegmentFile;
 use super::{SegmentId, SegmentWriter, Segments, Space};
 
 /// Segments up to their committed lengths.
@@ -38,6 +40,10 @@ impl Segments for Committed<'_> {
 
     fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         self.segments.read(id, offset, buf)
+    }
+
+    fn file(&self, id: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
+        self.segments.file(id)
     }
 
     fn remove(&self, _: SegmentId) -> io::Result<()> {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
 
+use super::file::SegmentFile;
 use super::{SegmentId, SegmentWriter, Segments, Space};
 
 /// Descriptors kept for reading: 4,096 segments of 256 MiB are 1 TiB, and a quarter of the usual
@@ -26,7 +27,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub struct LocalSegments {
     folder: PathBuf,
-    open: Mutex<HashMap<SegmentId, Arc<File>>>,
+    open: Mutex<HashMap<SegmentId, Arc<SegmentFile>>>,
 }
 
 impl LocalSegments {
@@ -56,7 +57,7 @@ impl LocalSegments {
         self.folder.join(format!("{id}.seg"))
     }
 
-    fn reader(&self, id: SegmentId) -> io::Result<Arc<File>> {
+    fn reader(&self, id: SegmentId) -> io::Result<Arc<SegmentFile>> {
         let mut open = self
             .open
             .lock()
@@ -72,7 +73,7 @@ impl LocalSegments {
             }
             opened => opened?,
         };
-        let file = Arc::new(file);
+        let file = Arc::new(SegmentFile::new(file));
         if open.len() >= MAX_OPEN {
             open.clear();
         }
@@ -121,7 +122,11 @@ impl Segments for LocalSegments {
     }
 
     fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.reader(id)?.read_exact_at(buf, offset)
+        self.reader(id)?.read(offset, buf)
+    }
+
+    fn file(&self, id: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
+        self.reader(id).map(Some)
     }
 
     fn remove(&self, id: SegmentId) -> io::Result<()> {

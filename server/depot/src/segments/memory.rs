@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::file::SegmentFile;
 use super::{SegmentId, SegmentWriter, Segments, Space};
 
 /// The size of the disk that this memory stands for.
@@ -103,6 +104,10 @@ impl Segments for MemorySegments {
                 .ok_or(io::ErrorKind::UnexpectedEof)?,
         );
         Ok(())
+    }
+
+    fn file(&self, _: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
+        Ok(None)
     }
 
     fn remove(&self, id: SegmentId) -> io::Result<()> {

@@ -1,16 +1,20 @@
 //! Where segments live: append-only logs that are read at offsets.
 //!
 //! Two implementations pass the same contract suite ([`contract`]): local files, and memory for
-//! tests and simulations. A third, on object storage, fits the same five verbs plus the writer's
+//! tests and simulations. A third, on object storage, fits the same six verbs plus the writer's
 //! three.
 
 pub mod committed;
 pub mod contract;
+pub mod file;
 pub mod local;
 pub mod memory;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+
+use file::SegmentFile;
 
 /// A segment's number. Numbers only grow; a number whose segment was removed empty may be used
 /// again.
@@ -36,6 +40,10 @@ pub trait Segments: Send + Sync {
     /// Fills `buf` from `offset` on. Reads what was synced, also while the segment is being
     /// appended to. Fails with [`io::ErrorKind::UnexpectedEof`] where the segment is shorter.
     fn read(&self, id: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// The segment as a file, which stays readable when the segment is removed; None where it is
+    /// none. What of it was synced may be sent from there.
+    fn file(&self, id: SegmentId) -> io::Result<Option<Arc<SegmentFile>>>;
 
     /// Removes a segment, durably; a segment that is not there is [`io::ErrorKind::NotFound`].
     fn remove(&self, id: SegmentId) -> io::Result<()>;

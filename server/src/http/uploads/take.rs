@@ -7,9 +7,9 @@
 //!                 +-- no NAR, no frame: refused;  the rest of it is read and thrown away
 //!   cut off anywhere: the NARs that ended are held, the frames of the last one kept
 //! ```
-//! Guarantees: one NAR that is refused does not touch the others; of a stream that was cut off every
-//! whole frame stays for the time of a lease. Never: more than one record and what the depot holds
-//! in memory.
+//! Guarantees: one NAR that is refused does not touch the others; of a stream that was cut off
+//! every whole frame stays for the time of a lease, and when the process dies all but the last
+//! `KEEP_BYTES`. Never: more than one record and what the depot holds in memory.
 
 use crate::auth::Subject;
 use crate::http::App;

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::index::{Batch, Index, Row, Table};
+use crate::segments::file::SegmentFile;
 use crate::segments::{SegmentId, SegmentWriter, Segments, Space};
 use crate::tests::simulation::random::Random;
 use crate::{Error, Result};
@@ -277,6 +278,10 @@ impl Segments for Disk {
         let bytes = file.written.get(start..start + buf.len());
         buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
+    }
+
+    fn file(&self, _: SegmentId) -> io::Result<Option<Arc<SegmentFile>>> {
+        Ok(None)
     }
 
     fn remove(&self, id: SegmentId) -> io::Result<()> {

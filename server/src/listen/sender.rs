@@ -1,0 +1,178 @@
+//! The stream that hyper writes to: where it writes placeholders, the bytes they stand for go out.
+//!
+//! Guarantees: see [`outlet`](super::outlet). A client that takes nothing for [`PARK_AFTER`] makes
+//! its source give up what it holds, and one whose memory others wait for at once.
+
+use super::io::WriteTimeout;
+use super::outlet::{Outlet, is_placeholder};
+use super::transport::Transport;
+use snowcache_depot::Piece;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A client that reads at all takes something within this time over any network, or waits for a
+/// lost packet; making ready again what it left costs a millisecond.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+
+/// `S`, with what its outlet owes in place of placeholders.
+pub struct Sender<S> {
+    stream: WriteTimeout<S>,
+    outlet: Outlet,
+    patience: Patience,
+}
+
+/// How long a client has been taking nothing.
+#[derive(Default)]
+struct Patience {
+    end: Option<Pin<Box<Sleep>>>,
+    runs: bool,
+}
+
+impl Patience {
+    /// Whether it is over; the task is woken when it will be.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let end = self.end.get_or_insert_with(|| Box::pin(sleep(PARK_AFTER)));
+        if !std::mem::replace(&mut self.runs, true) {
+            end.as_mut().reset(Instant::now() + PARK_AFTER);
+        }
+        end.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl<S: Transport> Sender<S> {
+    /// Of a connection whose bodies are told `outlet`.
+    pub fn new(stream: WriteTimeout<S>, outlet: Outlet) -> Sender<S> {
+        Sender {
+            stream,
+            outlet,
+            patience: Patience::default(),
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Sender {
+            stream,
+            outlet,
+            patience,
+        } = self;
+        let mut dues = outlet.due();
+        let asked: u64 = dues.iter().map(|due| due.asked).sum();
+        let late = bufs.iter().filter(|buf| is_placeholder(buf));
+        if asked != late.map(|buf| buf.len() as u64).sum::<u64>() {
+            return Poll::Ready(Err(io::Error::other(
+                "what is written is not what is due: placeholders were copied or lost",
+            )));
+        }
+        let plain = bufs.iter().position(is_placeholder);
+        let (Some(plain), Some(due)) = (plain, dues.front_mut()) else {
+            return Pin::new(stream).poll_write_vectored(cx, bufs);
+        };
+        let plain = &bufs[..plain];
+        if plain.is_empty() && due.source.is_parked() {
+            ready!(stream.poll_room(cx))?;
+        }
+        let next = match due.source.poll_next(cx) {
+            Poll::Ready(next) => Some(next?),
+            Poll::Pending => {
+                patience.runs = false;
+                if plain.is_empty() {
+                    return Poll::Pending;
+                }
+                None
+            }
+        };
+        let Poll::Ready(written) = send(stream, cx, plain, next, due.asked) else {
+            let gives_up = due.source.is_in_the_way() || patience.is_over(cx);
+            if gives_up && !due.source.is_parked() {
+                due.source.park();
+            }
+            return Poll::Pending;
+        };
+        let written = written?;
+        patience.runs = false;
+        let before: usize = plain.iter().map(|buf| buf.len()).sum();
+        let late = written.saturating_sub(before) as u64;
+        due.source.sent(late);
+        due.asked -= late;
+        due.left -= late;
+        if due.left == 0 {
+            dues.pop_front();
+        }
+        Poll::Ready(Ok(written))
+    }
+}
+
+/// Writes `plain`, and of what comes behind it at most `asked` bytes.
+fn send<S: Transport>(
+    stream: &mut WriteTimeout<S>,
+    cx: &mut Context<'_>,
+    plain: &[IoSlice<'_>],
+    next: Option<(Piece, bool)>,
+    asked: u64,
+) -> Poll<io::Result<usize>> {
+    match next {
+        Some((Piece::Run(run), _)) if plain.is_empty() => {
+            match ready!(stream.poll_send_run(cx, &run, asked.min(run.len()))) {
+                Ok(0) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                sent => Poll::Ready(sent),
+            }
+        }
+        Some((Piece::Bytes(bytes), more)) => {
+            let bytes = &bytes[..bytes
+                .len()
+                .min(usize::try_from(asked).unwrap_or(usize::MAX))];
+            let mut bufs = plain.to_vec();
+            bufs.push(IoSlice::new(bytes));
+            match more {
+                true => stream.poll_write_more(cx, &bufs),
+                false => Pin::new(stream).poll_write_vectored(cx, &bufs),
+            }
+        }
+        _ => stream.poll_write_more(cx, plain),
+    }
+}
+
+impl<S: Transport> AsyncRead for Sender<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: Transport> AsyncWrite for Sender<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.write(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.write(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // Otherwise hyper would copy the placeholders.
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,64 @@
+//! How much the kernel takes of an answer before the client has room for it.
+//!
+//! Guarantees: bytes that were written and not yet sent are bounded for each connection, whatever
+//! its client does; what is on its way is bounded by the client's window alone, so that a long way
+//! is filled as ever. The one module of this crate with `unsafe`: no safe wrapper has this option.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::size_of_val;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Bytes that wait in the kernel for a client: two sends of 64 KiB, the most that a packet takes
+/// before the card cuts it. Without it a client that reads nothing holds 4 MB (net.ipv4.tcp_wmem).
+pub const UNSENT_BYTES: libc::c_int = 128 << 10;
+
+/// Bounds what waits on `socket`, and on the connections that it accepts.
+///
+/// # Errors
+/// The kernel's.
+pub fn limit_unsent(socket: &impl AsFd) -> io::Result<()> {
+    let (descriptor, bytes) = (socket.as_fd().as_raw_fd(), UNSENT_BYTES);
+    // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel reads the value's
+    // own length from the address of the value, which lives until the call is over.
+    let result = unsafe {
+        libc::setsockopt(
+            descriptor,
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{ErrorKind, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn an_accepted_connection_takes_little_that_nobody_reads() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        limit_unsent(&listener).expect("set");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        rustix::net::sockopt::set_socket_recv_buffer_size(&client, 16 << 10).expect("set");
+        let (mut server, _) = listener.accept().expect("accept");
+        server.set_nonblocking(true).expect("set");
+        let mut taken = 0;
+        let full = loop {
+            match server.write(&[0; 16 << 10]) {
+                Ok(bytes) => taken += bytes,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        assert!(taken < 1 << 20, "{taken} bytes");
+    }
+}
