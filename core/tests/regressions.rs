@@ -30,7 +30,12 @@ fn replay(kind: &str, target: &str, law: fn(&[u8])) -> usize {
 
 #[test]
 fn seeds_and_regressions_keep_the_law_of_their_target() {
-    for (target, law) in [("recipe", laws::recipe as fn(&[u8])), ("cut", laws::cut)] {
+    let targets: [(&str, fn(&[u8])); 3] = [
+        ("recipe", laws::recipe),
+        ("cut", laws::cut),
+        ("upload", laws::upload),
+    ];
+    for (target, law) in targets {
         assert!(replay("seeds", target, law) >= 5, "{target} lost its seeds");
         replay("regressions", target, law);
     }
