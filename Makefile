@@ -14,6 +14,7 @@
 #   make bench-quick    the same in two minutes, with figures that are only a first look
 #   make bench-storage  what two generations of a system cost on disk
 #   make bench-push     what a push takes, beside nix copy
+#   make bench-rollout  what it takes to bring a closure to a node, beside its floor and stock Nix
 #   make bench-scrub    what a scrub reads a second, and what requests notice of it
 #   make bench-instructions  instructions a narinfo takes, against the committed count (valgrind)
 #   make build          the release binaries, nothing else
@@ -23,7 +24,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-scrub bench-instructions
+commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-rollout bench-scrub bench-instructions
 .PHONY: help $(commands)
 
 help:
@@ -107,6 +108,10 @@ bench-push: test-setup
 
 bench-scrub: test-setup
 	@cargo bench --bench scrub
+
+bench-rollout: test-setup
+	@scripts/build.sh
+	@cargo bench --bench rollout
 
 bench-instructions:
 	@scripts/prepare.sh test

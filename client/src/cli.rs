@@ -4,7 +4,7 @@ mod agent;
 mod keep;
 mod push;
 
-pub use agent::{GateArgs, NodeArgs, PrefetchArgs, WhyArgs};
+pub use agent::{GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, SwitchMode, WhyArgs};
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 pub use push::PushArgs;
@@ -167,6 +167,20 @@ Examples:
 
 Exit codes: 0 ready, 1 not, 2 wrong usage, 3 nix-daemon unreachable.")]
     Why(WhyArgs),
+    /// Switch this node to a system that is ready, and go back when that fails
+    #[command(after_help = "\
+As nixos-rebuild does, but fetching nothing: the gate, the next generation of the profile (not with
+--mode test), ROOT/bin/switch-to-configuration MODE, the health check. When one of the last two
+fails, the generation before is set again and configures itself.
+
+Examples:
+  snowcache switch /nix/store/HASH-nixos-system
+  snowcache switch /nix/store/HASH-nixos-system --mode boot
+  snowcache switch /nix/store/HASH-nixos-system --health 'systemctl is-active --quiet sshd'
+
+Exit codes: 0 switched, 1 not (it is said why, and what is running now), 2 wrong usage,
+3 nix-daemon unreachable.")]
+    Switch(SwitchArgs),
 }
 
 /// Signing keys.

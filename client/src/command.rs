@@ -15,6 +15,7 @@ mod push;
 mod rm;
 mod scrub;
 mod subject;
+mod switch;
 mod verify;
 
 use crate::cli::{CacheArgs, Cli, Command};
@@ -67,6 +68,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(scrub::run(&remote, &args))
         }
         Command::Gate(args) => gate::run(&args),
+        Command::Switch(args) => switch::run(&args),
         Command::Why(args) => gate::why(&args),
         Command::Prefetch(args) => prefetch::run(cache, &args),
         Command::Rm(args) => {

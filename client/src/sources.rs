@@ -143,7 +143,7 @@ impl Sources {
         }
     }
 
-    /// A NAR from here turned out wrong, or broke off: the next attempt goes elsewhere where it can.
+    /// A NAR from here turned out wrong, or broke off: the next attempt goes elsewhere if it can.
     /// Gives whether there is anywhere to go.
     pub fn failed(&self, path: &StorePath, error: &Error) -> bool {
         let mut state = self.state();

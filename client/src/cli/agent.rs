@@ -25,7 +25,7 @@ pub struct PrefetchArgs {
     /// Where this node is.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Print one JSON object a line for what happens, at the end {"summary": ...} or {"failure": ...}
+    /// Print a JSON object a line for what happens, at the end {"summary": ...} or {"failure": ...}
     #[arg(long)]
     pub json: bool,
     /// Print only what is wrong
@@ -56,6 +56,52 @@ pub struct WhyArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// `snowcache switch`
+#[derive(Args, Debug)]
+pub struct SwitchArgs {
+    /// What is switched to.
+    #[command(flatten)]
+    pub gate: GateArgs,
+    /// Now and at boot; at boot only; now only
+    #[arg(long, value_enum, default_value_t = SwitchMode::Switch)]
+    pub mode: SwitchMode,
+    /// The profile that gets the new generation
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/nix/var/nix/profiles/system"
+    )]
+    pub profile: PathBuf,
+    /// A command of the shell that must succeed afterwards; otherwise it goes back
+    #[arg(long, value_name = "COMMAND")]
+    pub health: Option<String>,
+    /// How long that may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub health_timeout_s: u64,
+}
+
+/// What switch-to-configuration is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SwitchMode {
+    /// Now, and at every boot from now on.
+    Switch,
+    /// At every boot from now on.
+    Boot,
+    /// Now, until the next boot.
+    Test,
+}
+
+impl SwitchMode {
+    /// As switch-to-configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            SwitchMode::Switch => "switch",
+            SwitchMode::Boot => "boot",
+            SwitchMode::Test => "test",
+        }
+    }
 }
 
 /// Where this node's things are.

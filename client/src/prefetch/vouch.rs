@@ -7,10 +7,11 @@
 //! ```
 //! So a node pays once, about a second a GB and core, for what it had before it knew of receipts.
 //!
-//! Guarantees: each line of a receipt was hashed by this program, of bytes that went to or came from
-//! the store. A damaged path is named, with how to mend it.
+//! Guarantees: each line of a receipt was hashed by this program, of bytes that went to or came
+//! from the store. A damaged path is named, with how to mend it.
 
 use super::{Event, Prefetch};
+use crate::node::NodeError;
 use crate::receipt::{self, Line, Receipt, ReceiptError, Stamp};
 use futures::{StreamExt, TryStreamExt, stream};
 use snowcache_core::cache::{Cache, Narinfo};
@@ -79,6 +80,18 @@ impl Prefetch<'_> {
         lines.sort_by(|a, b| a.path.cmp(&b.path));
         for root in roots {
             self.write(root, closure, &lines, registered[root])?;
+        }
+        self.forget_what_is_gone()
+            .map_err(|error| Unverified::from(ReceiptError::from(error)).because(Kind::Invalid))
+    }
+
+    /// Receipts of roots that were collected say nothing any more.
+    fn forget_what_is_gone(&self) -> Result<(), NodeError> {
+        for root in self.node.receipts_of()? {
+            let gone = Stamp::of(&root).is_err_and(|it| it.kind() == io::ErrorKind::NotFound);
+            if gone {
+                self.node.remove_receipt(&root)?;
+            }
         }
         Ok(())
     }

@@ -39,8 +39,9 @@ pub enum StoreError {
     },
     /// The node's disk.
     #[error(
-        "the node's disk is full: {path} was not imported ({text}); make room (nix-collect-garbage, \
-         or move what is not Nix's) and run the same again: what is valid already stays"
+        "the node's disk is full: {path} was not imported ({text}); make room \
+         (nix-collect-garbage, or move what is not Nix's) and run the same again: what is valid \
+         already stays"
     )]
     Full {
         /// What did not fit.

@@ -1,0 +1,239 @@
+//! What it takes to bring a closure to a node: `snowcache prefetch`, beside its floor and beside
+//! stock Nix.
+//!
+//! ```text
+//! cargo bench --bench rollout                        the quick corpus that `make test-setup` makes
+//! cargo bench --bench rollout -- CORPUS-FOLDER       one that tests/corpus/make-corpus.sh made
+//! ```
+//!
+//! Each round, for each version of Nix, on new nodes with an empty store and a nix-daemon: the
+//! floor (NARs that lie unpacked in this process's memory, pushed over as many connections as are
+//! best), prefetch from a snowcached, and nix-store --realise with the snowcached as substituter.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+use futures::stream;
+use snowcache_nix::nar::Writer;
+use snowcache_nix::{NarHash, PathInfo, SecretKey, StorePath, fingerprint};
+use support::corpus;
+use support::daemon::Daemon;
+use support::nix::{Nix, Node, User, inputs};
+use support::server::{Snowcached, binary};
+
+const ROUNDS: usize = 5;
+/// Connections of the floor; the best one counts.
+const CONNECTIONS: [usize; 2] = [2, 4];
+
+/// As large as a system gets.
+const PATHS_OF_THE_GATE: usize = 10_000;
+
+/// A path with its NAR in memory.
+struct Cargo {
+    info: PathInfo,
+    nar: Vec<u8>,
+}
+
+fn main() {
+    let folder = std::env::args()
+        .skip(1)
+        .find(|word| !word.starts_with("--"));
+    let folder = folder.map_or(inputs().join("corpus-120"), PathBuf::from);
+    let top = std::fs::canonicalize(folder.join("top1")).expect("a corpus; run: make test-setup");
+    let top = top.to_string_lossy().into_owned();
+    let server = Snowcached::start_with(support::folder_on_disk(), "warn", &[]);
+    let mut user = User::of(&server);
+    user.variable("TOP", &top);
+    let push = "nix copy --to \"$PUSH?compression=zstd\" $TOP";
+    let here = Node::this_machine();
+    here.sh(&user, &Nix::installed(), push).ok();
+    let key = SecretKey::generate("floor-1", [7; 32]).expect("a good name");
+    let cargo: Vec<Cargo> = corpus::closure(&top)
+        .iter()
+        .map(|path| Cargo::of(path, &key))
+        .collect();
+    let size: u64 = cargo.iter().map(|it| it.info.nar_size).sum();
+    println!("{} paths, {:.1} MB of NARs", cargo.len(), size as f64 / 1e6);
+    println!("| nix | round | floor s | prefetch s | of the floor | realise s |");
+    println!("|---|---|---|---|---|---|");
+    let trusted = format!("{} {}", server.public_key(), key.public());
+    for nix in Nix::both() {
+        let mut ratios = Vec::new();
+        for round in 1..=ROUNDS {
+            let floors = CONNECTIONS.map(|count| floor(&nix, &trusted, &cargo, count));
+            let floor = floors.into_iter().min().expect("two").as_secs_f64();
+            let prefetch = prefetch(&nix, &trusted, &server, &top).as_secs_f64();
+            let stock = realise(&nix, &trusted, &server, &top).as_secs_f64();
+            let ratio = prefetch / floor;
+            ratios.push(ratio);
+            let version = &nix.version;
+            println!(
+                "| {version} | {round} | {floor:.2} | {prefetch:.2} | {ratio:.2} | {stock:.2} |"
+            );
+        }
+        ratios.sort_by(f64::total_cmp);
+        println!(
+            "{}: median {:.2} of the floor",
+            nix.version,
+            ratios[ROUNDS / 2]
+        );
+    }
+}
+
+impl Cargo {
+    fn of(path: &str, key: &SecretKey) -> Cargo {
+        let dump = Command::new("nix-store").args(["--dump", path]).output();
+        let nar = dump.expect("nix-store runs").stdout;
+        let user = User::new();
+        let references = format!("nix-store --query --references {path}");
+        let references = Node::this_machine()
+            .sh(&user, &Nix::installed(), &references)
+            .ok();
+        let parse = |path: &str| StorePath::from_absolute(path).expect("a store path");
+        let mut references: Vec<StorePath> = references.lines().map(parse).collect();
+        references.sort();
+        let mut info = PathInfo {
+            store_path: parse(path),
+            nar_hash: NarHash::from_bytes(corpus::sha256(nar.as_slice())),
+            nar_size: nar.len() as u64,
+            references,
+            deriver: None,
+            ca: None,
+            signatures: Vec::new(),
+            unknown: Vec::new(),
+        };
+        info.add_signature(key.sign(&fingerprint(&info)));
+        Cargo { info, nar }
+    }
+}
+
+impl Cargo {
+    /// So many small files, and before them one that refers to all.
+    fn many(count: usize, key: &SecretKey) -> Vec<Cargo> {
+        let mut cargo: Vec<Cargo> = Vec::new();
+        let mut paths: Vec<StorePath> = Vec::new();
+        for number in (0..count).rev() {
+            let mut hash = [0; 20];
+            hash[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            let hash = snowcache_nix::StoreHash::from_bytes(hash);
+            let store_path = StorePath::new(hash, &format!("path-{number}")).expect("a path");
+            let mut writer = Writer::new(Vec::new());
+            let text = number.to_string();
+            writer.file(false, text.len() as u64).expect("a NAR");
+            writer.data(text.as_bytes()).expect("a NAR");
+            let nar = writer.finish().expect("a NAR");
+            let mut references = match number {
+                0 => paths.clone(),
+                _ => Vec::new(),
+            };
+            references.sort();
+            let mut info = PathInfo {
+                store_path: store_path.clone(),
+                nar_hash: NarHash::from_bytes(corpus::sha256(nar.as_slice())),
+                nar_size: nar.len() as u64,
+                references,
+                deriver: None,
+                ca: None,
+                signatures: Vec::new(),
+                unknown: Vec::new(),
+            };
+            info.add_signature(key.sign(&fingerprint(&info)));
+            paths.push(store_path);
+            cargo.push(Cargo { info, nar });
+        }
+        cargo.reverse();
+        cargo
+    }
+}
+
+/// A node of its own, with a daemon that trusts these keys.
+fn node(nix: &Nix, trusted: &str, substituters: &str) -> (Node, User, Daemon) {
+    let (node, mut user) = (Node::empty(), User::new());
+    user.set("trusted-public-keys", trusted);
+    user.set("substituters", substituters);
+    let daemon = Daemon::start(&node, &user, nix);
+    let socket = daemon.socket().to_string_lossy().into_owned();
+    user.variable("NIX_DAEMON_SOCKET_PATH", &socket);
+    let state = user.home().join("state").to_string_lossy().into_owned();
+    user.variable("SNOWCACHE_STATE", &state);
+    user.set("substituters", substituters);
+    (node, user, daemon)
+}
+
+/// Pushes what lies in memory, each path after its references.
+fn floor(nix: &Nix, trusted: &str, cargo: &[Cargo], connections: usize) -> Duration {
+    let (_node, _user, daemon) = node(nix, trusted, "");
+    let waiting: BTreeMap<&StorePath, &Cargo> =
+        cargo.iter().map(|it| (&it.info.store_path, it)).collect();
+    let state = Mutex::new((waiting, BTreeSet::<&StorePath>::new()));
+    let changed = Condvar::new();
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..connections {
+            scope.spawn(|| {
+                let mut client = daemon.connect();
+                loop {
+                    let mut guard = state.lock().expect("no poison");
+                    let next = loop {
+                        let (waiting, done) = &*guard;
+                        if waiting.is_empty() {
+                            return;
+                        }
+                        let ready = waiting.values().find(|it| {
+                            let path = &it.info.store_path;
+                            let there = |other: &&StorePath| done.contains(other) || *other == path;
+                            it.info.references.iter().all(|it| there(&it))
+                        });
+                        match ready {
+                            Some(&cargo) => break cargo,
+                            None => guard = changed.wait(guard).expect("no poison"),
+                        }
+                    };
+                    guard.0.remove(&next.info.store_path);
+                    drop(guard);
+                    let pieces = next.nar.chunks(1 << 18).map(Ok::<_, ()>);
+                    let pushed = client.add_to_store_nar(&next.info, stream::iter(pieces));
+                    block_on(pushed).expect("imported");
+                    state
+                        .lock()
+                        .expect("no poison")
+                        .1
+                        .insert(&next.info.store_path);
+                    changed.notify_all();
+                }
+            });
+        }
+    });
+    begin.elapsed()
+}
+
+fn prefetch(nix: &Nix, trusted: &str, server: &Snowcached, top: &str) -> Duration {
+    let (node, user, _daemon) = node(nix, trusted, "");
+    let program = binary("snowcache");
+    let script = format!(
+        "{} prefetch {top} --from {} --quiet",
+        program.display(),
+        server.url()
+    );
+    timed(&node, &user, nix, &script)
+}
+
+fn realise(nix: &Nix, trusted: &str, server: &Snowcached, top: &str) -> Duration {
+    let (node, user, _daemon) = node(nix, trusted, &server.url());
+    let script = format!("NIX_REMOTE=daemon nix-store --realise {top}");
+    timed(&node, &user, nix, &script)
+}
+
+fn timed(node: &Node, user: &User, nix: &Nix, script: &str) -> Duration {
+    let begin = Instant::now();
+    node.sh(user, nix, script).ok();
+    begin.elapsed()
+}

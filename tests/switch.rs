@@ -1,0 +1,188 @@
+//! `snowcache switch`, with systems that write down how they were configured in place of NixOS's:
+//! only what is ready is switched to, and what fails is gone back from.
+
+mod support;
+
+use std::fs;
+
+use support::agent::Machine;
+use support::nix::{Nix, Node, Ran, User};
+use support::server::Snowcached;
+
+/// What stands in for NixOS's program: writes down who was told what, fails where it is told to.
+const STAND_IN: &str = "#!/bin/sh\n\
+    echo \"$(basename $(dirname $(dirname $0)) | cut -c34-) $1\" >> $HOME/configured\n\
+    [ ! -e $HOME/fail-$(basename $(dirname $(dirname $0)) | cut -c34-) ]\n";
+
+/// A cache with two systems, and a node with a daemon.
+struct Fleet {
+    server: Snowcached,
+    machine: Machine,
+    old: String,
+    new: String,
+}
+
+/// Makes a system that is a path of this machine's store, and pushes it.
+fn system(server: &Snowcached, name: &str) -> String {
+    let mut user = User::of(server);
+    let folder = user.home().join(name);
+    fs::create_dir_all(folder.join("bin")).expect("a folder");
+    let program = folder.join("bin/switch-to-configuration");
+    fs::write(&program, STAND_IN).expect("a program");
+    for part in ["kernel", "initrd", "kernel-modules"] {
+        let content = match part {
+            "kernel" => name,
+            same => same,
+        };
+        fs::write(folder.join(part), content).expect("a file");
+    }
+    let builder = Node::empty();
+    user.variable("FOLDER", &folder.to_string_lossy());
+    let push = "chmod +x $FOLDER/bin/*\ntop=$(nix-store --add $FOLDER)\n\
+                nix copy --to $PUSH $top\necho $top";
+    builder.sh(&user, &Nix::installed(), push).ok()
+}
+
+impl Fleet {
+    fn new(nix: &Nix) -> Fleet {
+        let server = Snowcached::start_with(support::folder_on_disk(), "warn", &[]);
+        let [old, new] = ["old", "new"].map(|name| system(&server, name));
+        let machine = Machine::new(nix, &server.public_key());
+        Fleet {
+            server,
+            machine,
+            old,
+            new,
+        }
+    }
+
+    fn prefetch(&self, root: &str) {
+        let url = self.server.url();
+        let fetch = format!("prefetch {root} --from {url} --pin {}", &root[44..]);
+        self.machine.snowcache(&fetch).ok();
+    }
+
+    fn switch(&self, root: &str, more: &str) -> Ran {
+        self.machine.snowcache(&format!("switch {root} {more}"))
+    }
+
+    /// What the profile points to.
+    fn profile(&self) -> String {
+        self.machine
+            .sh("readlink -f /nix/var/nix/profiles/system")
+            .ok()
+    }
+
+    /// Who was told what, since the last time.
+    fn configured(&self) -> Vec<String> {
+        let log = self.machine.user.home().join("configured");
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        fs::remove_file(&log).ok();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn let_fail(&self, name: &str) {
+        let flag = self.machine.user.home().join(format!("fail-{name}"));
+        fs::write(flag, "").expect("a flag");
+    }
+}
+
+#[test]
+fn a_ready_system_is_switched_to_with_the_cache_dead() {
+    for nix in Nix::both() {
+        let mut fleet = Fleet::new(&nix);
+        fleet.prefetch(&fleet.old);
+        fleet.prefetch(&fleet.new);
+        fleet.server.kill();
+        fleet.switch(&fleet.old, "").ok();
+        assert_eq!(fleet.profile(), fleet.old);
+        let said = fleet.switch(&fleet.new, "--health true").ok();
+        assert!(
+            said.starts_with(&format!("switched to {}", fleet.new)),
+            "{said}"
+        );
+        assert_eq!(fleet.profile(), fleet.new);
+        assert_eq!(fleet.configured(), ["old switch", "new switch"]);
+
+        fleet.switch(&fleet.old, "--mode test").ok();
+        assert_eq!(fleet.profile(), fleet.new, "a test leaves the profile");
+        fleet.switch(&fleet.old, "--mode boot").ok();
+        assert_eq!(fleet.profile(), fleet.old);
+        assert_eq!(fleet.configured(), ["old test", "old boot"]);
+    }
+}
+
+#[test]
+fn what_is_not_ready_is_not_touched() {
+    let fleet = Fleet::new(&Nix::newer());
+    let ran = fleet.switch(&fleet.new, "");
+    assert_eq!(ran.code, 1);
+    assert!(ran.fails().contains("was never made ready"));
+    assert_eq!(fleet.configured(), Vec::<String>::new());
+    assert!(
+        !fleet
+            .machine
+            .node
+            .outside("/nix/var/nix/profiles/system")
+            .exists()
+    );
+}
+
+#[test]
+fn what_fails_is_gone_back_from() {
+    for nix in Nix::both() {
+        let fleet = Fleet::new(&nix);
+        fleet.prefetch(&fleet.old);
+        fleet.prefetch(&fleet.new);
+        fleet.let_fail("new");
+        let why = fleet.switch(&fleet.new, "").fails();
+        assert!(why.contains("no generation before to go back to"), "{why}");
+        fleet.configured();
+
+        fleet.switch(&fleet.old, "").ok();
+        let why = fleet.switch(&fleet.new, "").fails();
+        assert!(why.contains("failed with exit code 1"), "{why}");
+        assert!(why.contains("went back to generation 2"), "{why}");
+        assert_eq!(fleet.profile(), fleet.old);
+        assert_eq!(
+            fleet.configured(),
+            ["old switch", "new switch", "old switch"]
+        );
+
+        fs::remove_file(fleet.machine.user.home().join("fail-new")).expect("mended");
+        for (health, says) in [
+            ("false", "the health check failed with exit code 1"),
+            ("'sleep 60' --health-timeout-s 1", "took more than 1 s"),
+        ] {
+            let ran = fleet.switch(&fleet.new, &format!("--health {health}"));
+            assert_eq!(ran.code, 1);
+            let why = ran.fails();
+            assert!(why.contains(says) && why.contains("went back"), "{why}");
+            assert_eq!(fleet.profile(), fleet.old);
+            assert_eq!(fleet.configured(), ["new switch", "old switch"]);
+        }
+        fleet.let_fail("new");
+        fleet.let_fail("old");
+        let why = fleet.switch(&fleet.new, "").fails();
+        assert!(why.contains("failed, too"), "{why}");
+        assert_eq!(fleet.profile(), fleet.old);
+    }
+}
+
+#[test]
+fn another_kernel_needs_a_reboot() {
+    let fleet = Fleet::new(&Nix::newer());
+    fleet.prefetch(&fleet.old);
+    fleet.prefetch(&fleet.new);
+    let program = support::server::binary("snowcache");
+    let switch = |root: &str| {
+        let (program, old) = (program.display(), &fleet.old);
+        let script = format!(
+            "mount -t tmpfs none /run\nln -s {old} /run/booted-system\n{program} switch {root}"
+        );
+        fleet.machine.sh(&script).ok()
+    };
+    assert!(!switch(&fleet.old).contains("reboot"));
+    let said = switch(&fleet.new);
+    assert!(said.contains("reboot required: another kernel"), "{said}");
+}
