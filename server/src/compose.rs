@@ -12,7 +12,7 @@ use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
 use crate::http::front::Front;
 use crate::http::narinfos::Narinfos;
-use crate::http::sending::UNPACKED_WINDOWS;
+use crate::http::sending::Windows;
 use crate::http::small_nars::SmallNars;
 use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use thiserror::Error;
 use tokio::signal::unix::Signal;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 /// Narinfos and documents that wait for a group commit at once: each holds a thread and at most its
@@ -206,7 +205,7 @@ fn app(
         keys: identity.keys,
         public_url,
         reads: Workers::new(config.reads.max_at_once),
-        windows: Arc::new(Semaphore::new(UNPACKED_WINDOWS)),
+        windows: Windows::default(),
         uploads: Workers::new(config.uploads.max_at_once),
         commits: Workers::new(COMMITS_AT_ONCE),
         metrics: Arc::default(),

@@ -50,12 +50,12 @@ use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 use bytes::Bytes;
 use narinfos::Narinfos;
+use sending::Windows;
 use small_nars::SmallNars;
 use snowcache_depot::{CacheName, Depot};
 use snowcache_nix::SecretKey;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::sync::Semaphore;
 
 /// What every handler works with.
 pub struct App {
@@ -73,8 +73,8 @@ pub struct App {
     pub public_url: String,
     /// For reading from the depot.
     pub reads: Workers,
-    /// Windows of unpacked NAR bytes that are held at once.
-    pub windows: Arc<Semaphore>,
+    /// Places for what of NARs is held in memory to be sent.
+    pub windows: Windows,
     /// One for each NAR that comes in.
     pub uploads: Workers,
     /// For narinfos and documents on their way to the disk.

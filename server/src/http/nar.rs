@@ -29,6 +29,7 @@ use snowcache_depot::{CacheName, Depot, Encoding, KeptNar, NarReader, UploadInfo
 use snowcache_nix::NarHash;
 use std::convert::Infallible;
 use std::ops::Range;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// A year, as much as caches honour: the URL names the bytes.
 const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -115,7 +116,10 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
     }
     let whole = to.method == Method::GET && !is_conditional(&to.headers);
     let (depot, cache, asked) = (app.depot.clone(), app.cache.clone(), name.clone());
-    let found = app.reads.run(move || find(&depot, &cache, &asked, whole));
+    let place = app.windows.copied();
+    let found = app
+        .reads
+        .run(move || find(&depot, &cache, &asked, whole, place));
     let Found {
         reader,
         part,
@@ -178,6 +182,7 @@ fn find(
     cache: &CacheName,
     name: &Name,
     whole: bool,
+    place: Option<OwnedSemaphorePermit>,
 ) -> snowcache_depot::Result<Option<Found>> {
     let Some(kept) = depot.keep_nar(cache, name.hash())? else {
         return Ok(None);
@@ -204,7 +209,12 @@ fn find(
         }
         Part::Encoded if whole => {
             let mut chunks = reader.encoded(0..u64::MAX);
-            chunks.window().map(|pieces| first = Some(pieces))
+            if place.is_none() {
+                chunks = chunks.lean();
+            }
+            chunks
+                .window()
+                .map(|pieces| first = Some(First { pieces, place }))
         }
         _ => Ok(()),
     };

@@ -5,9 +5,10 @@
 //!   parked --the socket has room--> preparing --> ready --taken--> preparing the next --> ...
 //!      '------- the client takes nothing; the kernel holds the file no more -------'
 //! ```
-//! Guarantees: what a client does not take holds no memory but its place in the NAR; unpacked bytes
-//! of all clients together are at most [`UNPACKED_WINDOWS`] windows. Never: a wait for the disk on
-//! the runtime, unless the kernel drops pages between their reading and their sending.
+//! Guarantees: what a client does not take holds no memory but its place in the NAR; windows of
+//! all clients together are at most [`UNPACKED_WINDOWS`], and [`COPIED_WINDOWS`] beside lean ones.
+//! Never: a wait for the disk on the runtime, unless the kernel drops pages between their reading
+//! and their sending.
 
 use super::App;
 use super::errors::Refusal;
@@ -24,7 +25,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Windows of unpacked bytes at once, of half a megabyte each, or of one frame that is larger: 12
 /// to 24 MiB, more than 16 processors fill while the kernel takes them.
-pub const UNPACKED_WINDOWS: usize = 24;
+const UNPACKED_WINDOWS: usize = 24;
+
+/// Windows of stored frames at once that copy what is short, up to 96 KiB each: 3 MiB. Who comes
+/// when all are taken has windows of some KB, at the price of more calls.
+const COPIED_WINDOWS: usize = 32;
 
 /// Bytes of a file that are looked for in the kernel's memory at once: eight questions of a quarter
 /// of a microsecond.
@@ -39,13 +44,41 @@ pub enum View {
     Raw,
 }
 
-/// The window that an encoding begins with.
-pub type First = VecDeque<Piece>;
+/// Places for the windows of all clients together.
+#[derive(Clone)]
+pub struct Windows {
+    unpacked: Arc<Semaphore>,
+    copied: Arc<Semaphore>,
+}
+
+impl Default for Windows {
+    fn default() -> Windows {
+        Windows {
+            unpacked: Arc::new(Semaphore::new(UNPACKED_WINDOWS)),
+            copied: Arc::new(Semaphore::new(COPIED_WINDOWS)),
+        }
+    }
+}
+
+impl Windows {
+    /// A place for a window that copies, if there is one.
+    pub fn copied(&self) -> Option<OwnedSemaphorePermit> {
+        self.copied.clone().try_acquire_owned().ok()
+    }
+}
+
+/// The window that an encoding begins with, and its place.
+pub struct First {
+    /// What is sent.
+    pub pieces: VecDeque<Piece>,
+    /// None if it is a lean one.
+    pub place: Option<OwnedSemaphorePermit>,
+}
 
 /// A range of a NAR that is being sent.
 pub struct Sending {
     reads: Workers,
-    windows: Arc<Semaphore>,
+    windows: Windows,
     reader: NarReader,
     view: View,
     /// What was not yet sent.
@@ -94,10 +127,10 @@ impl Sending {
             read_again: false,
         };
         let ready = match first {
-            Some(pieces) => Ready {
+            Some(First { pieces, place }) => Ready {
                 chunks: None,
                 pieces,
-                _place: None,
+                _place: place,
             },
             None => sending.prepare(sending.chunks()).await?,
         };
@@ -116,9 +149,12 @@ impl Sending {
         let (reads, windows, view) = (self.reads.clone(), self.windows.clone(), self.view);
         Box::pin(async move {
             let place = match view {
-                View::Encoded => None,
-                View::Raw => windows.acquire_owned().await.ok(),
+                View::Encoded => windows.copied(),
+                View::Raw => windows.unpacked.acquire_owned().await.ok(),
             };
+            if view == View::Encoded && place.is_none() {
+                chunks = Box::new(chunks.lean());
+            }
             let window = move || -> Result<_, snowcache_depot::Error> {
                 let pieces = chunks.window()?;
                 Ok((chunks, pieces))
@@ -210,7 +246,7 @@ impl Source for Sending {
     }
 
     fn is_in_the_way(&self) -> bool {
-        self.view == View::Raw && self.windows.available_permits() == 0
+        self.view == View::Raw && self.windows.unpacked.available_permits() == 0
     }
 
     fn park(&mut self) {

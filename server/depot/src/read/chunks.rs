@@ -11,7 +11,10 @@ use bytes::Bytes;
 
 use super::extent::{Unread, decode, failed, read_extent};
 use super::unpack::{Place as Within, unpack};
-use super::window::{COPIED_BYTES, Piece, SHORT_BYTES, UNPACKED_BYTES, Unpacked, Window};
+use super::window::{
+    COPIED_BYTES, LEAN_BYTES, LEAN_PIECES, PIECES, Piece, SHORT_BYTES, UNPACKED_BYTES, Unpacked,
+    Window,
+};
 use super::{NarReader, View};
 use crate::layout::{Extent, Part, literal_frame};
 use crate::segments::SegmentId;
@@ -42,6 +45,8 @@ pub struct Chunks {
     within: Option<Within>,
     /// The next extent is read and checked whatever is known of it.
     afresh: bool,
+    /// Windows take as little memory as can be.
+    lean: bool,
 }
 
 impl Chunks {
@@ -61,6 +66,7 @@ impl Chunks {
             file: None,
             within: None,
             afresh: false,
+            lean: false,
         };
         chunks.seek();
         chunks
@@ -70,6 +76,13 @@ impl Chunks {
     /// what the kernel holds no more.
     pub fn afresh(mut self) -> Chunks {
         self.afresh = true;
+        self
+    }
+
+    /// The same, with windows that take some KB: short extents are named like long ones, at the
+    /// price of a call for each. NAR bytes are unpacked as ever.
+    pub fn lean(mut self) -> Chunks {
+        self.lean = true;
         self
     }
 
@@ -184,14 +197,15 @@ impl Chunks {
         // Whether a file is as it was is asked once a window.
         self.file = None;
         let mut window = Window::default();
-        let copied = match self.view {
-            View::Encoded => COPIED_BYTES,
-            View::Raw => UNPACKED_BYTES,
+        let (copied, pieces) = match self.view {
+            View::Encoded if self.lean => (LEAN_BYTES, LEAN_PIECES),
+            View::Encoded => (COPIED_BYTES, PIECES),
+            View::Raw => (UNPACKED_BYTES, PIECES),
         };
         if self.view == View::Raw {
             *window.buffer() = Unpacked::buffer();
         }
-        while !window.is_full(copied) {
+        while !window.is_full(copied, pieces) {
             let Some((part, wanted)) = self.due()? else {
                 break;
             };
@@ -257,11 +271,10 @@ impl Chunks {
             (Part::Extent(extent), View::Encoded) => {
                 let (offset, stored) = (extent.offset, u64::from(extent.stored_len));
                 let from = wanted.start as u64;
+                let is_named = self.lean || wanted.len() >= SHORT_BYTES;
                 let file = self.file(extent)?;
                 let known = file.filter(|file| !self.afresh && file.is_checked(offset, stored));
-                if wanted.len() >= SHORT_BYTES
-                    && let Some(file) = &known
-                {
+                if is_named && let Some(file) = &known {
                     to.run(file, offset + from, len);
                     return Ok(len);
                 }
@@ -276,7 +289,7 @@ impl Chunks {
                 buffer.truncate(before);
                 let whole = self.whole(extent)?;
                 match self.file(extent)? {
-                    Some(file) if wanted.len() >= SHORT_BYTES => {
+                    Some(file) if is_named => {
                         to.run(&file, offset + from, len);
                     }
                     _ => to.buffer().extend_from_slice(&whole[wanted]),

@@ -1,8 +1,8 @@
 //! What is sent next of a NAR: runs of frames where they lie, and bytes in memory between them.
 //!
 //! Guarantees: what a run names was checked; neighbouring bytes are one piece. Never: more memory
-//! than [`UNPACKED_BYTES`] and one frame, or for what is sent as stored [`COPIED_BYTES`] and one
-//! short extent.
+//! than [`UNPACKED_BYTES`] and one frame; for what is sent as stored [`COPIED_BYTES`] and one short
+//! extent, or where it is to take little [`LEAN_BYTES`] and one literal.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,6 +19,9 @@ pub const SHORT_BYTES: usize = 32 << 10;
 /// Bytes of literals and short extents that are made ready at once.
 pub const COPIED_BYTES: usize = 64 << 10;
 
+/// Bytes of literals in a window that is to take little: with its pieces 6 KB.
+pub const LEAN_BYTES: usize = 2 << 10;
+
 /// NAR bytes that are unpacked at once: two frames of usual size (256 KiB).
 pub const UNPACKED_BYTES: usize = 512 << 10;
 
@@ -26,7 +29,10 @@ pub const UNPACKED_BYTES: usize = 512 << 10;
 const NAMED_BYTES: u64 = 8 << 20;
 
 /// Pieces of a window: 64 runs and what lies between them.
-const MAX_PIECES: usize = 128;
+pub const PIECES: usize = 128;
+
+/// Pieces of one that is to take little.
+pub const LEAN_PIECES: usize = 32;
 
 /// Buffers kept for the next window: 8 MiB, as many as are filled at once.
 const KEPT_BUFFERS: usize = 16;
@@ -132,11 +138,11 @@ impl Window {
         &mut self.buffer
     }
 
-    /// Whether what is ready is enough, of which a NAR's bytes may take `copied`.
-    pub fn is_full(&self, copied: usize) -> bool {
+    /// Whether what is ready is enough: so many bytes in memory, or so many pieces.
+    pub fn is_full(&self, copied: usize, pieces: usize) -> bool {
         self.copied + self.buffer.len() >= copied
             || self.named >= NAMED_BYTES
-            || self.pieces.len() >= MAX_PIECES
+            || self.pieces.len() >= pieces
     }
 
     /// Adds `len` bytes at `offset` of `file`.
