@@ -153,7 +153,7 @@ impl Sending {
                 View::Raw => windows.unpacked.acquire_owned().await.ok(),
             };
             if view == View::Encoded && place.is_none() {
-                chunks = Box::new(chunks.lean());
+                *chunks = chunks.lean();
             }
             let window = move || -> Result<_, snowcache_depot::Error> {
                 let pieces = chunks.window()?;

@@ -43,7 +43,7 @@ fn windows_over_files_are_slices_of_the_whole() {
         let reader = reader.expect("there");
         let encoded = collect(reader.encoded(0..u64::MAX));
         let mut random = noise(5, 300).into_iter().map(u64::from);
-        let mut ranges = vec![0..u64::MAX];
+        let mut ranges = Vec::from([0..u64::MAX, 0..1]);
         while let (Some(a), Some(b), Some(c)) = (random.next(), random.next(), random.next()) {
             let start = (a * 64 + b) * 610;
             ranges.push(start..start + c * c * 20);
