@@ -15,8 +15,11 @@ use std::path::Path;
 #[path = "../fuzz/src/lib.rs"]
 mod laws;
 
+/// What must hold for any bytes.
+type Law = fn(&[u8]);
+
 /// Runs the law of a target over the files of `fuzz/<kind>/<target>`; gives how many there were.
-fn replay(kind: &str, target: &str, law: fn(&[u8])) -> usize {
+fn replay(kind: &str, target: &str, law: Law) -> usize {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let folder = fs::read_dir(fuzz.join(kind).join(target)).unwrap();
     let files: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
@@ -30,7 +33,12 @@ fn replay(kind: &str, target: &str, law: fn(&[u8])) -> usize {
 
 #[test]
 fn seeds_and_regressions_keep_the_law_of_their_target() {
-    for (target, law) in [("recipe", laws::recipe as fn(&[u8])), ("cut", laws::cut)] {
+    let targets: [(&str, Law); 3] = [
+        ("recipe", laws::recipe),
+        ("cut", laws::cut),
+        ("upload", laws::upload),
+    ];
+    for (target, law) in targets {
         assert!(replay("seeds", target, law) >= 5, "{target} lost its seeds");
         replay("regressions", target, law);
     }

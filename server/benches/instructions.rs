@@ -9,7 +9,7 @@
 //! request as hyper hands it over to the response that hyper gets, the meter included. Exit code
 //! 1: something takes more than [`AT_MOST`] times its baseline.
 
-#![allow(clippy::unwrap_used, reason = "a failure here ends the bench")]
+#![allow(clippy::unwrap_used, reason = "of what it shares with a test")]
 
 #[path = "../tests/support/answering.rs"]
 mod answering;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 /// What callgrind looks at.
 fn ask(kind: &str) -> ExitCode {
     let hash = if kind == "hit" { HASH } else { ABSENT };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a temporary folder");
     let server = answering::server(&dir);
     let front = Front::new(server.app().clone());
     let requests: Vec<_> = (0..REQUESTS).map(|_| request(&Method::GET, hash)).collect();
@@ -60,7 +60,7 @@ fn asked(
     mut request: axum::http::Request<http_body_util::Empty<bytes::Bytes>>,
 ) {
     let meter = app.metrics.meter(request.method(), request.uri().path());
-    let answer = front.answer(&mut request).unwrap();
+    let answer = front.answer(&mut request).expect("known at once");
     black_box(meter.answered(answer));
 }
 
@@ -70,11 +70,11 @@ fn compare() -> ExitCode {
         .map(|kind| (kind, count(kind) / REQUESTS))
         .collect();
     if std::env::var("SNOWCACHE_BASELINE").is_ok_and(|what| what == "write") {
-        let text = serde_json::to_string_pretty(&counted).unwrap();
-        std::fs::write(BASELINE, text + "\n").unwrap();
+        let text = serde_json::to_string_pretty(&counted).expect("numbers");
+        std::fs::write(BASELINE, text + "\n").expect("the baseline is written");
     }
-    let baseline = std::fs::read(BASELINE).unwrap();
-    let baseline: BTreeMap<String, u64> = serde_json::from_slice(&baseline).unwrap();
+    let baseline = std::fs::read(BASELINE).expect("a baseline");
+    let baseline: BTreeMap<String, u64> = serde_json::from_slice(&baseline).expect("its numbers");
     let mut good = true;
     for (kind, counted) in counted {
         let ratio = counted as f64 / baseline[kind] as f64;
@@ -95,7 +95,7 @@ fn count(kind: &str) -> u64 {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg("--toggle-collect=*instructions*asked*")
-        .arg(std::env::current_exe().unwrap())
+        .arg(std::env::current_exe().expect("its own path"))
         .arg(kind)
         .output()
         .expect("valgrind runs (apt install valgrind)");
@@ -104,5 +104,5 @@ fn count(kind: &str) -> u64 {
         .lines()
         .find_map(|line| line.split_once("Collected : "));
     let (_, collected) = collected.unwrap_or_else(|| panic!("it counted nothing:\n{said}"));
-    collected.trim().parse().unwrap()
+    collected.trim().parse().expect("a number")
 }

@@ -2,7 +2,9 @@
 //! crate's ordinary tests, over everything the fuzzers start from and ever broke.
 
 use snowcache_core::cut::{Cutter, Params, Sizes};
+use snowcache_core::frame;
 use snowcache_core::recipe::{Blocks, Recipe};
+use snowcache_core::upload::{self, MAGIC, Reader};
 
 /// A recipe or an error with a reason; and what decodes is the one encoding of what it says.
 pub fn recipe(bytes: &[u8]) {
@@ -57,4 +59,43 @@ fn pieces(nar: &[u8], step: usize, file: (u64, u64)) -> Vec<Vec<u8>> {
     }
     cutter.finish(&mut |piece| pieces.push(piece.raw().to_vec()));
     pieces
+}
+
+/// Bytes are no stream, or one whose records are written as they were read; sealed as the payload
+/// of one record (the first byte is its kind) the same holds; and as a frame they have a length.
+pub fn upload(bytes: &[u8]) {
+    read(bytes);
+    if let [kind, payload @ ..] = bytes
+        && payload.len() <= upload::RECORD_MAX_BYTES
+    {
+        let mut record = vec![*kind];
+        record.extend((payload.len() as u32).to_le_bytes());
+        record.extend(payload);
+        let checksum = blake3::hash(&record);
+        read(&[&MAGIC[..], &record, &checksum.as_bytes()[..8]].concat());
+    }
+    if let Some((raw_len, stored)) = bytes.split_first_chunk::<4>() {
+        let raw_len = u32::from_le_bytes(*raw_len);
+        match frame::check(stored, raw_len) {
+            Ok(()) => assert!(stored.len() <= frame::stored_max_bytes(raw_len as usize)),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+    if let Ok(ids) = upload::asked(bytes) {
+        assert_eq!(upload::question(&ids), bytes);
+    }
+}
+
+fn read(bytes: &[u8]) {
+    let (mut reader, mut written) = (Reader::new(bytes), MAGIC.to_vec());
+    loop {
+        match reader.read() {
+            Ok(record) => record.put(&mut written),
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                return;
+            }
+        }
+        assert!(bytes.starts_with(&written));
+    }
 }

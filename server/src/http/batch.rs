@@ -36,8 +36,8 @@ const MAX_HASHES: usize = 100_000;
 /// 100,000 hashes of 32 characters and their line ends: 3.4 MB.
 const MAX_BODY_BYTES: u64 = 4 << 20;
 
-/// Paths looked up in one pass of the index, in one place of the readers: a millisecond, and 256 KiB
-/// of answer.
+/// Paths looked up in one pass of the index, in one place of the readers: a millisecond, and
+/// 256 KiB of answer.
 const PATHS_AT_ONCE: usize = 256;
 
 /// Paths that the hints of one answer name: a closure of 100,000 paths is ten times a large
