@@ -209,7 +209,8 @@ impl Receipt {
         let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(": ");
         let root = field("root")?.parse().ok()?;
         let registered_s = field("registered")?.parse().ok()?;
-        let closure = field("closure")?;
+        // The signature vouches for it; computing it anew would take as long as all the rest.
+        field("closure")?;
         let time_s = field("time")?.parse().ok()?;
         let boot = field("boot")?.to_owned();
         let keys = field("keys")?.split_whitespace().map(str::to_owned);
@@ -224,8 +225,7 @@ impl Receipt {
             keys,
             paths,
         };
-        let whole = receipt.paths.len() == count && receipt.closure() == closure;
-        whole.then_some(receipt)
+        (receipt.paths.len() == count).then_some(receipt)
     }
 
     /// Whether every path is still as it was verified, and every key still trusted.

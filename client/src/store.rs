@@ -25,18 +25,22 @@ use snowcache_core::error::Error;
 use snowcache_core::path_info::Claimed;
 use snowcache_nix::daemon::{self, DaemonError, ImportError, Trust, ValidPath};
 use snowcache_nix::{StoreHash, StorePath};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// Where every Nix listens.
 pub const DEFAULT_SOCKET: &str = "/nix/var/nix/daemon-socket/socket";
 
 /// A daemon forks for each connection; a busy machine may take a moment.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A daemon takes some milliseconds to fork for one of those who wait.
+const DOOR_WAIT: Duration = Duration::from_millis(5);
 
 /// Paths asked for in one request: 4,096 of at most 272 bytes are 1.1 MB.
 const PATHS_PER_REQUEST: usize = 4096;
@@ -219,7 +223,7 @@ impl Store {
             socket: self.socket().to_owned(),
             source,
         };
-        let stream = UnixStream::connect(&socket).await.map_err(cannot)?;
+        let stream = reach(&socket).await.map_err(cannot)?;
         let (from, to) = stream.into_split();
         let hello = Connection::open(stream::From(from), stream::To(to));
         match timeout(HELLO_TIMEOUT, hello).await {
@@ -267,6 +271,22 @@ impl Cache for Store {
             imported.unwrap_or_else(|error| Err(reading::died(error)))
         }
         .boxed()
+    }
+}
+
+/// Connects. A daemon lets five wait at its door (Nix 2.8: `listen(fd, 5)`); whoever comes while
+/// they do is told to come again, which is no failure.
+async fn reach(socket: &Path) -> io::Result<UnixStream> {
+    let begin = Instant::now();
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < HELLO_TIMEOUT =>
+            {
+                sleep(DOOR_WAIT).await;
+            }
+            result => return result,
+        }
     }
 }
 

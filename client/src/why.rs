@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::node::Node;
 use crate::receipt::{self, Receipt, ReceiptError};
 use crate::store::Store;
+use futures::future::join;
 use snowcache_core::error::Error;
 use snowcache_nix::{PublicKey, StorePath};
 
@@ -21,9 +22,16 @@ pub async fn ready(
     root: &StorePath,
     trusted: &[PublicKey],
 ) -> Result<Receipt, Failure> {
-    let receipt = receipt::read(node, root).map_err(Failure::failed)?;
-    receipt.check(trusted).map_err(Failure::failed)?;
-    let known = store.path_info(root).await;
+    // The daemon takes a while to say hello; the receipt is looked at meanwhile.
+    let (of_node, of_root, keys) = (node.clone(), root.clone(), trusted.to_vec());
+    let looking = tokio::task::spawn_blocking(move || {
+        let receipt = receipt::read(&of_node, &of_root)?;
+        receipt.check(&keys).map(|()| receipt)
+    });
+    let (looked, known) = join(looking, store.path_info(root)).await;
+    let receipt = looked
+        .map_err(|error| Failure::failed(format!("the look at the receipt died: {error}")))?
+        .map_err(Failure::failed)?;
     let known = known.map_err(|error| Failure::from(Error::from(error)))?;
     let of_receipt = receipt.paths.iter().find(|line| line.path == *root);
     let what = match known {
