@@ -110,7 +110,7 @@ fn upload(http: &Http, token: &str, raw: &Path, hash: &str) -> Result<(), String
         "deriver": null,
         "sigs": [],
         "ca": null,
-        "nar_hash": format!("sha256:{}", Hash::from(info.nar_hash).to_hex()),
+        "nar_hash": Hash::from(info.nar_hash).to_hex(),
         "nar_size": info.nar_size,
     });
     let preamble = preamble.to_string();
