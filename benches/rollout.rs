@@ -15,7 +15,6 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +22,8 @@ use std::time::{Duration, Instant};
 use futures::executor::block_on;
 use futures::stream;
 use snowcache_nix::nar::Writer;
-use snowcache_nix::{NarHash, PathInfo, SecretKey, StorePath, fingerprint};
+use snowcache_nix::{SecretKey, StoreHash, StorePath};
+use support::cargo::Cargo;
 use support::corpus;
 use support::daemon::Daemon;
 use support::nix::{Nix, Node, User, inputs};
@@ -35,12 +35,6 @@ const CONNECTIONS: [usize; 2] = [2, 4];
 
 /// As large as a system gets.
 const PATHS_OF_THE_GATE: usize = 10_000;
-
-/// A path with its NAR in memory.
-struct Cargo {
-    info: PathInfo,
-    nar: Vec<u8>,
-}
 
 fn main() {
     let folder = std::env::args()
@@ -90,7 +84,7 @@ fn main() {
 fn gate(trusted: &str, server: &Snowcached, key: &SecretKey) {
     let nix = Nix::newer();
     let (node, user, daemon) = node(&nix, trusted, "");
-    let cargo: Vec<Cargo> = Cargo::many(PATHS_OF_THE_GATE, key);
+    let cargo = many(PATHS_OF_THE_GATE, key);
     let top = cargo[0].info.store_path.absolute();
     let mut client = daemon.connect();
     for cargo in cargo.iter().rev() {
@@ -117,72 +111,28 @@ fn gate(trusted: &str, server: &Snowcached, key: &SecretKey) {
     );
 }
 
-impl Cargo {
-    fn of(path: &str, key: &SecretKey) -> Cargo {
-        let dump = Command::new("nix-store").args(["--dump", path]).output();
-        let nar = dump.expect("nix-store runs").stdout;
-        let user = User::new();
-        let references = format!("nix-store --query --references {path}");
-        let references = Node::this_machine()
-            .sh(&user, &Nix::installed(), &references)
-            .ok();
-        let parse = |path: &str| StorePath::from_absolute(path).expect("a store path");
-        let mut references: Vec<StorePath> = references.lines().map(parse).collect();
-        references.sort();
-        let mut info = PathInfo {
-            store_path: parse(path),
-            nar_hash: NarHash::from_bytes(corpus::sha256(nar.as_slice())),
-            nar_size: nar.len() as u64,
-            references,
-            deriver: None,
-            ca: None,
-            signatures: Vec::new(),
-            unknown: Vec::new(),
-        };
-        info.add_signature(key.sign(&fingerprint(&info)));
-        Cargo { info, nar }
+/// So many small files, each with references to ten more: the first one's closure is all.
+fn many(count: usize, key: &SecretKey) -> Vec<Cargo> {
+    let mut cargo: Vec<Cargo> = Vec::new();
+    for number in (0..count).rev() {
+        let mut hash = [0; 20];
+        hash[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let hash = StoreHash::from_bytes(hash);
+        let path = StorePath::new(hash, &format!("path-{number}")).expect("a path");
+        let mut writer = Writer::new(Vec::new());
+        let text = number.to_string();
+        writer.file(false, text.len() as u64).expect("a NAR");
+        writer.data(text.as_bytes()).expect("a NAR");
+        let nar = writer.finish().expect("a NAR");
+        // `cargo` holds those with higher numbers, the highest first.
+        let references = (10 * number + 1..=10 * number + 10)
+            .filter(|other| *other < count)
+            .map(|other| cargo[count - 1 - other].info.store_path.clone());
+        let references = references.collect();
+        cargo.push(Cargo::new(path, references, nar, key));
     }
-}
-
-impl Cargo {
-    /// So many small files, each with references to ten more: the first one's closure is all.
-    fn many(count: usize, key: &SecretKey) -> Vec<Cargo> {
-        let mut cargo: Vec<Cargo> = Vec::new();
-        let mut paths: Vec<StorePath> = Vec::new();
-        for number in (0..count).rev() {
-            let mut hash = [0; 20];
-            hash[..8].copy_from_slice(&(number as u64).to_le_bytes());
-            let hash = snowcache_nix::StoreHash::from_bytes(hash);
-            let store_path = StorePath::new(hash, &format!("path-{number}")).expect("a path");
-            let mut writer = Writer::new(Vec::new());
-            let text = number.to_string();
-            writer.file(false, text.len() as u64).expect("a NAR");
-            writer.data(text.as_bytes()).expect("a NAR");
-            let nar = writer.finish().expect("a NAR");
-            // `paths` holds those with higher numbers, the highest first.
-            let refers_to = |other: &usize| *other < count;
-            let mut references: Vec<StorePath> = (10 * number + 1..=10 * number + 10)
-                .filter(refers_to)
-                .map(|other| paths[count - 1 - other].clone())
-                .collect();
-            references.sort();
-            let mut info = PathInfo {
-                store_path: store_path.clone(),
-                nar_hash: NarHash::from_bytes(corpus::sha256(nar.as_slice())),
-                nar_size: nar.len() as u64,
-                references,
-                deriver: None,
-                ca: None,
-                signatures: Vec::new(),
-                unknown: Vec::new(),
-            };
-            info.add_signature(key.sign(&fingerprint(&info)));
-            paths.push(store_path);
-            cargo.push(Cargo { info, nar });
-        }
-        cargo.reverse();
-        cargo
-    }
+    cargo.reverse();
+    cargo
 }
 
 /// A node of its own, with a daemon that trusts these keys.
@@ -195,7 +145,6 @@ fn node(nix: &Nix, trusted: &str, substituters: &str) -> (Node, User, Daemon) {
     user.variable("NIX_DAEMON_SOCKET_PATH", &socket);
     let state = user.home().join("state").to_string_lossy().into_owned();
     user.variable("SNOWCACHE_STATE", &state);
-    user.set("substituters", substituters);
     (node, user, daemon)
 }
 

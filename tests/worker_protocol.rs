@@ -4,21 +4,15 @@
 mod support;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use futures::executor::block_on;
 use futures::stream;
 use snowcache_nix::daemon::{DaemonError, ImportError, Trust};
-use snowcache_nix::{NarHash, PathInfo, SecretKey, StorePath, fingerprint};
+use snowcache_nix::{SecretKey, StorePath};
+use support::cargo::Cargo;
 use support::corpus;
 use support::daemon::{Client, Daemon};
 use support::nix::{Nix, Node, User};
-
-/// A path of the machine's store to import elsewhere: its facts, signed, and its NAR.
-struct Cargo {
-    info: PathInfo,
-    nar: Vec<u8>,
-}
 
 fn key() -> SecretKey {
     SecretKey::generate("test-1", [7; 32]).expect("a good name")
@@ -36,41 +30,13 @@ fn cargo() -> Vec<Cargo> {
     let top = &corpus::small().top;
     let sorted = format!("nix-store --query --requisites {top}");
     let sorted = here.sh(&user, &Nix::installed(), &sorted).ok();
-    sorted.lines().map(Cargo::of).collect()
+    let sorted = sorted.lines();
+    sorted.map(|path| Cargo::of(path, &key())).collect()
 }
 
-impl Cargo {
-    fn of(path: &str) -> Cargo {
-        let dump = Command::new("nix-store").args(["--dump", path]).output();
-        let nar = dump.expect("nix-store runs").stdout;
-        let (user, here) = (User::new(), Node::this_machine());
-        let references = here
-            .sh(
-                &user,
-                &Nix::installed(),
-                &format!("nix-store -q --references {path}"),
-            )
-            .ok();
-        let mut references: Vec<StorePath> = references.lines().map(parse).collect();
-        references.sort();
-        let mut info = PathInfo {
-            store_path: parse(path),
-            nar_hash: NarHash::from_bytes(corpus::sha256(nar.as_slice())),
-            nar_size: nar.len() as u64,
-            references,
-            deriver: None,
-            ca: None,
-            signatures: Vec::new(),
-            unknown: Vec::new(),
-        };
-        info.add_signature(key().sign(&fingerprint(&info)));
-        Cargo { info, nar }
-    }
-
-    fn import(&self, client: &mut Client) -> Result<(), ImportError<&'static str>> {
-        let pieces = self.nar.chunks(100_000).map(Ok);
-        block_on(client.add_to_store_nar(&self.info, stream::iter(pieces)))
-    }
+fn import(cargo: &Cargo, client: &mut Client) -> Result<(), ImportError<&'static str>> {
+    let pieces = cargo.nar.chunks(100_000).map(Ok);
+    block_on(client.add_to_store_nar(&cargo.info, stream::iter(pieces)))
 }
 
 fn export(client: &mut Client, cargo: &Cargo) -> Vec<u8> {
@@ -80,10 +46,6 @@ fn export(client: &mut Client, cargo: &Cargo) -> Vec<u8> {
         nar.extend(bytes);
     }
     nar
-}
-
-fn parse(path: &str) -> StorePath {
-    StorePath::from_absolute(path).expect("a store path")
 }
 
 fn paths(cargo: &[Cargo]) -> Vec<StorePath> {
@@ -108,7 +70,7 @@ fn a_closure_is_imported_and_everything_about_it_is_known() {
         let mut wanted = paths(&cargo);
         assert_eq!(block_on(client.valid_paths(&wanted)).expect("asked"), []);
         for path in &cargo {
-            path.import(&mut client).expect("imported");
+            import(path, &mut client).expect("imported");
         }
         let mut valid = block_on(client.valid_paths(&wanted)).expect("asked");
         valid.sort();
@@ -167,7 +129,7 @@ fn nothing_wrong_becomes_valid_and_the_connection_goes_on() {
             nar: leaf.nar.clone(),
         };
         unsigned.info.signatures.clear();
-        let said = refusal(unsigned.import(&mut client));
+        let said = refusal(import(&unsigned, &mut client));
         assert!(said.contains("signature"), "{said}");
 
         let mut damaged = leaf.nar.clone();
@@ -177,7 +139,7 @@ fn nothing_wrong_becomes_valid_and_the_connection_goes_on() {
             info: leaf.info.clone(),
             nar: damaged,
         };
-        refusal(other.import(&mut client));
+        refusal(import(&other, &mut client));
 
         let cut = [Ok(&leaf.nar[..leaf.nar.len() - 8]), Err("cut")];
         let cut = block_on(client.add_to_store_nar(&leaf.info, stream::iter(cut)));
@@ -185,13 +147,11 @@ fn nothing_wrong_becomes_valid_and_the_connection_goes_on() {
 
         let valid = block_on(client.valid_paths(&paths(&cargo))).expect("asked");
         assert_eq!(valid, [], "{}", nix.version);
-        leaf.import(&mut client)
-            .expect("the same connection, the true path");
-        leaf.import(&mut client)
-            .expect("and once more, which changes nothing");
+        import(leaf, &mut client).expect("the same connection, the true path");
+        import(leaf, &mut client).expect("and once more, which changes nothing");
         let top = cargo.last().expect("a top");
         if !top.info.references.is_empty() {
-            let said = refusal(top.import(&mut client));
+            let said = refusal(import(top, &mut client));
             assert!(said.contains("is not valid"), "{said}");
         }
     }
@@ -209,7 +169,7 @@ fn what_is_held_survives_a_collection_and_what_is_let_go_does_not() {
         block_on(keeper.add_temp_roots(&all)).expect("held");
         let mut client = daemon.connect();
         for path in &cargo {
-            path.import(&mut client).expect("imported");
+            import(path, &mut client).expect("imported");
         }
         drop(client);
         let collect = || node.sh(&user, &nix, "nix-store --gc").ok();

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod attacks;
 pub mod big;
+pub mod cargo;
 pub mod codec;
 pub mod corpus;
 pub mod daemon;

@@ -105,9 +105,7 @@ pub async fn missing(
         "the question",
     )
     .await?;
-    let asked: Asked = serde_json::from_slice(&text).map_err(|error| {
-        Refusal::malformed(format!("expected {{\"hashes\": [\"<hash>\", …]}}: {error}"))
-    })?;
+    let asked: Asked = body::parsed(&text, r#"{"hashes": ["<hash>", …]}"#)?;
     if asked.hashes.len() > MAX_HASHES {
         return Err(Refusal::too_large(format!(
             "ask for at most {MAX_HASHES} hashes at once"

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -62,6 +63,15 @@ pub fn over(limit_bytes: u64, what: &str) -> Refusal {
     Refusal::too_large(format!(
         "{what} is larger than the {limit_bytes} bytes that this cache takes"
     ))
+}
+
+/// A question in JSON; `expected` is its shape, for whoever got it wrong.
+///
+/// # Errors
+/// 400 with that shape and what is wrong.
+pub fn parsed<T: DeserializeOwned>(text: &[u8], expected: &str) -> Result<T, Refusal> {
+    serde_json::from_slice(text)
+        .map_err(|error| Refusal::malformed(format!("expected {expected}: {error}")))
 }
 
 /// A whole body of at most `limit_bytes`, as sent and as its `Content-Encoding` unpacks.

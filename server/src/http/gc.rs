@@ -50,8 +50,7 @@ pub async fn post(
     )
     .await?;
     let text = if text.is_empty() { b"{}" } else { &*text };
-    let asked: Asked = serde_json::from_slice(text)
-        .map_err(|error| Refusal::malformed(format!("expected {{\"dry_run\": …}}: {error}")))?;
+    let asked: Asked = body::parsed(text, r#"{"dry_run": …}"#)?;
     Ok(report(app.collector.start(asked.dry_run)?))
 }
 

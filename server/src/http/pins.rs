@@ -194,8 +194,7 @@ async fn read<T: DeserializeOwned>(
     let stall_s = app.config.uploads.stall_timeout_s;
     let what = "the change of a pin";
     let text = body::whole(headers, body, MAX_CHANGE_BYTES, stall_s, &app.commits, what).await?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Refusal::malformed(format!("expected {expected}: {error}")))
+    body::parsed(&text, expected)
 }
 
 fn now() -> u64 {

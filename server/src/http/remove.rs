@@ -69,11 +69,7 @@ pub async fn post(
     let (limit, stall_s) = (MAX_QUESTION_BYTES, app.config.uploads.stall_timeout_s);
     let what = "the list of paths";
     let text = body::whole(&headers, body, limit, stall_s, &app.commits, what).await?;
-    let asked: Asked = serde_json::from_slice(&text).map_err(|error| {
-        Refusal::malformed(format!(
-            "expected {{\"paths\": [\"<store path>\", …]}}: {error}"
-        ))
-    })?;
+    let asked: Asked = body::parsed(&text, r#"{"paths": ["<store path>", …]}"#)?;
     if asked.paths.len() > MAX_PATHS {
         return Err(Refusal::too_large(format!(
             "name at most {MAX_PATHS} paths at once"

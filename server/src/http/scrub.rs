@@ -33,11 +33,7 @@ pub async fn post(
     let (limit, stall_s) = (MAX_QUESTION_BYTES, app.config.uploads.stall_timeout_s);
     let text = body::whole(&headers, body, limit, stall_s, &app.reads, "the question").await?;
     let text = if text.is_empty() { b"{}" } else { &*text };
-    let asked: Asked = serde_json::from_slice(text).map_err(|error| {
-        Refusal::malformed(format!(
-            "expected {{\"subset\": \"1/4\", \"rate_bytes_per_s\": …}}: {error}"
-        ))
-    })?;
+    let asked: Asked = body::parsed(text, r#"{"subset": "1/4", "rate_bytes_per_s": …}"#)?;
     let subset = asked.subset.as_deref().map(str::parse::<Subset>);
     let subset = subset.transpose().map_err(Refusal::malformed)?;
     Ok(gc::report(

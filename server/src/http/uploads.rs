@@ -57,11 +57,7 @@ pub async fn nars(
     body: Body,
 ) -> Result<Response, Refusal> {
     let text = whole(&app, &app.reads, &headers, body, MAX_NARS_BYTES).await?;
-    let asked: AskedNars = serde_json::from_slice(&text).map_err(|error| {
-        Refusal::malformed(format!(
-            "expected {{\"nar_hashes\": [\"sha256:…\", …]}}: {error}"
-        ))
-    })?;
+    let asked: AskedNars = body::parsed(&text, r#"{"nar_hashes": ["sha256:…", …]}"#)?;
     at_most(asked.nar_hashes.len(), "NarHashes")?;
     let (depot, cache) = (app.depot.clone(), app.cache.clone());
     let work = move || {
@@ -132,11 +128,7 @@ pub async fn commit(
     body: Body,
 ) -> Result<Response, Refusal> {
     let text = whole(&app, &app.commits, &headers, body, MAX_COMMIT_BYTES).await?;
-    let asked: commit::Asked = serde_json::from_slice(&text).map_err(|error| {
-        Refusal::malformed(format!(
-            "expected {{\"paths\": [\"<narinfo>\", …]}}: {error}"
-        ))
-    })?;
+    let asked: commit::Asked = body::parsed(&text, r#"{"paths": ["<narinfo>", …]}"#)?;
     at_most(asked.paths.len(), "paths")?;
     let commits = app.commits.clone();
     let work = move || Ok::<_, Refusal>(commit::commit(&app, &subject, &asked));
