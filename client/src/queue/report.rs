@@ -1,4 +1,4 @@
-//! What is told of the queue: a file for `queue status`, a file for Prometheus, and lines on stderr.
+//! What is told of the queue: files for `queue status` and for Prometheus, and lines on stderr.
 //!
 //! Guarantees: both files are whole at every moment; counts begin anew with the process, as
 //! counters of Prometheus' may. Never: needed for anything but to be looked at.
