@@ -13,7 +13,7 @@
 //! Nix keeps, and a path that is queued twice is queued once.
 //!
 //! Guarantees: [`Spool::add`] returns when the entries are on the disk. Whoever dies anywhere
-//! leaves a path queued or not queued; one that was pushed and is queued still is found to be there.
+//! leaves a path queued or not; one that was pushed and is queued still is found to be there.
 //! Never: an entry taken out that was queued again since it was looked at.
 
 mod lock;
