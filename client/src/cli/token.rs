@@ -36,7 +36,8 @@ Examples:
   snowcache token revoke --subject ci
 
 An upload that has begun may end; what it brought is published with a good token only.
-Takes the admin token. Exit codes: 0 revoked, 1 there is none, 2 wrong usage, 3 cache unreachable.")]
+Takes the admin token.
+Exit codes: 0 revoked, 1 there is none, 2 wrong usage, 3 cache unreachable.")]
     Revoke(TokenRevokeArgs),
 }
 
