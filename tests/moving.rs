@@ -75,7 +75,7 @@ fn from_attic_everything_comes_over() {
             if file.extension().is_some_and(|name| name == "narinfo") {
                 let text = fs::read_to_string(file).expect("a narinfo");
                 let info = NarInfo::parse(&text).expect("a narinfo");
-                let nar = fs::File::open(old.join(&info.url)).expect("a NAR");
+                let nar = fs::File::open(old.join(info.url)).expect("a NAR");
                 attic.upload(&info, nar).expect("uploaded");
             }
         }
