@@ -26,6 +26,7 @@ mod missing;
 mod put;
 mod retry;
 mod tls;
+mod tokens;
 mod uploads;
 
 pub use about::{CacheInfo, Page};
@@ -33,6 +34,7 @@ pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use batch::{Batch, HASHES_PER_REQUEST};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
+pub use tokens::{NewToken, Token, TokenWish};
 pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
 use self::http::{Ask, Http};

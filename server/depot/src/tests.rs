@@ -22,6 +22,7 @@ mod offered;
 mod publish;
 mod replay;
 mod simulation;
+mod twins;
 mod windows;
 
 /// A depot over memory whose segments outlive it.

@@ -224,3 +224,34 @@ impl<S: Transport> AsyncWrite for Sender<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn who_makes_room_soon_is_wide_as_long_as_there_are_places() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("bound");
+        let stream = TcpStream::connect(address).await.expect("connect");
+        let places = Arc::new(Semaphore::new(1));
+        let width = || Width::new(places.clone());
+        let (mut never_full, mut slow) = (width(), width());
+        never_full.has_room(&stream).expect("set");
+        slow.is_full();
+        slow.full_since = slow.full_since.map(|since| since - 2 * FAST);
+        slow.has_room(&stream).expect("set");
+        assert!(never_full.place.is_none() && slow.place.is_none());
+        let (mut fast, mut late) = (width(), width());
+        for width in [&mut fast, &mut late] {
+            width.is_full();
+            width.has_room(&stream).expect("set");
+        }
+        assert!(fast.place.is_some() && late.place.is_none());
+        drop(fast);
+        late.is_full();
+        late.has_room(&stream).expect("set");
+        assert!(late.place.is_some(), "a connection ended");
+    }
+}

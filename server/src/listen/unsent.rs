@@ -58,14 +58,21 @@ mod tests {
         rustix::net::sockopt::set_socket_recv_buffer_size(&client, 16 << 10).expect("set");
         let (mut server, _) = listener.accept().expect("accept");
         server.set_nonblocking(true).expect("set");
-        let mut taken = 0;
-        let full = loop {
-            match server.write(&[0; 16 << 10]) {
-                Ok(bytes) => taken += bytes,
-                Err(error) => break error,
-            }
+        let mut fill = || {
+            let mut taken = 0;
+            let full = loop {
+                match server.write(&[0; 16 << 10]) {
+                    Ok(bytes) => taken += bytes,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(full.kind(), ErrorKind::WouldBlock);
+            let wide = limit_unsent(&server, WIDE_UNSENT_BYTES);
+            wide.expect("set");
+            taken
         };
-        assert_eq!(full.kind(), ErrorKind::WouldBlock);
-        assert!(taken < 1 << 20, "{taken} bytes");
+        let (narrow, more) = (fill(), fill());
+        assert!(narrow < 1 << 19, "{narrow} bytes");
+        assert!((1 << 19..2 << 20).contains(&more), "{more} bytes more");
     }
 }

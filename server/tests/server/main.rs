@@ -7,6 +7,7 @@ mod client;
 mod encrypted;
 mod front_door;
 mod hostile;
+mod identity;
 mod keeping;
 mod limits;
 mod operating;
