@@ -59,7 +59,8 @@ fn from_a_store_everything_comes_over() {
     }
 }
 
-/// attic has to be given: `SNOWCACHE_BENCH_ATTIC` is the path of `atticd`, with `atticadm` beside it.
+/// attic has to be given: `SNOWCACHE_BENCH_ATTIC` is the path of `atticd`, with `atticadm` beside
+/// it.
 #[test]
 fn from_attic_everything_comes_over() {
     let Some(atticd) = std::env::var_os("SNOWCACHE_BENCH_ATTIC") else {
