@@ -6,10 +6,10 @@
 //!                           |          \-- a path fails: wait, again, at last given up with why
 //!                           \-- Nix has it no more: given up at once
 //! ```
-//! Guarantees: an entry leaves the spool only when the cache has all of its closure, or with a reason
-//! that `queue status` shows. One batch at a time, so nothing that two closures share is sent twice;
-//! its parallelism is that of the push. A cache that is away, or a token that is not good, costs
-//! nothing but time: no path is given up for it. A path that fails holds up no other.
+//! Guarantees: an entry leaves the spool only when the cache has all of its closure, or with a
+//! reason that `queue status` shows. One batch at a time, so nothing that two closures share is
+//! sent twice; its parallelism is that of the push. A cache that is away, or a token that is not
+//! good, costs nothing but time: no path is given up for it. A path that fails holds up no other.
 //! Never: anything that must survive kept in memory only; a killed queue is one that had not begun.
 
 pub mod notify;

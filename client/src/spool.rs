@@ -12,8 +12,8 @@
 //! removing it lets go of it. So there is no log that could be torn, or could disagree with what
 //! Nix keeps, and a path that is queued twice is queued once.
 //!
-//! Guarantees: [`Spool::add`] returns when the entries are on the disk. Whoever dies anywhere leaves
-//! a path queued or not queued; one that was pushed and is queued still is found to be there.
+//! Guarantees: [`Spool::add`] returns when the entries are on the disk. Whoever dies anywhere
+//! leaves a path queued or not; one that was pushed and is queued still is found to be there.
 //! Never: an entry taken out that was queued again since it was looked at.
 
 mod lock;
@@ -90,7 +90,8 @@ impl Spool {
         Ok(Spool { folder })
     }
 
-    /// Where it is when nobody says otherwise: /var/lib/snowcache-queue for root, as whom hooks run.
+    /// Where it is when nobody says otherwise: /var/lib/snowcache-queue for root, as whom the hook
+    /// is run by a daemon.
     pub fn default_folder() -> PathBuf {
         crate::node::state_folder("snowcache-queue")
     }

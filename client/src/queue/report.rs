@@ -1,4 +1,4 @@
-//! What is told of the queue: a file for `queue status`, a file for Prometheus, and lines on stderr.
+//! What is told of the queue: files for `queue status` and for Prometheus, and lines on stderr.
 //!
 //! Guarantees: both files are whole at every moment; counts begin anew with the process, as
 //! counters of Prometheus' may. Never: needed for anything but to be looked at.
@@ -199,70 +199,36 @@ impl Report {
 impl State {
     /// As Prometheus' node exporter takes it from a file.
     fn metrics(&self, waiting: usize, failed: usize, oldest_s: u64) -> String {
-        let mut text = String::new();
-        for (name, kind, help, value) in [
+        const WHY: &str = "invariant: a String can be written to";
+        let (waiting, failed) = (waiting as u64, failed as u64);
+        let last_s = self.last_arrival_s.unwrap_or(0);
+        let oldest = "When the oldest of them was queued; 0: none waits.";
+        let gauges = [
+            ("waiting_paths", "Paths that wait to be pushed.", waiting),
+            ("oldest_waiting_timestamp_seconds", oldest, oldest_s),
+            ("failed_paths", "Paths that were given up.", failed),
             (
-                "waiting_paths",
-                "gauge",
-                "Paths that wait to be pushed.",
-                waiting as u64,
+                "last_arrival_timestamp_seconds",
+                "When something arrived; 0: never.",
+                last_s,
             ),
-            (
-                "failed_paths",
-                "gauge",
-                "Paths that were given up.",
-                failed as u64,
-            ),
-            (
-                "oldest_waiting_timestamp_seconds",
-                "gauge",
-                "When the oldest of them was queued; 0: none waits.",
-                oldest_s,
-            ),
-            (
-                "arrived_total",
-                "counter",
-                "Entries that arrived.",
-                self.arrived,
-            ),
-            (
-                "pushed_paths_total",
-                "counter",
-                "Paths published.",
-                self.pushed_paths,
-            ),
+        ];
+        let counters = [
+            ("arrived_total", "Entries that arrived.", self.arrived),
+            ("pushed_paths_total", "Paths published.", self.pushed_paths),
             (
                 "conflicts_total",
-                "counter",
                 "Paths there with other bytes.",
                 self.conflicts,
             ),
-            (
-                "gave_up_total",
-                "counter",
-                "Entries given up.",
-                self.gave_up,
-            ),
-            (
-                "sent_bytes_total",
-                "counter",
-                "Bytes sent.",
-                self.sent_bytes,
-            ),
-            (
-                "waits_total",
-                "counter",
-                "Tries that came to nothing.",
-                self.waits,
-            ),
-            (
-                "last_arrival_timestamp_seconds",
-                "gauge",
-                "When something arrived; 0: never.",
-                self.last_arrival_s.unwrap_or(0),
-            ),
-        ] {
-            const WHY: &str = "invariant: a String can be written to";
+            ("gave_up_total", "Entries given up.", self.gave_up),
+            ("sent_bytes_total", "Bytes sent.", self.sent_bytes),
+            ("waits_total", "Tries that came to nothing.", self.waits),
+        ];
+        let mut text = String::new();
+        let gauges = gauges.map(|it| ("gauge", it));
+        let counters = counters.map(|it| ("counter", it));
+        for (kind, (name, help, value)) in gauges.into_iter().chain(counters) {
             let name = format!("snowcache_queue_{name}");
             writeln!(text, "# HELP {name} {help}").expect(WHY);
             writeln!(text, "# TYPE {name} {kind}\n{name} {value}").expect(WHY);

@@ -28,13 +28,18 @@ fn failed(path: &StorePath, held: bool) -> Failed {
     }
 }
 
+/// Longer than a tick of the file system's clock.
+fn tick() {
+    std::thread::sleep(std::time::Duration::from_millis(20));
+}
+
 #[test]
 fn what_is_queued_waits_once_the_oldest_first() {
     let (_folder, spool) = spool();
     assert!(waiting(&spool).is_empty(), "no folder is an empty spool");
     for digit in ['2', '1', '0', '1'] {
         spool.add(&[path(digit)]).expect("queued");
-        std::thread::sleep(std::time::Duration::from_millis(20)); // a tick of the file system's clock
+        tick();
     }
     assert_eq!(waiting(&spool), [path('2'), path('0'), path('1')]);
     let target = fs::read_link(spool.link_of(&path('0'))).expect("a link");
@@ -50,7 +55,7 @@ fn an_entry_that_was_queued_anew_stays() {
     let (_folder, spool) = spool();
     spool.add(&[path('0'), path('1')]).expect("queued");
     let seen = spool.waiting().expect("read");
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    tick();
     spool.add(&[path('0')]).expect("queued again");
     spool.done(&seen).expect("done");
     assert_eq!(waiting(&spool), [path('0')]);
