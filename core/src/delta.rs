@@ -29,7 +29,7 @@ use crate::swap::Swaps;
 use crate::token::{BUILD_ID_LEN, HASH_LEN};
 use crate::upload::{QuestionError, open, sealed};
 
-pub use compare::{MAX_DENSE, Side, Step, compare};
+pub use compare::{Budget, Side, Step, compare};
 
 /// Pairs in one question: as many paths as a large system has.
 pub const MAX_PAIRS: usize = 10_000;
@@ -85,11 +85,14 @@ pub enum Part {
     },
 }
 
+/// A token of the old NAR, and what stands for it: as many bytes.
+pub type Swap = (Vec<u8>, Vec<u8>);
+
 /// How one NAR is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
     /// Tokens of the old NAR and what stands for them, besides the question's pairs.
-    pub swaps: Vec<(Vec<u8>, Vec<u8>)>,
+    pub swaps: Vec<Swap>,
     /// The NAR.
     pub parts: Vec<Part>,
 }

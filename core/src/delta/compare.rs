@@ -9,13 +9,28 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::Swap;
 use crate::recipe::{FrameId, Op, Recipe};
 use crate::swap::Swaps;
 use crate::token;
 
-/// Dense pieces that are looked into for one NAR: at most 64 MiB of each side are read. Others are
-/// fetched.
-pub const MAX_DENSE: usize = 64;
+/// What comparing may cost: for one plan, or for all that one question asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Ops of both recipes that are compared. What has more is fetched whole.
+    pub ops: usize,
+    /// Dense pieces that are looked into, of up to 1 MiB on each side. Others are fetched.
+    pub dense: usize,
+}
+
+impl Budget {
+    /// For one question: NARs of 200 GB on both sides take 2 million ops and some seconds; a system
+    /// of 700 paths has some 20 dense pieces.
+    pub const PLAN: Budget = Budget {
+        ops: 2_000_000,
+        dense: 1000,
+    };
+}
 
 /// Swaps learned for one NAR: with 64 bytes each at most 1 MiB.
 const MAX_SWAPS: usize = 16_384;
@@ -53,14 +68,18 @@ pub enum Step {
     },
 }
 
-/// How the NAR of `new` is made of the one of `old`, and the swaps that it takes besides `swaps`.
-/// `read` gives bytes of either NAR, for dense pieces, or nothing where they cannot be had.
+/// How the NAR of `new` is made of the one of `old`, and the swaps that it takes besides `swaps`;
+/// `None` where that is beyond the `budget`. `read` gives bytes of either NAR, for dense pieces, or
+/// nothing where they cannot be had.
 pub fn compare(
     old: &Recipe,
     new: &Recipe,
     swaps: Swaps,
+    budget: &mut Budget,
     read: &mut dyn FnMut(Side, Range<u64>) -> Option<Vec<u8>>,
-) -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<Step>) {
+) -> Option<(Vec<Swap>, Vec<Step>)> {
+    let ops = old.ops().len() + new.ops().len();
+    budget.ops = budget.ops.checked_sub(ops)?;
     let mut compared = Compared {
         old: Old::of(old),
         tokens: Tokens {
@@ -69,7 +88,7 @@ pub fn compare(
             learned: Vec::new(),
         },
         cursor: 0,
-        dense: 0,
+        budget,
         read,
         steps: Vec::new(),
     };
@@ -79,7 +98,7 @@ pub fn compare(
         compared.op(number, op, at..at + len);
         at += len;
     }
-    (compared.tokens.learned, compared.steps)
+    Some((compared.tokens.learned, compared.steps))
 }
 
 /// What makes two ops worth comparing.
@@ -143,8 +162,7 @@ struct Compared<'a, 'b> {
     tokens: Tokens,
     /// The old op that the next new one should be like.
     cursor: usize,
-    /// Dense pieces looked into.
-    dense: usize,
+    budget: &'b mut Budget,
     read: &'b mut dyn FnMut(Side, Range<u64>) -> Option<Vec<u8>>,
     steps: Vec<Step>,
 }
@@ -201,10 +219,10 @@ impl Compared<'_, '_> {
 
     fn is_dense(&mut self, place: usize, new: &Range<u64>, follows: bool) -> bool {
         let old = self.old.range(place);
-        if self.dense == MAX_DENSE || old.end - old.start != new.end - new.start {
+        if self.budget.dense == 0 || old.end - old.start != new.end - new.start {
             return false;
         }
-        self.dense += 1;
+        self.budget.dense -= 1;
         let (old, new) = (
             (self.read)(Side::Old, old),
             (self.read)(Side::New, new.clone()),
@@ -247,7 +265,7 @@ struct Tokens {
     swaps: Swaps,
     /// Tokens without a swap that were copied as they are.
     stay: BTreeSet<Vec<u8>>,
-    learned: Vec<(Vec<u8>, Vec<u8>)>,
+    learned: Vec<Swap>,
 }
 
 impl Tokens {

@@ -53,7 +53,16 @@ fn made(old: &[u8], new: &[u8], pairs: &[(u8, u8)]) -> (Vec<u8>, u64, Vec<Step>)
         let nar = if side == Side::Old { old } else { new };
         Some(nar[range.start as usize..range.end as usize].to_vec())
     };
-    let (learned, steps) = compare(&recipe(old), &recipe(new), swaps.clone(), &mut read);
+    let recipes = (recipe(old), recipe(new));
+    let mut budget = Budget::PLAN;
+    let compared = compare(
+        &recipes.0,
+        &recipes.1,
+        swaps.clone(),
+        &mut budget,
+        &mut read,
+    );
+    let (learned, steps) = compared.expect("within the budget");
     let mut all = swaps;
     for (from, to) in &learned {
         all.add(from, to);
@@ -112,6 +121,36 @@ fn a_change_costs_the_frames_that_it_is_in() {
     let (nar, fetched, _) = made(&old, &new, &[(1, 11)]);
     assert!(nar == new);
     assert!((300_000..300_100).contains(&fetched), "{fetched}");
+}
+
+#[test]
+fn what_is_beyond_the_budget_is_not_compared_or_not_looked_into() {
+    let (old, new) = (program(1, 2, 7, 2), program(11, 12, 8, 2));
+    let recipes = (recipe(&old), recipe(&new));
+    let told = |mut budget: Budget| {
+        let mut read = |_, _| panic!("there are dense pieces, and no budget for them");
+        compare(
+            &recipes.0,
+            &recipes.1,
+            Swaps::default(),
+            &mut budget,
+            &mut read,
+        )
+    };
+    let ops = recipes.0.ops().len() + recipes.1.ops().len();
+    assert_eq!(
+        told(Budget {
+            ops: ops - 1,
+            dense: 9
+        }),
+        None
+    );
+    let (_, steps) = told(Budget { ops, dense: 0 }).expect("compared");
+    let fetched = |step: &Step| matches!(step, Step::Fetch { .. });
+    assert!(
+        steps.iter().any(fetched),
+        "the dense piece is fetched: {steps:?}"
+    );
 }
 
 #[test]

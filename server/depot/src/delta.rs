@@ -2,13 +2,13 @@
 //!
 //! Guarantees: says nothing of a NAR that the cache does not show; a delta is of the encoding that
 //! is served, its ranges are whole frames of it. Bounded: two recipes of at most [`MAX_OPS`] ops
-//! are held, and what [`delta::MAX_DENSE`] pieces have is read. Never: an error where fetching the
-//! whole NAR will do.
+//! are held, and the caller says how much may be compared. Never: an error where fetching the whole
+//! NAR will do.
 
 use std::ops::Range;
 
 use bytes::Bytes;
-use snowcache_core::delta::{self, Delta, Pair, Part, Side, Step};
+use snowcache_core::delta::{self, Budget, Delta, Pair, Part, Side, Step};
 use snowcache_core::recipe::Recipe;
 use snowcache_core::swap::Swaps;
 
@@ -22,12 +22,18 @@ use crate::relayout::encoded_offsets;
 pub const MAX_OPS: usize = 100_000;
 
 impl Depot {
-    /// How the NAR of `pair.wanted` is made of that of `pair.old`, besides `swaps`; None where it
-    /// has to be fetched whole.
+    /// How the NAR of `pair.wanted` is made of that of `pair.old`, by what it takes besides `swaps`;
+    /// None where it has to be fetched whole.
     ///
     /// # Errors
     /// When the index or the disk fails.
-    pub fn delta(&self, cache: &CacheName, pair: &Pair, swaps: &Swaps) -> Result<Option<Delta>> {
+    pub fn delta(
+        &self,
+        cache: &CacheName,
+        pair: &Pair,
+        swaps: &Swaps,
+        budget: &mut Budget,
+    ) -> Result<Option<Delta>> {
         let infos = self.infos(cache, &[pair.wanted])?;
         let Some(info) = infos.into_iter().flatten().next() else {
             return Ok(None);
@@ -36,17 +42,23 @@ impl Depot {
         let (Some(new), Some(old)) = (new, self.nar(cache, &pair.old_nar)?) else {
             return Ok(None);
         };
-        if old.least_parts().max(new.least_parts()) > MAX_OPS {
+        if old.least_parts().max(new.least_parts()) > MAX_OPS.min(budget.ops) {
             return Ok(None);
         }
-        match self.compared(&old, &new, swaps) {
+        match self.compared(&old, &new, swaps, budget) {
             // It was moved meanwhile.
             Err(error) if error.is_gone() => Ok(None),
             result => result,
         }
     }
 
-    fn compared(&self, old: &NarReader, new: &NarReader, swaps: &Swaps) -> Result<Option<Delta>> {
+    fn compared(
+        &self,
+        old: &NarReader,
+        new: &NarReader,
+        swaps: &Swaps,
+        budget: &mut Budget,
+    ) -> Result<Option<Delta>> {
         let recipes = (old.recipe()?, new.recipe()?);
         if recipes.0.ops().len().max(recipes.1.ops().len()) > MAX_OPS {
             return Ok(None);
@@ -56,7 +68,11 @@ impl Depot {
             let chunks: Result<Vec<Bytes>> = nar.raw(range).collect();
             chunks.ok().map(|chunks| chunks.concat())
         };
-        let (swaps, steps) = delta::compare(&recipes.0, &recipes.1, swaps.clone(), &mut read);
+        let swaps = swaps.clone();
+        let compared = delta::compare(&recipes.0, &recipes.1, swaps, budget, &mut read);
+        let Some((swaps, steps)) = compared else {
+            return Ok(None);
+        };
         let parts = self.located_parts(new, &recipes.1, steps)?;
         Ok(parts.map(|parts| Delta { swaps, parts }))
     }

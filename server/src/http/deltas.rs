@@ -6,8 +6,8 @@
 //!   POST /api/v1/frames   JSON    these ranges of a `.nar.zst`, one after the other
 //! ```
 //! Guarantees: open as reading is, and tells of visible NARs only. Bounded: a plan compares two
-//! recipes at a time in a place of the readers, and is made as it is taken; one that grows too long
-//! says of the rest that it is to be fetched whole. What is sent of a NAR is never more than it.
+//! recipes at a time in a place of the readers, and is made as it is taken; what is beyond its
+//! budget or makes it too long is to be fetched whole. What is sent of a NAR is never more than it.
 
 use super::errors::Refusal;
 use super::nar::current_name;
@@ -18,7 +18,9 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
-use snowcache_core::delta::{self, MAX_ANSWER_BYTES, MAX_DELTA_BYTES, MAX_QUESTION_BYTES, Pair};
+use snowcache_core::delta::{
+    self, Budget, MAX_ANSWER_BYTES, MAX_DELTA_BYTES, MAX_QUESTION_BYTES, Pair,
+};
 use snowcache_core::swap::Swaps;
 use snowcache_depot::{CacheName, Depot, NarReader};
 use snowcache_nix::NarHash;
@@ -49,6 +51,7 @@ struct Plan {
     cache: CacheName,
     pairs: std::vec::IntoIter<Pair>,
     swaps: Swaps,
+    budget: Budget,
     encoder: Encoder<'static, Vec<u8>>,
     /// Length of the answer so far, not packed.
     answer_bytes: usize,
@@ -161,7 +164,10 @@ async fn piece(app: &App, mut plan: Plan) -> Result<(Bytes, Option<Plan>), Refus
         for pair in plan.pairs.by_ref().take(PAIRS_AT_ONCE) {
             let fits = plan.answer_bytes <= MAX_ANSWER_BYTES - 2 * MAX_DELTA_BYTES;
             let delta = match fits {
-                true => plan.depot.delta(&plan.cache, &pair, &plan.swaps)?,
+                true => {
+                    let (cache, budget) = (&plan.cache, &mut plan.budget);
+                    plan.depot.delta(cache, &pair, &plan.swaps, budget)?
+                }
                 false => None,
             };
             let mut answer = Vec::new();
@@ -187,6 +193,7 @@ impl Plan {
             cache: app.cache.clone(),
             swaps: delta::swaps(&pairs),
             pairs: pairs.into_iter(),
+            budget: Budget::PLAN,
             encoder,
             answer_bytes: delta::MAGIC.len(),
         })

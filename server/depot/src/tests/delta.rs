@@ -2,7 +2,7 @@
 //! told of NARs that are not shown.
 
 use super::*;
-use snowcache_core::delta::{Delta, Pair, Part};
+use snowcache_core::delta::{Budget, Delta, Pair, Part};
 use snowcache_core::swap::{Swapper, Swaps};
 use snowcache_nix::NarHash;
 
@@ -16,7 +16,12 @@ impl Bench {
 
     fn told(&self, wanted: u8, old: u8, old_nar: NarHash) -> Option<Delta> {
         let pair = pair(wanted, old, old_nar);
-        let delta = self.depot.delta(&cache(), &pair, &swaps(wanted, old));
+        let delta = self.depot.delta(
+            &cache(),
+            &pair,
+            &swaps(wanted, old),
+            &mut Budget::PLAN.clone(),
+        );
         delta.expect("compared")
     }
 
@@ -115,6 +120,8 @@ fn nothing_is_told_of_what_is_not_shown() {
     assert!(bench.told(1, 1, shown.nar_hash).is_some());
     let pair = pair(1, 1, shown.nar_hash);
     let other = "other".parse().expect("a name");
-    let delta = bench.depot.delta(&other, &pair, &swaps(1, 1));
+    let delta = bench
+        .depot
+        .delta(&other, &pair, &swaps(1, 1), &mut Budget::PLAN.clone());
     assert!(delta.expect("compared").is_none(), "in another cache");
 }
