@@ -11,15 +11,18 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use snowcache_nix::NarInfo;
+use support::attic::Attic;
 use support::machine::wait_for;
 use support::nix::{Nix, Node, User, inputs};
+use support::running::free_port;
 use support::server::{Snowcached, binary};
 
 #[test]
 fn from_files_everything_comes_over_and_clients_keep_their_key() {
     for nix in Nix::both() {
         let mut move_ = Move::with_an_old_key();
-        let old = move_.old_folder(&nix);
+        let old = move_.old_folder(&nix, "xz");
         let mut user = move_.user();
         user.variable("OLD", &old.to_string_lossy())
             .variable("TOP", &move_.top);
@@ -34,7 +37,7 @@ fn from_a_bucket_everything_comes_over() {
     for (nix, name) in Nix::both().into_iter().zip(["old-nix", "new-nix"]) {
         let mut move_ = Move::with_an_old_key();
         move_.install_key();
-        bucket.fill(name, &move_.old_folder(&nix));
+        bucket.fill(name, &move_.old_folder(&nix, "xz"));
         let mut user = move_.user();
         user.variable("OLD", name)
             .variable("PORT", &free_port().to_string());
@@ -52,6 +55,36 @@ fn from_a_store_everything_comes_over() {
         let mut move_ = Move::with_an_old_key();
         let user = move_.user();
         move_.run("harmonia.md", &user, &nix, None);
+        move_.assert_served_under_the_old_key(&nix);
+    }
+}
+
+/// attic has to be given: `SNOWCACHE_BENCH_ATTIC` is the path of `atticd`, with `atticadm` beside it.
+#[test]
+fn from_attic_everything_comes_over() {
+    let Some(atticd) = std::env::var_os("SNOWCACHE_BENCH_ATTIC") else {
+        eprintln!("SNOWCACHE_BENCH_ATTIC names no atticd: only the page's words were looked at");
+        return;
+    };
+    for nix in Nix::both() {
+        let mut move_ = Move::with_an_old_key();
+        let attic = Attic::start(Path::new(&atticd)).expect("attic");
+        let old = move_.old_folder(&nix, "none");
+        for entry in fs::read_dir(&old).expect("a folder") {
+            let file = entry.expect("an entry").path();
+            if file.extension().is_some_and(|name| name == "narinfo") {
+                let text = fs::read_to_string(file).expect("a narinfo");
+                let info = NarInfo::parse(&text).expect("a narinfo");
+                let nar = fs::File::open(old.join(&info.url)).expect("a NAR");
+                attic.upload(&info, nar).expect("uploaded");
+            }
+        }
+        move_.old_public_key = attic.public_key().expect("a key");
+        let database = attic.database().to_string_lossy();
+        let mut user = move_.user();
+        user.variable("OLD", &attic.url())
+            .variable("DATABASE", &database);
+        move_.run("attic.md", &user, &nix, None);
         move_.assert_served_under_the_old_key(&nix);
     }
 }
@@ -95,11 +128,11 @@ impl Move {
     }
 
     /// What the builder has, as files, signed.
-    fn old_folder(&self, nix: &Nix) -> std::path::PathBuf {
+    fn old_folder(&self, nix: &Nix, compression: &str) -> std::path::PathBuf {
         let old = self.folder.path().join("old");
         let key = self.folder.path().join("old.sec");
         let copy = format!(
-            "nix copy --to 'file://{}?compression=xz&secret-key={}' {}",
+            "nix copy --to 'file://{}?compression={compression}&secret-key={}' {}",
             old.display(),
             key.display(),
             self.top
@@ -271,11 +304,6 @@ impl Drop for Bucket {
         self.process.kill().ok();
         self.process.wait().ok();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// A free port whose neighbour 10,000 above is one, too.

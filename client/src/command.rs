@@ -16,6 +16,7 @@ mod rm;
 mod scrub;
 mod subject;
 mod switch;
+mod token;
 mod verify;
 
 use crate::cli::{CacheArgs, Cli, Command};
@@ -58,6 +59,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Pin(command) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(pin::run(&remote, command))
+        }
+        Command::Token(command) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(token::run(&remote, command))
         }
         Command::Gc(args) => {
             let remote = connect(&cache.cache, cache)?;

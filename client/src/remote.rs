@@ -27,6 +27,7 @@ mod plan;
 mod put;
 mod retry;
 mod tls;
+mod tokens;
 mod uploads;
 
 pub use about::{CacheInfo, Page};
@@ -34,6 +35,7 @@ pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use batch::{Batch, HASHES_PER_REQUEST};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
+pub use tokens::{NewToken, Token, TokenWish};
 pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
 use self::http::{Ask, Http};

@@ -6,7 +6,9 @@
 //! ```
 
 use crate::auth::Gate;
+use crate::auth::tokens::{Tokens, TokensError};
 use crate::banner::{banner, public_url};
+use crate::clock::now_unix_s;
 use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
@@ -51,6 +53,9 @@ pub enum StartError {
     /// Keys and tokens.
     #[error(transparent)]
     FirstStart(#[from] FirstStartError),
+    /// Tokens that were made.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// The depot.
     #[error("the depot in {dir} cannot be opened")]
     Depot {
@@ -105,6 +110,8 @@ impl Server {
         raise_descriptor_limit();
         let lock = DataLock::take(&config.data)?;
         let identity = Identity::in_folder(&config.data, &config.cache.key_name)?;
+        let tokens = Tokens::open(&config.data, now_unix_s())?;
+        let gate = Gate::new(&identity, tokens, config.auth.allow_plaintext_writes);
         let certificates = match config.tls.is_on() {
             true => Some(Certificates::load(&config.tls)?),
             false => None,
@@ -124,7 +131,7 @@ impl Server {
         let to_a_person = std::io::stdout().is_terminal();
         let banner = banner(&config, &bound, &identity, to_a_person);
         let public_url = public_url(&config, bound[0]);
-        let app = app(config, depot, identity, certificates, public_url);
+        let app = app(config, depot, (gate, identity), certificates, public_url);
         Ok(Server {
             app: Arc::new(app),
             listeners,
@@ -191,7 +198,7 @@ impl Server {
 fn app(
     config: Config,
     depot: Depot,
-    identity: Identity,
+    (gate, identity): (Gate, Identity),
     certificates: Option<Arc<Certificates>>,
     public_url: String,
 ) -> App {
@@ -201,7 +208,7 @@ fn app(
         collector: Collector::new(depot.clone(), policy, interval),
         depot,
         cache: CacheName::default_cache(),
-        gate: Gate::new(&identity, config.auth.allow_plaintext_writes),
+        gate,
         keys: identity.keys,
         public_url,
         reads: Workers::new(config.reads.max_at_once),

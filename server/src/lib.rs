@@ -12,6 +12,7 @@
 
 pub mod auth;
 pub mod banner;
+pub mod clock;
 pub mod collector;
 pub mod commands;
 pub mod compose;

@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod attacks;
+pub mod attic;
 pub mod big;
 pub mod cargo;
 pub mod codec;
@@ -22,6 +23,7 @@ pub mod nix;
 pub mod oracle;
 pub mod proxy;
 pub mod random;
+pub mod running;
 pub mod served;
 pub mod server;
 pub mod snowread;

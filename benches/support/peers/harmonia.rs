@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::free_port;
-use super::running::{Running, folder, tied};
+use super::{Running, folder, tied};
 
 /// Starts this binary with its defaults, on a free port.
 pub fn start(binary: &Path) -> Result<Running, String> {

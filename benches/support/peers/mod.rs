@@ -5,11 +5,11 @@ pub mod attic;
 pub mod certificate;
 pub mod harmonia;
 pub mod nginx;
-pub mod running;
 pub mod snowcache;
 
 use super::engine::catalog::Catalog;
 use super::engine::target::Target;
+pub use super::harness::running::{Running, folder, free_port, tied};
 
 /// The yardstick's name: ratios are to it.
 pub const YARDSTICK: &str = "nginx";
@@ -47,10 +47,4 @@ impl Served {
             target,
         }
     }
-}
-
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }

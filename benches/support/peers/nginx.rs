@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::certificate::Certificate;
 use super::free_port;
-use super::running::{Running, folder, tied};
+use super::{Running, folder, tied};
 
 /// A running nginx.
 pub struct Nginx {

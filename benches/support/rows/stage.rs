@@ -4,10 +4,10 @@
 use super::super::corpus::Corpus;
 use super::super::engine::target::Target;
 use super::super::engine::verify::verify;
+use super::super::harness::attic::CACHE as ATTIC_CACHE;
 use super::super::harness::server::Snowcached;
 use super::super::peers::nginx::Nginx;
-use super::super::peers::running::Running;
-use super::super::peers::{OURS, Served, Subject, YARDSTICK, attic, harmonia, snowcache};
+use super::super::peers::{OURS, Running, Served, Subject, YARDSTICK, attic, harmonia, snowcache};
 use super::super::report::Row;
 use super::super::settings::Settings;
 
@@ -131,7 +131,7 @@ impl Stage {
             return;
         };
         let started = attic::start(&binary, &self.corpus);
-        self.add_peer("attic", attic::CACHE, started);
+        self.add_peer("attic", ATTIC_CACHE, started);
     }
 
     fn add_peer(&mut self, name: &str, cache: &str, started: Result<Running, String>) {

@@ -115,7 +115,7 @@ fn keep(text: &str) -> Result<String, String> {
 }
 
 /// `90m`, `7d`: a whole number and its unit.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let unit = |unit: char| match unit {
         's' => Some(1),
         'm' => Some(60),

@@ -7,7 +7,7 @@
 //! than one extent, at most 2 MiB stored.
 
 mod chunks;
-mod extent;
+pub(crate) mod extent;
 mod unpack;
 mod window;
 

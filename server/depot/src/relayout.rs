@@ -1,13 +1,20 @@
 //! Making a layout from its recipe: when a depot is replayed, and whenever frames have moved.
+//!
+//! Of two copies of a frame that uploads store at once, the index knows the one that was committed
+//! last, and each NAR's layout its own. Should the known one be collected, the other is found by
+//! the layout that has it.
+
+use std::collections::BTreeSet;
 
 use snowcache_core::recipe::{FrameId, Op, Recipe};
 use snowcache_nix::NarHash;
 
 use crate::depot::Shared;
 use crate::index::{Batch, Index, Table};
-use crate::layout::{Builder, Layout, Location, literal_frame_len};
+use crate::layout::{Builder, Layout, Location, Part, literal_frame_len};
+use crate::read::extent::Records;
 use crate::read::read_state;
-use crate::record::{FRAME_HEADER_BYTES, FrameHeader};
+use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
 use crate::rows::Place;
 use crate::state::recipe_of;
 use crate::{Error, Result};
@@ -15,25 +22,90 @@ use crate::{Error, Result};
 /// Frames looked up at once.
 const OPS_AT_ONCE: usize = 1024;
 
-/// The layout of `recipe` with the frames where the index says that they are.
-///
-/// # Errors
-/// `Corrupt` where a frame is not in the index.
-pub fn build(index: &dyn Index, nar: &NarHash, recipe: &Recipe) -> Result<Builder> {
-    let mut builder = Builder::default();
+/// The layout of `recipe` with the frames where the index says that they are, or the frames that
+/// it does not know.
+pub fn resolve(
+    index: &dyn Index,
+    recipe: &Recipe,
+) -> Result<std::result::Result<Builder, BTreeSet<FrameId>>> {
+    let (mut builder, mut lacking) = (Builder::default(), BTreeSet::new());
     each(index, recipe, &mut |op, frame| {
         match (op, frame) {
             (Op::Literal(bytes), _) => builder.literal(bytes),
             (_, Some((id, Some(at)))) => builder.frame(&header_of(id, &at), &at),
-            (_, Some((id, None))) => {
-                let what = format!("NAR {nar} lacks frame {id} and is not served");
-                return Err(Error::corrupt(what));
-            }
+            (_, Some((id, None))) => drop(lacking.insert(id)),
             (_, None) => unreachable!("only literals have no frame"),
         }
         Ok(())
     })?;
-    Ok(builder)
+    Ok(match lacking.is_empty() {
+        true => Ok(builder),
+        false => Err(lacking),
+    })
+}
+
+/// The same of a NAR that has a layout: what the index does not know is looked for there, and
+/// known from then on. The caller holds the gate.
+pub fn resolve_again(
+    shared: &Shared,
+    nar: &NarHash,
+    layout: &Layout,
+    recipe: &Recipe,
+) -> Result<std::result::Result<Builder, BTreeSet<FrameId>>> {
+    match resolve(&*shared.index, recipe)? {
+        Err(lacking) => {
+            recall(shared, nar, layout, &lacking)?;
+            resolve(&*shared.index, recipe)
+        }
+        resolved => Ok(resolved),
+    }
+}
+
+/// Puts those frames into the index of which the layout has a whole copy.
+fn recall(
+    shared: &Shared,
+    nar: &NarHash,
+    layout: &Layout,
+    lacking: &BTreeSet<FrameId>,
+) -> Result<()> {
+    let mut batch = Batch::default();
+    for number in 0..layout.blocks.len() {
+        let parts = layout.block(&*shared.index, nar, number)?;
+        for part in parts.unwrap_or_default() {
+            let Part::Extent(extent) = part else { continue };
+            let mut stored = vec![0; extent.stored_len as usize];
+            let segments = &shared.segments;
+            let read = segments.read(extent.segment, extent.offset, &mut stored);
+            match read.map_err(|e| Error::io(format!("reading segment {}", extent.segment), e)) {
+                Err(error) if error.is_gone() => continue,
+                read => read?,
+            }
+            for (at, record) in Records::of(&stored) {
+                let Some((header, body)) = record else { break };
+                if lacking.contains(&header.id) && Checksum::of(body) == header.checksum {
+                    let location = Location {
+                        segment: extent.segment,
+                        offset: extent.offset + at as u64,
+                        stored_len: header.stored_len,
+                        raw_len: header.raw_len,
+                        checksum: header.checksum,
+                    };
+                    let key = header.id.as_bytes().as_slice();
+                    batch.put(Table::Frames, key, location.encode());
+                }
+            }
+        }
+    }
+    shared.index.write(batch)
+}
+
+/// What a NAR without these frames comes to.
+pub fn lacks(nar: &NarHash, frames: &BTreeSet<FrameId>) -> Error {
+    let first = frames.first().map(FrameId::to_string).unwrap_or_default();
+    let count = frames.len();
+    Error::corrupt(format!(
+        "NAR {nar} lacks {count} frames, {first} among them, and is not served"
+    ))
 }
 
 /// The frames of the recipe at `place` that the index knows, in order.
@@ -107,7 +179,8 @@ pub fn relayout(shared: &Shared, nar: &NarHash, batch: &mut Batch) -> Result<()>
         return Ok(());
     };
     let recipe = recipe_at(shared, &layout.recipe)?;
-    let builder = build(&*shared.index, nar, &recipe)?;
+    let resolved = resolve_again(shared, nar, &layout, &recipe)?;
+    let builder = resolved.map_err(|lacking| lacks(nar, &lacking))?;
     layout.remove(batch, nar);
     builder.finish(batch, nar, layout.recipe);
     Ok(())

@@ -312,12 +312,12 @@ fn prepare(
 /// A recipe whose frames were collected is garbage; where a path needs it, that is said there.
 fn apply_recipe(index: &dyn Index, payload: &[u8], at: Place, batch: &mut Batch) -> Result<()> {
     let (nar, _, recipe) = recipe_of(payload)?;
-    match relayout::build(index, &nar, &recipe) {
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            tracing::debug!(%nar, %error, "a recipe without its frames");
+    match relayout::resolve(index, &recipe)? {
+        Err(lacking) => {
+            let frames = lacking.len();
+            tracing::debug!(%nar, frames, "a recipe without its frames");
             Ok(())
         }
-        Err(error) => Err(error),
         Ok(builder) => {
             if let Some(old) = Layout::read(index, &nar)? {
                 old.remove(batch, &nar);

@@ -23,6 +23,7 @@ mod offered;
 mod publish;
 mod replay;
 mod simulation;
+mod twins;
 mod windows;
 
 /// A depot over memory whose segments outlive it.

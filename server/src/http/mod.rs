@@ -6,7 +6,7 @@
 //!     '--> observe::request --> head --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api;  operators: health
 //!     +-- keeping: admit --> pins; the admin only: gc remove scrub
-//!     +-- native pushes: admit --> uploads
+//!     +-- native pushes: admit --> uploads;   identity: the admin only: tokens
 //!     '-- /push: the same for the uploader's own names, and
 //!           admit --> push_nar push_narinfo documents
 //! ```
@@ -37,6 +37,7 @@ pub mod router;
 pub mod scrub;
 pub mod sending;
 pub mod small_nars;
+pub mod tokens;
 pub mod uploads;
 
 use crate::auth::Gate;
@@ -66,7 +67,7 @@ pub struct App {
     pub cache: CacheName,
     /// All of these sign.
     pub keys: Vec<SecretKey>,
-    /// Who may write.
+    /// Who may do what.
     pub gate: Gate,
     /// The limits.
     pub config: Config,

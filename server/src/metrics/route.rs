@@ -43,6 +43,7 @@ routes! {
     Gc = "gc",
     Scrub = "scrub",
     Remove = "remove",
+    Tokens = "tokens",
     Query = "query",
     Health = "health",
     Metrics = "metrics",
@@ -84,6 +85,7 @@ fn native(path: &str) -> Route {
         "gc" => Route::Gc,
         "scrub" => Route::Scrub,
         "remove" => Route::Remove,
+        "tokens" => Route::Tokens,
         _ => Route::Other,
     }
 }
@@ -126,6 +128,7 @@ mod tests {
             ("/push/realisations/x.doi", "push_document"),
             ("/api/v1/missing", "missing"),
             ("/api/v1/pins/web/rollback", "pins"),
+            ("/api/v1/tokens/0123456789abcdef", "tokens"),
             ("/get-narinfos-v1", "query"),
             ("/push/get-narinfos-v1", "query"),
             ("/readyz", "health"),

@@ -8,6 +8,7 @@ mod deltas;
 mod encrypted;
 mod front_door;
 mod hostile;
+mod identity;
 mod keeping;
 mod limits;
 mod operating;

@@ -25,7 +25,7 @@ use crate::pool::Stream;
 use crate::record::{Checksum, FRAME_HEADER_BYTES, Header, Kind, StateHeader};
 use crate::relayout::relayout;
 use crate::rows::Place;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A frame, where it was, and where its copy lies.
 pub type Moved = (FrameId, Location, Location);
@@ -123,14 +123,22 @@ impl Copier {
     }
 
     /// Makes the layouts of NARs anew, one after the other, so that nobody waits for more than one.
-    pub fn lay_out(&self, nars: &BTreeSet<NarHash>) -> Result<()> {
+    /// Whether it could be done for all: one that is damaged stays where it was.
+    pub fn lay_out(&self, nars: &BTreeSet<NarHash>) -> Result<bool> {
+        let mut all = true;
         for nar in nars {
             let mut batch = Batch::default();
             let _gate = self.shared.undisturbed()?;
-            relayout(&self.shared, nar, &mut batch)?;
+            match relayout(&self.shared, nar, &mut batch) {
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!(%nar, %error, "not moved");
+                    all = false;
+                }
+                laid_out => laid_out?,
+            }
             self.shared.index.write(batch)?;
         }
-        Ok(())
+        Ok(all)
     }
 }
 

@@ -174,7 +174,12 @@ impl<'a, 'b> Rewrite<'a, 'b> {
                 tracing::warn!(segment = %id, %error, "not rewritten");
                 return Ok(false);
             }
-            copied => copied?,
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(segment = %id, "something in it could not be moved: it stays");
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         }
         let live = self.coverage.bytes(id);
         self.copied.push((id, *len));
@@ -281,13 +286,13 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         found.bytes(id) == self.coverage.bytes(id)
     }
 
-    /// Copies what lives and points the index at the copies.
+    /// Copies what lives and points the index at the copies. Whether all of it could be moved.
     fn copy(
         &mut self,
         id: SegmentId,
         scanned: &Scanned,
         frames: &[(FrameId, Location)],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut moved = Vec::new();
         for (frame, at) in frames {
             // Another copy serves as well, when the index points at that one.
@@ -337,7 +342,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
         id: SegmentId,
         frames: Vec<Moved>,
         states: Vec<(Target, Place, Place)>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let shared = self.shared.clone();
         self.copier.repoint(frames)?;
         let users = self.users.remove(&id).unwrap_or_default();
@@ -355,8 +360,10 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             let _gate = shared.undisturbed()?;
             users.extend(shared.uses.nars(self.seen));
         }
-        self.copier.lay_out(&users)?;
-        users.into_iter().try_for_each(|nar| self.cover(nar))
+        let all = self.copier.lay_out(&users)?;
+        // Also where not all could be moved: the others may lead to segments that are not done yet.
+        users.into_iter().try_for_each(|nar| self.cover(nar))?;
+        Ok(all)
     }
 
     /// Removes the segments whose copies are in the index, once that is durable.

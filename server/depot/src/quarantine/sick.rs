@@ -2,21 +2,18 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use snowcache_core::recipe::{FrameId, Op, Recipe};
+use snowcache_core::recipe::{FrameId, Recipe};
 use snowcache_nix::NarHash;
 
 use super::{Damage, Lack};
 use crate::depot::Shared;
 use crate::index::{Batch, Table};
-use crate::layout::{Builder, Layout, Location};
+use crate::layout::Layout;
 use crate::read::read_state;
-use crate::relayout::{frame_id, header_of};
+use crate::relayout::resolve_again;
 use crate::rows::Place;
 use crate::state::recipe_of;
 use crate::{Error, ErrorKind, Result};
-
-/// Frames looked up at once.
-const OPS_AT_ONCE: usize = 1024;
 
 impl Shared {
     /// Reads the table of sick NARs; those that have become whole meanwhile are healed.
@@ -65,6 +62,8 @@ impl Shared {
         if before != lack {
             note(&mut batch, nar, before.as_ref(), lack.as_ref());
         }
+        // Its new layout may lead to where a collection that runs has seen nothing that is needed.
+        self.uses.nar(*nar);
         self.index.write(batch)?;
         let sick = lack.is_some();
         match (before.is_some(), &lack) {
@@ -101,7 +100,7 @@ impl Shared {
             let frames = BTreeSet::new();
             return Ok(Some(Lack { recipe, frames }));
         };
-        match self.resolve(&recipe)? {
+        match resolve_again(self, nar, &layout, &recipe)? {
             Ok(builder) => {
                 layout.remove(batch, nar);
                 builder.finish(batch, nar, layout.recipe);
@@ -124,35 +123,6 @@ impl Shared {
             )));
         }
         Ok(recipe)
-    }
-
-    /// A layout with the frames where the index says that they are, or the frames that it does not
-    /// know.
-    fn resolve(&self, recipe: &Recipe) -> Result<std::result::Result<Builder, BTreeSet<FrameId>>> {
-        let (mut builder, mut lacking) = (Builder::default(), BTreeSet::new());
-        for ops in recipe.ops().chunks(OPS_AT_ONCE) {
-            let ids: Vec<_> = ops.iter().filter_map(frame_id).collect();
-            let keys: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
-            let mut found = self.index.get_many(Table::Frames, &keys)?.into_iter();
-            for op in ops {
-                match (op, frame_id(op)) {
-                    (Op::Literal(bytes), _) => builder.literal(bytes),
-                    (_, Some(id)) => match found.next().flatten() {
-                        Some(value) => {
-                            let location = Location::decode(&value)?;
-                            builder.frame(&header_of(id, &location), &location);
-                        }
-                        None => drop(lacking.insert(id)),
-                    },
-                    (_, None) => unreachable!("only literals have no frame"),
-                }
-            }
-        }
-        Ok(if lacking.is_empty() {
-            Ok(builder)
-        } else {
-            Err(lacking)
-        })
     }
 }
 

@@ -16,13 +16,13 @@ const ALL: Scrub = Scrub {
 };
 
 impl Bench {
-    fn scrub(&self) -> Scrubbed {
+    pub(super) fn scrub(&self) -> Scrubbed {
         let go_on = &mut |_| ControlFlow::Continue(());
         self.depot.scrub(&ALL, go_on).expect("scrub")
     }
 
     /// Whether the path number `number` is visible, asked in every way there is.
-    fn shows(&self, number: u8, nar: Nar) -> bool {
+    pub(super) fn shows(&self, number: u8, nar: Nar) -> bool {
         let hash = path(number, nar, &[]).store_path.hash();
         let depot = &self.depot;
         let listed = depot.paths(&cache(), None, 100).expect("list");
@@ -44,7 +44,7 @@ impl Bench {
         frames.into_iter().map(|(_, place)| place).collect()
     }
 
-    fn named_frames(&self) -> Vec<(FrameId, (SegmentId, u64, u64))> {
+    pub(super) fn named_frames(&self) -> Vec<(FrameId, (SegmentId, u64, u64))> {
         let mut found = Vec::new();
         for (id, len) in self.segments.list().expect("list") {
             let mut bytes = vec![0; len as usize];

@@ -1,9 +1,9 @@
-//! A peer's process: started, waited for until it listens, stopped when it goes out of scope. What
+//! The process of another server: started, waited for until it listens, stopped when it goes out of scope. What
 //! it prints is told where it does not start. When the bench dies, however it dies, so does it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,4 +85,10 @@ pub fn folder(peer: &str) -> Result<tempfile::TempDir, String> {
     let mut builder = tempfile::Builder::new();
     let folder = builder.prefix(&format!("snowcache-{peer}-")).tempdir();
     folder.map_err(|error| error.to_string())
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address").port()
 }
