@@ -6,6 +6,8 @@
 //! cargo bench --bench rollout -- CORPUS-FOLDER       one that tests/corpus/make-corpus.sh made
 //! ```
 //!
+//! `SNOWCACHE_BENCH_ONLY=P7` or `P6,P15` for some of the rows.
+//!
 //! Each round, for each version of Nix, on new nodes with an empty store and a nix-daemon: the
 //! floor (NARs that lie unpacked in this process's memory, pushed over as many connections as are
 //! best), prefetch from a snowcached, and nix-store --realise with the snowcached as substituter.
@@ -64,8 +66,15 @@ fn main() {
     let size: u64 = cargo.iter().map(|it| it.info.nar_size).sum();
     println!("{} paths, {:.1} MB of NARs", cargo.len(), size as f64 / 1e6);
     let trusted = format!("{} {}", server.public_key(), key.public());
-    gate(&trusted, &server, &key);
-    rebuild(&trusted, &server, [&top, &top2]);
+    if wanted("P15") {
+        gate(&trusted, &server, &key);
+    }
+    if wanted("P7") {
+        rebuild(&trusted, &server, [&top, &top2]);
+    }
+    if !wanted("P6") {
+        return;
+    }
     println!("| nix | round | floor s | prefetch s | of the floor | realise s |");
     println!("|---|---|---|---|---|---|");
     for nix in Nix::both() {
@@ -86,6 +95,12 @@ fn main() {
         let median = ratios[ROUNDS / 2];
         println!("{}: median {median:.2} of the floor", nix.version);
     }
+}
+
+/// Whether a row is wanted: `SNOWCACHE_BENCH_ONLY` names some, of P6, P7 and P15.
+fn wanted(row: &str) -> bool {
+    let only = std::env::var("SNOWCACHE_BENCH_ONLY");
+    only.is_err() || only.is_ok_and(|only| only.split(',').any(|it| it == row))
 }
 
 /// Bytes on the wire from generation to generation.
