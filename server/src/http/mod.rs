@@ -16,6 +16,7 @@ pub mod batch;
 pub mod body;
 pub mod cache_info;
 pub mod codec;
+pub mod deltas;
 pub mod documents;
 pub mod errors;
 pub mod front;
