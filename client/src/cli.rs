@@ -4,6 +4,7 @@ mod agent;
 mod keep;
 mod push;
 mod queue;
+mod token;
 
 pub use agent::{GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, SwitchMode, WhyArgs};
 use clap::{Args, Parser, Subcommand};
@@ -13,6 +14,7 @@ pub use queue::{
     FlushArgs, HookArgs, PushingArgs, QueueCommand, RunArgs, SomeArgs, SpoolArgs, StatusArgs,
 };
 use std::path::PathBuf;
+pub use token::{Scope, TokenCommand, TokenCreateArgs, TokenRevokeArgs};
 
 /// Look into a Nix binary cache, say what it keeps, prove that it holds what it says, and bring
 /// closures from it to this node ahead of time.
@@ -106,6 +108,9 @@ Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable
     /// Name what the cache must keep, with generations to go back to
     #[command(subcommand)]
     Pin(PinCommand),
+    /// Make tokens for people and machines, list them, revoke them
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Collect what nothing keeps, and say of each thing that goes why
     #[command(after_help = "\
 A path stays while a pin keeps it, while something that stays refers to it, and for

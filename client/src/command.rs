@@ -18,10 +18,12 @@ mod rm;
 mod scrub;
 mod subject;
 mod switch;
+mod token;
 mod verify;
 
 use crate::cli::{CacheArgs, Cli, Command};
 use crate::failure::Failure;
+use crate::identity;
 use crate::remote::{Remote, RemoteError};
 use std::fs;
 use std::future::Future;
@@ -55,13 +57,29 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Push(args) => {
             let to = args.to.clone().unwrap_or_else(|| cache.cache.clone());
             let remote = connect(&to, cache)?;
-            block_on(push::run(&remote, &args))
+            block_on(async {
+                let remote = match args.dry_run {
+                    true => remote,
+                    false => admitted(remote).await?,
+                };
+                push::run(&remote, &args).await
+            })
         }
         Command::Hook(args) => hook::run(&args),
         Command::Queue(command) => queue::run(cache, command),
         Command::Pin(command) => {
             let remote = connect(&cache.cache, cache)?;
-            block_on(pin::run(&remote, command))
+            block_on(async {
+                let remote = match command.is_reading() {
+                    true => remote,
+                    false => admitted(remote).await?,
+                };
+                pin::run(&remote, command).await
+            })
+        }
+        Command::Token(command) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(token::run(&remote, command))
         }
         Command::Gc(args) => {
             let remote = connect(&cache.cache, cache)?;
@@ -103,6 +121,21 @@ fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
         .map(str::trim)
         .filter(|token| !token.is_empty());
     Remote::new(endpoint, token).map_err(Failure::usage)
+}
+
+/// The same cache; for a job of a CI that was given no token, with one for its identity.
+async fn admitted(remote: Remote) -> Result<Remote, Failure> {
+    if remote.has_token() {
+        return Ok(remote);
+    }
+    match identity::of_environment(remote.endpoint()).await? {
+        None => Ok(remote),
+        Some(identity) => {
+            let made = remote.exchange(&identity).await?;
+            let endpoint = remote.endpoint().clone();
+            Remote::new(endpoint, Some(&made.token)).map_err(Failure::failed)
+        }
+    }
 }
 
 /// A failed request; of one that lacked the right token it is said which one to take.

@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod command;
 mod failure;
+mod identity;
 mod nix_conf;
 pub mod node;
 pub mod prefetch;

@@ -13,7 +13,7 @@
 mod engine;
 mod lane;
 mod order;
-mod pack;
+pub(crate) mod pack;
 mod store;
 
 pub use engine::{Fate, Heard, Options, Plan, Pushed, push};

@@ -1,103 +1,95 @@
-//! Who may write: bearers of the push or the admin token, over a way that does not show it to
-//! others.
+//! Who may do what: bearers of the push or the admin token and of tokens that were made, over a way
+//! that does not show them to others.
 //!
 //! Guarantees: tokens are compared in constant time; a token that came readable from another
 //! machine is refused before it is looked at. Never: a token in a log line or an answer.
 
+pub mod subject;
+pub mod tokens;
+
+use crate::clock::now_unix_s;
 use crate::first_start::Identity;
 use crate::http::errors::Refusal;
 use crate::listen::Peer;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use subject::{Scope, Subject};
 use subtle::ConstantTimeEq;
+use tokens::{Dead, Tokens};
 
-/// As whom a write is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
-    /// The bearer of `push.token`.
-    Push,
-    /// The bearer of `admin.token`.
-    Admin,
-}
-
-impl Subject {
-    /// The name in records and log lines.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Subject::Push => "push",
-            Subject::Admin => "admin",
-        }
-    }
-}
-
-/// Decides about writes.
+/// Decides about requests.
 pub struct Gate {
     push_token: String,
     admin_token: String,
+    /// Those that were made.
+    pub tokens: Tokens,
     allow_plaintext_writes: bool,
 }
 
 impl Gate {
-    /// A gate that opens to the two tokens of `identity`.
-    pub fn new(identity: &Identity, allow_plaintext_writes: bool) -> Gate {
+    /// A gate that opens to the two tokens of `identity`, and to `tokens`.
+    pub fn new(identity: &Identity, tokens: Tokens, allow_plaintext_writes: bool) -> Gate {
         Gate {
             push_token: identity.push_token.clone(),
             admin_token: identity.admin_token.clone(),
+            tokens,
             allow_plaintext_writes,
         }
     }
 
-    /// Who writes, if they may.
+    /// Who asks, if they may do what takes `scope`.
     ///
     /// # Errors
-    /// 403 for plain TCP from another machine, 401 for no token or a wrong one.
-    pub fn admit_write(&self, peer: &Peer, headers: &HeaderMap) -> Result<Subject, Refusal> {
-        if !self.allow_plaintext_writes && !peer.is_private() {
-            return Err(Refusal::new(
+    /// 403 for plain TCP from another machine and for a token without the scope, 401 for no token
+    /// or one that is not good.
+    pub fn admit(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        scope: Scope,
+    ) -> Result<Subject, Refusal> {
+        self.admit_secret(peer)?;
+        match self.bearer(headers) {
+            Some(Ok(subject)) if subject.scopes().allow(scope) => Ok(subject),
+            Some(Ok(subject)) => Err(too_little(&subject, scope)),
+            Some(Err(dead)) => Err(challenged(dead.to_string())),
+            None => Err(unauthorized(headers, scope)),
+        }
+    }
+
+    /// Whether this peer may send what must not be read on the way.
+    ///
+    /// # Errors
+    /// 403 for plain TCP from another machine.
+    pub fn admit_secret(&self, peer: &Peer) -> Result<(), Refusal> {
+        match self.allow_plaintext_writes || peer.is_private() {
+            true => Ok(()),
+            false => Err(Refusal::new(
                 StatusCode::FORBIDDEN,
                 "writes over plain TCP from another machine are refused, the token would travel \
                  readable: give the server a certificate ([tls]) or push through a TLS proxy on \
                  this machine, or set auth.allow_plaintext_writes = true",
-            ));
-        }
-        self.subject(headers).ok_or_else(|| unauthorized(headers))
-    }
-
-    /// The admin, for what takes something away.
-    ///
-    /// # Errors
-    /// As [`Gate::admit_write`]; and 403 for the push token.
-    pub fn admit_admin(&self, peer: &Peer, headers: &HeaderMap) -> Result<Subject, Refusal> {
-        match self.admit_write(peer, headers) {
-            Ok(Subject::Admin) => Ok(Subject::Admin),
-            Ok(Subject::Push) => Err(Refusal::new(
-                StatusCode::FORBIDDEN,
-                "the push token may push and set pins; what removes something takes the admin \
-                 token, which is in admin.token of the server's data folder",
             )),
-            Err(refusal) if refusal.status() == StatusCode::UNAUTHORIZED => Err(challenged(
-                "this takes the admin token: send the one in admin.token of the server's data \
-                 folder as a Bearer token",
-            )),
-            Err(refusal) => Err(refusal),
         }
     }
 
-    /// Whether the request bears a token that lets it write.
+    /// Whether the request bears a token that lets it push.
     pub fn knows(&self, headers: &HeaderMap) -> bool {
-        self.subject(headers).is_some()
+        let bearer = self.bearer(headers);
+        matches!(bearer, Some(Ok(subject)) if subject.scopes().allow(Scope::Push))
     }
 
-    fn subject(&self, headers: &HeaderMap) -> Option<Subject> {
+    /// Nothing where there is no token, or one that was never this server's.
+    fn bearer(&self, headers: &HeaderMap) -> Option<Result<Subject, Dead>> {
         let token = presented_token(headers)?;
         // Both are compared always, so that the time tells nothing about which one was nearer.
         let push = token.ct_eq(self.push_token.as_bytes());
         let admin = token.ct_eq(self.admin_token.as_bytes());
         match (bool::from(admin), bool::from(push)) {
-            (true, _) => Some(Subject::Admin),
-            (_, true) => Some(Subject::Push),
-            _ => None,
+            (true, _) => Some(Ok(Subject::admin())),
+            (_, true) => Some(Ok(Subject::push())),
+            _ => self.tokens.bearer(&token, now_unix_s()),
         }
     }
 }
@@ -119,24 +111,48 @@ fn presented_token(headers: &HeaderMap) -> Option<Vec<u8>> {
     None
 }
 
-fn unauthorized(headers: &HeaderMap) -> Refusal {
-    let sentence = match headers.contains_key(header::AUTHORIZATION) {
-        true => {
+/// 403: a good token that is for something else.
+fn too_little(subject: &Subject, scope: Scope) -> Refusal {
+    let instead = match scope {
+        Scope::Admin => {
+            "what removes something takes the admin token, which is in admin.token of the \
+             server's data folder, or one made with --scope admin"
+        }
+        _ => "have one made that does (snowcache token create --scope)",
+    };
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        format!(
+            "the token of {} is for {}, this takes {}: {instead}",
+            subject.as_str(),
+            subject.scopes(),
+            scope.as_str()
+        ),
+    )
+}
+
+fn unauthorized(headers: &HeaderMap, scope: Scope) -> Refusal {
+    let is_there = headers.contains_key(header::AUTHORIZATION);
+    challenged(match (scope, is_there) {
+        (Scope::Admin, _) => {
+            "this takes the admin token: send the one in admin.token of the server's data folder \
+             as a Bearer token"
+        }
+        (_, true) => {
             "the token is not this cache's: take the one in push.token of the server's data \
              folder, as the password in a netrc file (nix --option netrc-file FILE) or as a \
              Bearer token"
         }
-        false => {
+        (_, false) => {
             "writing needs a token: put `machine HOST login push password TOKEN` with the token \
              of push.token into a netrc file and name it with nix --option netrc-file FILE, or \
              send it as a Bearer token"
         }
-    };
-    challenged(sentence)
+    })
 }
 
 /// 401, which says how a token is sent.
-fn challenged(sentence: &str) -> Refusal {
+fn challenged(sentence: impl Into<String>) -> Refusal {
     let challenge =
         HeaderValue::from_static("Basic realm=\"snowcache\", Bearer realm=\"snowcache\"");
     Refusal::new(StatusCode::UNAUTHORIZED, sentence).with(header::WWW_AUTHENTICATE, challenge)
@@ -146,13 +162,31 @@ fn challenged(sentence: &str) -> Refusal {
 mod tests {
     use super::*;
 
-    fn gate(allow_plaintext_writes: bool) -> Gate {
+    struct Place {
+        gate: Gate,
+        _data: tempfile::TempDir,
+    }
+
+    impl std::ops::Deref for Place {
+        type Target = Gate;
+
+        fn deref(&self) -> &Gate {
+            &self.gate
+        }
+    }
+
+    fn gate(allow_plaintext_writes: bool) -> Place {
         let identity = Identity {
             keys: Vec::new(),
             push_token: "push-token-of-this-test".to_owned(),
             admin_token: "admin-token-of-this-test".to_owned(),
         };
-        Gate::new(&identity, allow_plaintext_writes)
+        let data = tempfile::tempdir().expect("a folder");
+        let tokens = Tokens::open(data.path(), now_unix_s()).expect("opens");
+        Place {
+            gate: Gate::new(&identity, tokens, allow_plaintext_writes),
+            _data: data,
+        }
     }
 
     fn with(authorization: &str) -> HeaderMap {
@@ -171,22 +205,22 @@ mod tests {
     #[test]
     fn either_token_opens_as_bearer_or_as_password() {
         let (gate, peer) = (gate(false), from("127.0.0.1:5000"));
-        let admitted = |headers| gate.admit_write(&peer, &headers).ok();
+        let admitted = |headers| gate.admit(&peer, &headers, Scope::Push).ok();
         assert_eq!(
             admitted(with("Bearer push-token-of-this-test")),
-            Some(Subject::Push)
+            Some(Subject::push())
         );
         assert_eq!(
             admitted(with("bearer admin-token-of-this-test")),
-            Some(Subject::Admin)
+            Some(Subject::admin())
         );
         assert_eq!(
             admitted(basic("anybody:push-token-of-this-test")),
-            Some(Subject::Push)
+            Some(Subject::push())
         );
         assert_eq!(
             admitted(basic(":push-token-of-this-test")),
-            Some(Subject::Push)
+            Some(Subject::push())
         );
         for wrong in [
             "Bearer ",
@@ -206,7 +240,10 @@ mod tests {
     #[test]
     fn what_removes_something_is_the_admin_s_alone() {
         let (gate, peer) = (gate(false), from("127.0.0.1:5000"));
-        let refusal = |headers| gate.admit_admin(&peer, &headers).expect_err("refused");
+        let refusal = |headers| {
+            gate.admit(&peer, &headers, Scope::Admin)
+                .expect_err("refused")
+        };
         let push = refusal(with("Bearer push-token-of-this-test"));
         assert_eq!(push.status(), StatusCode::FORBIDDEN);
         for headers in [HeaderMap::new(), with("Bearer wrong")] {
@@ -215,14 +252,20 @@ mod tests {
             assert!(stranger.sentence().contains("admin.token"));
         }
         let admin = with("Bearer admin-token-of-this-test");
-        assert_eq!(gate.admit_admin(&peer, &admin).ok(), Some(Subject::Admin));
-        assert!(gate.admit_admin(&from("192.0.2.7:1"), &admin).is_err());
+        assert_eq!(
+            gate.admit(&peer, &admin, Scope::Admin).ok(),
+            Some(Subject::admin())
+        );
+        assert!(
+            gate.admit(&from("192.0.2.7:1"), &admin, Scope::Admin)
+                .is_err()
+        );
     }
 
     #[test]
     fn a_refusal_says_where_the_token_is() {
         let refusal = gate(false)
-            .admit_write(&from("[::1]:1"), &HeaderMap::new())
+            .admit(&from("[::1]:1"), &HeaderMap::new(), Scope::Push)
             .expect_err("no token");
         assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED);
         assert!(
@@ -243,19 +286,21 @@ mod tests {
             ("192.0.2.7:1", false),
             ("[2001:db8::1]:1", false),
         ] {
-            let admitted = gate(false).admit_write(&from(address), &headers);
+            let admitted = gate(false).admit(&from(address), &headers, Scope::Push);
             assert_eq!(admitted.is_ok(), local, "{address}");
             if let Err(refusal) = admitted {
                 assert_eq!(refusal.status(), StatusCode::FORBIDDEN);
             }
             assert!(
-                gate(true).admit_write(&from(address), &headers).is_ok(),
+                gate(true)
+                    .admit(&from(address), &headers, Scope::Push)
+                    .is_ok(),
                 "{address}"
             );
         }
         for private in [Peer::Unix, Peer::Tls(([192, 0, 2, 7], 1).into())] {
             assert!(
-                gate(false).admit_write(&private, &headers).is_ok(),
+                gate(false).admit(&private, &headers, Scope::Push).is_ok(),
                 "{private:?}"
             );
         }

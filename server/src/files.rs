@@ -31,7 +31,10 @@ pub fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Makes the name `path` itself durable.
-fn sync_parent(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Whatever the filesystem says.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
     match path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())

@@ -12,6 +12,7 @@
 
 pub mod auth;
 pub mod banner;
+pub mod clock;
 pub mod collector;
 pub mod commands;
 pub mod compose;
@@ -23,6 +24,7 @@ pub mod listen;
 pub mod lock;
 pub mod metrics;
 pub mod observe;
+pub mod oidc;
 pub mod reload;
 pub mod scrubber;
 pub mod systemd;

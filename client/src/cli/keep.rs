@@ -63,6 +63,13 @@ Takes the admin token.")]
     },
 }
 
+impl PinCommand {
+    /// Whether it changes nothing.
+    pub fn is_reading(&self) -> bool {
+        matches!(self, PinCommand::List { .. } | PinCommand::History { .. })
+    }
+}
+
 /// `snowcache pin set`
 #[derive(Args, Debug)]
 pub struct PinSetArgs {
@@ -115,7 +122,7 @@ fn keep(text: &str) -> Result<String, String> {
 }
 
 /// `90m`, `7d`: a whole number and its unit.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let unit = |unit: char| match unit {
         's' => Some(1),
         'm' => Some(60),

@@ -217,7 +217,7 @@ impl Remote {
         })
     }
 
-    async fn get_json<T: DeserializeOwned>(
+    pub(super) async fn get_json<T: DeserializeOwned>(
         &self,
         path: &str,
         limit_bytes: usize,
@@ -227,7 +227,7 @@ impl Remote {
         self.read_json(&ask.url, answer, limit_bytes).await
     }
 
-    async fn read_json<T: DeserializeOwned>(
+    pub(super) async fn read_json<T: DeserializeOwned>(
         &self,
         url: &str,
         answer: Response<Incoming>,
@@ -238,7 +238,7 @@ impl Remote {
         serde_json::from_slice(&body).map_err(|error| not_understood(url, error.into()))
     }
 
-    fn ask(
+    pub(super) fn ask(
         &self,
         method: Method,
         path: &str,
@@ -258,7 +258,7 @@ impl Remote {
     }
 
     /// Without another attempt.
-    async fn once(&self, ask: &Ask) -> Result<Response<Incoming>, RemoteError> {
+    pub(super) async fn once(&self, ask: &Ask) -> Result<Response<Incoming>, RemoteError> {
         let body = Full::new(ask.body.clone()).map_err(|never| match never {});
         let body: Body = body.boxed_unsync();
         self.http.once(ask, body).await

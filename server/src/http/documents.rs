@@ -5,7 +5,7 @@
 
 use super::errors::Refusal;
 use super::{Shared, answer, body};
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};

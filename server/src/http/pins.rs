@@ -6,7 +6,8 @@
 use super::api::json;
 use super::errors::Refusal;
 use super::{Shared, body};
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
+use crate::clock::now_unix_s;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -16,7 +17,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use snowcache_depot::{Keep, Pin, PinChange, PinName};
 use snowcache_nix::{STORE_DIR, StorePath, StorePathError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// 1,000 roots, the most of a generation, of `/nix/store/`, 244 bytes, quotes and a comma are
 /// 258 KB.
@@ -116,10 +116,11 @@ pub async fn put(
     let change = PinChange {
         roots: roots.map_err(Refusal::malformed)?,
         keep: change.keep,
-        expires: change.expires_in_s.map(|s| now().saturating_add(s)),
+        expires: change.expires_in_s.map(|s| now_unix_s().saturating_add(s)),
     };
     let (depot, cache) = (app.depot.clone(), app.cache.clone());
-    let set = move || depot.set_pin(&cache, &name, change, subject.as_str());
+    let by = subject.clone();
+    let set = move || depot.set_pin(&cache, &name, change, by.as_str());
     let pin = app.commits.run(set).await?;
     tracing::info!(pin = %pin.name, generation = pin.current, subject = subject.as_str(), "set");
     Ok(json(&Method::PUT, &pin))
@@ -137,7 +138,8 @@ pub async fn rollback(
     let Rollback { to } = read(&app, &headers, body, "{\"to\": 3}, or null").await?;
     found(&app, &name).await?;
     let (depot, cache) = (app.depot.clone(), app.cache.clone());
-    let roll = move || depot.rollback_pin(&cache, &name, to, subject.as_str());
+    let by = subject.clone();
+    let roll = move || depot.rollback_pin(&cache, &name, to, by.as_str());
     let pin = app.commits.run(roll).await?;
     let (generation, subject) = (pin.current, subject.as_str());
     tracing::info!(pin = %pin.name, generation, subject, "rolled back");
@@ -152,7 +154,8 @@ pub async fn delete(
 ) -> Result<Response, Refusal> {
     let name = pin_name(&name)?;
     let (depot, cache, pin) = (app.depot.clone(), app.cache.clone(), name.clone());
-    let remove = move || depot.remove_pin(&cache, &pin, subject.as_str());
+    let by = subject.clone();
+    let remove = move || depot.remove_pin(&cache, &pin, by.as_str());
     if !app.commits.run(remove).await? {
         return Err(absent(&name));
     }
@@ -195,11 +198,6 @@ async fn read<T: DeserializeOwned>(
     let what = "the change of a pin";
     let text = body::whole(headers, body, MAX_CHANGE_BYTES, stall_s, &app.commits, what).await?;
     body::parsed(&text, expected)
-}
-
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs())
 }
 
 impl Listed {

@@ -14,7 +14,8 @@ use super::codec::decode::{DecodeError, decode};
 use super::codec::sniff::{HEAD_BYTES, sniff};
 use super::errors::Refusal;
 use super::{App, Shared, body};
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
+use crate::clock::now_unix_s;
 use crate::workers::in_place;
 use axum::Extension;
 use axum::body::Body;
@@ -24,7 +25,7 @@ use axum::response::{IntoResponse, Response};
 use received::{Message, Received, Stop};
 use snowcache_depot::{Error, ErrorKind, Nar, Upload};
 use std::cell::Cell;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Pieces of a body that wait for the decoder: 4 of at most 256 KiB, as large as a connection reads
@@ -202,10 +203,4 @@ fn about(name: &str, error: Error) -> Refusal {
         ErrorKind::BadNar | ErrorKind::Refused => Refusal::refused(format!("nar/{name}: {error}")),
         _ => error.into(),
     }
-}
-
-pub(super) fn now_unix_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -11,7 +11,7 @@
 
 use super::errors::Refusal;
 use super::{App, Shared, body};
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};

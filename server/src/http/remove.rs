@@ -7,7 +7,7 @@ use super::api::json;
 use super::errors::Refusal;
 use super::pins::store_path;
 use super::{App, Shared, body};
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;

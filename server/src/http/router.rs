@@ -2,16 +2,16 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, batch, cache_info, documents, gc, head, health, linger, listing, nar, narinfo,
-    pins, push_nar, push_narinfo, remove, scrub, uploads,
+    Shared, api, batch, cache_info, deltas, documents, gc, head, health, linger, listing, nar,
+    narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
 };
-use crate::auth::Subject;
+use crate::auth::subject::{Scope, Subject};
 use crate::listen::Peer;
 use crate::observe;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware::{self, Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
 use axum::{Extension, Router};
@@ -34,7 +34,10 @@ pub fn router(app: Shared) -> Router {
         .route("/api/v1/stats", get(api::stats))
         .route("/api/v1/missing", post(api::missing))
         .route("/api/v1/cost/{hash}", get(api::cost))
+        .route("/api/v1/plan", post(deltas::plan))
+        .route("/api/v1/frames", post(deltas::frames))
         .merge(keeping(&app))
+        .merge(identity(&app))
         .merge(sending(&app))
         .nest("/push", push(&app))
         .fallback(no_such_url)
@@ -42,7 +45,7 @@ pub fn router(app: Shared) -> Router {
         // Every handler that reads a body says how much of it.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(linger::linger))
-        .layer(middleware::from_fn_with_state(app.clone(), head::bounded))
+        .layer(from_fn_with_state(app.clone(), head::bounded))
         .layer(middleware::from_fn(observe::request))
         .with_state(app)
 }
@@ -83,7 +86,7 @@ fn push(app: &Shared) -> Router<Shared> {
             put(documents::put_build_trace),
         )
         .route("/debuginfo/{build_id}", put(documents::discard))
-        .route_layer(middleware::from_fn_with_state(app.clone(), admit));
+        .route_layer(from_fn_with_state((app.clone(), Scope::Push), admit));
     stock()
         .route("/nar/{file}", get(nar::get_uploaded))
         .merge(writing)
@@ -96,7 +99,7 @@ fn sending(app: &Shared) -> Router<Shared> {
         .route("/api/v1/uploads/nars", post(uploads::nars))
         .route("/api/v1/uploads/frames", post(uploads::frames))
         .route("/api/v1/uploads/commit", post(uploads::commit))
-        .route_layer(middleware::from_fn_with_state(app.clone(), admit))
+        .route_layer(from_fn_with_state((app.clone(), Scope::Push), admit))
 }
 
 /// What stays and what goes. Whoever pushes may pin; what takes something away is the admin's.
@@ -104,13 +107,13 @@ fn keeping(app: &Shared) -> Router<Shared> {
     let pinning = Router::new()
         .route("/api/v1/pins/{name}", put(pins::put))
         .route("/api/v1/pins/{name}/rollback", post(pins::rollback))
-        .route_layer(middleware::from_fn_with_state(app.clone(), admit));
+        .route_layer(from_fn_with_state((app.clone(), Scope::Pin), admit));
     let removing = Router::new()
         .route("/api/v1/pins/{name}", delete(pins::delete))
         .route("/api/v1/gc", post(gc::post))
         .route("/api/v1/remove", post(remove::post))
         .route("/api/v1/scrub", post(scrub::post))
-        .route_layer(middleware::from_fn_with_state(app.clone(), admit_admin));
+        .route_layer(from_fn_with_state((app.clone(), Scope::Admin), admit));
     Router::new()
         .route("/api/v1/scrub", get(scrub::get))
         .route("/api/v1/pins", get(pins::list))
@@ -119,26 +122,58 @@ fn keeping(app: &Shared) -> Router<Shared> {
         .merge(removing)
 }
 
-/// Lets through whom the gate lets through, and says as whom.
-async fn admit(State(app): State<Shared>, request: Request, next: Next) -> Response {
+/// Who may do what. A cache that is read-only has tokens, too, and lets them be revoked.
+fn identity(app: &Shared) -> Router<Shared> {
+    let exchange = Router::new()
+        .route("/api/v1/tokens/exchange", post(tokens::exchange))
+        .route_layer(from_fn_with_state(app.clone(), admit_stranger));
+    Router::new()
+        .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/v1/tokens/{id}", delete(tokens::revoke))
+        .route_layer(from_fn_with_state(
+            (app.clone(), Scope::Admin),
+            admit_always,
+        ))
+        .merge(exchange)
+}
+
+/// What a route takes to be asked.
+type Door = (Shared, Scope);
+
+/// Lets through whom the gate lets through, and says as whom; nobody while it is read-only.
+async fn admit(State((app, scope)): State<Door>, request: Request, next: Next) -> Response {
     if let Err(refusal) = writable(&app) {
         return refusal.into_response();
     }
-    let admitted = app.gate.admit_write(&peer(&request), request.headers());
-    let response = pass(admitted, request, next).await;
+    let collector = app.collector.clone();
+    let response = admit_always(State((app, scope)), request, next).await;
     if response.status() == StatusCode::INSUFFICIENT_STORAGE {
-        app.collector.want();
+        collector.want();
     }
     response
 }
 
-/// Lets through the bearer of the admin token alone.
-async fn admit_admin(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    if let Err(refusal) = writable(&app) {
-        return refusal.into_response();
+/// The same, also while it is read-only.
+async fn admit_always(
+    State((app, scope)): State<Door>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match app.gate.admit(&peer(&request), request.headers(), scope) {
+        Ok(subject) => {
+            request.extensions_mut().insert(subject);
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
     }
-    let admitted = app.gate.admit_admin(&peer(&request), request.headers());
-    pass(admitted, request, next).await
+}
+
+/// Lets through whoever sends their secrets in a way that does not show them to others.
+async fn admit_stranger(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    match app.gate.admit_secret(&peer(&request)) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 /// Whatever the token: a cache that is read-only takes nothing in, and nothing of it goes.
@@ -158,16 +193,6 @@ fn peer(request: &Request) -> Peer {
     let unknown = || Peer::Tcp(([255, 255, 255, 255], 0).into());
     let peer = request.extensions().get::<Peer>().cloned();
     peer.unwrap_or_else(unknown)
-}
-
-async fn pass(admitted: Result<Subject, Refusal>, mut request: Request, next: Next) -> Response {
-    match admitted {
-        Ok(subject) => {
-            request.extensions_mut().insert(subject);
-            next.run(request).await
-        }
-        Err(refusal) => refusal.into_response(),
-    }
 }
 
 async fn file(

@@ -17,7 +17,7 @@ use super::api::json;
 use super::errors::Refusal;
 use super::push_nar::{QUEUED_PIECES, feed};
 use super::{Shared, answer, body};
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
 use crate::workers::{Workers, in_place};
 use axum::Extension;
 use axum::body::Body;

@@ -90,6 +90,12 @@ impl Running {
     pub fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
     }
+
+    /// The same, until it is gone.
+    pub fn stop_and_wait(&mut self) {
+        self.stop();
+        self.thread.take().unwrap().join().unwrap();
+    }
 }
 
 impl Drop for Running {
@@ -97,7 +103,9 @@ impl Drop for Running {
         if self.stop.is_some() {
             self.stop();
         }
-        self.thread.take().unwrap().join().unwrap();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
     }
 }
 

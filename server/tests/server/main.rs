@@ -4,9 +4,11 @@
 
 mod alerts;
 mod client;
+mod deltas;
 mod encrypted;
 mod front_door;
 mod hostile;
+mod identity;
 mod keeping;
 mod limits;
 mod operating;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -48,18 +48,25 @@ fn folder(
             }
             folder(&source, &sink, &format!("{shown}/"), depth - 1, copied)?;
         } else if kind.is_file() {
-            copied.insert(shown, file(&source, &sink)?);
+            copied.extend(file(&source, &sink)?.map(|entry| (shown, entry)));
         }
     }
     sync_folder(to)
 }
 
-fn file(source: &Path, sink: &Path) -> Result<FileEntry> {
-    let content =
-        fs::read(source).map_err(|e| Error::io(format!("reading {}", source.display()), e))?;
-    let mode = |file: std::io::Result<fs::Metadata>| Ok(file?.permissions().mode() & 0o777);
-    let mode: std::io::Result<u32> = mode(fs::metadata(source));
-    let mode = mode.map_err(|e| Error::io(format!("reading {}", source.display()), e))?;
+/// Nothing where the file is gone by now: a token that expired.
+fn file(source: &Path, sink: &Path) -> Result<Option<FileEntry>> {
+    let read = || {
+        let mut file = File::open(source)?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        Ok((content, file.metadata()?.permissions().mode() & 0o777))
+    };
+    let read: std::io::Result<(Vec<u8>, u32)> = read();
+    let (content, mode) = match read {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|e| Error::io(format!("reading {}", source.display()), e))?,
+    };
     let mut aside = sink.as_os_str().to_owned();
     aside.push(".new");
     let write = || {
@@ -72,9 +79,9 @@ fn file(source: &Path, sink: &Path) -> Result<FileEntry> {
         fs::rename(&aside, sink)
     };
     write().map_err(|e| Error::io(format!("writing {}", sink.display()), e))?;
-    Ok(FileEntry {
+    Ok(Some(FileEntry {
         bytes: content.len() as u64,
         blake3: blake3::hash(&content).to_hex().to_string(),
         mode,
-    })
+    }))
 }

@@ -14,6 +14,7 @@ const KNOWN: [(&str, &[&str]); 3] = [
         &[
             "lock",
             "keys",
+            "tokens",
             "push.token",
             "admin.token",
             "depot",
@@ -46,9 +47,10 @@ impl Leftover {
 /// Looks for files that do not belong; returns those that are known to be useless.
 pub fn check(data: &Path, tell: &mut Teller<'_>) -> Result<Vec<Leftover>> {
     let mut leftovers = Vec::new();
-    let folders = KNOWN
-        .into_iter()
-        .chain([("keys", &["*.sec", "*.pub"] as &[&str])]);
+    let folders = KNOWN.into_iter().chain([
+        ("keys", &["*.sec", "*.pub"] as &[&str]),
+        ("tokens", &["*.json"]),
+    ]);
     for (folder, known) in folders {
         let path = data.join(folder);
         let Ok(entries) = fs::read_dir(&path) else {

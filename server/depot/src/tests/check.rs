@@ -254,18 +254,22 @@ fn leftovers_are_removed_and_strangers_are_not() {
     let at = |name: &str| data.path().join(name);
     fs::create_dir_all(at("depot/index.damaged")).expect("create");
     fs::write(at("push.token.new"), "half").expect("write");
+    fs::create_dir_all(at("tokens")).expect("create");
+    fs::write(at("tokens/0123456789abcdef.json"), "a token").expect("write");
+    fs::write(at("tokens/0123456789abcdef.json.new"), "half").expect("write");
     fs::write(at("notes.txt"), "mine").expect("write");
     let whole = fs::read(data.segment()).expect("read");
     fs::write(data.segment(), [&whole[..], b"never committed"].concat()).expect("write");
     let (told, checked) = data.check(false);
-    assert_eq!((checked.problems, checked.notes), (1, 3), "{told:?}");
+    assert_eq!((checked.problems, checked.notes), (1, 4), "{told:?}");
     assert!(problems(&told).contains("notes.txt"), "{told:?}");
     let (told, checked) = data.check(true);
     assert_eq!(
         (checked.problems, checked.notes, checked.repaired),
-        (1, 0, 3),
+        (1, 0, 4),
         "{told:?}"
     );
+    assert!(at("tokens/0123456789abcdef.json").exists());
     assert!(at("notes.txt").exists() && !at("push.token.new").exists());
     assert!(!at("depot/index.damaged").exists());
     assert_eq!(fs::read(data.segment()).expect("read"), whole);

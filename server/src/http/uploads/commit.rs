@@ -5,7 +5,7 @@
 //! each path what became of it, and its status is the worst of these. A path that is refused takes
 //! those along that refer to it, and no others.
 
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
 use crate::http::App;
 use crate::http::errors::Refusal;
 use crate::http::push_narinfo::check_content_address;

@@ -11,10 +11,10 @@
 //! every whole frame stays for the time of a lease, and when the process dies all but the last
 //! `KEEP_BYTES`. Never: more than one record and what the depot holds in memory.
 
-use crate::auth::Subject;
+use crate::auth::subject::Subject;
+use crate::clock::now_unix_s;
 use crate::http::App;
 use crate::http::errors::Refusal;
-use crate::http::push_nar::now_unix_s;
 use crate::http::push_nar::received::{Message, Received, Stop};
 use crate::http::{body, uploads::MAX_AT_ONCE};
 use serde::Serialize;
