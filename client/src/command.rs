@@ -6,12 +6,14 @@
 mod closure;
 mod gate;
 mod gc;
+mod hook;
 mod info;
 mod key;
 mod ls;
 mod pin;
 mod prefetch;
 mod push;
+mod queue;
 mod rm;
 mod scrub;
 mod subject;
@@ -63,6 +65,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
                 push::run(&remote, &args).await
             })
         }
+        Command::Hook(args) => hook::run(&args),
+        Command::Queue(command) => queue::run(cache, command),
         Command::Pin(command) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(async {
@@ -135,7 +139,7 @@ async fn admitted(remote: Remote) -> Result<Remote, Failure> {
 }
 
 /// A failed request; of one that lacked the right token it is said which one to take.
-fn denied(error: RemoteError, token_file: &str) -> Failure {
+pub(crate) fn denied(error: RemoteError, token_file: &str) -> Failure {
     if !error.is_denial() {
         return error.into();
     }
@@ -151,7 +155,10 @@ fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, F
         .build();
     let runtime = runtime
         .map_err(|error| Failure::failed(format!("the threads cannot be started: {error}")))?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // What a command that ended has left at work, one that was interrupted say, nobody waits for.
+    runtime.shutdown_background();
+    result
 }
 
 /// As a shell reports a program that wrote to a reader that had gone: 128 + SIGPIPE. Not success,

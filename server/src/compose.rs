@@ -13,9 +13,9 @@ use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
 use crate::http::front::Front;
+use crate::http::kept_nars::KeptNars;
 use crate::http::narinfos::Narinfos;
 use crate::http::sending::Windows;
-use crate::http::small_nars::SmallNars;
 use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
@@ -230,7 +230,8 @@ fn app(
         metrics: Arc::default(),
         certificates,
         narinfos: Narinfos::new(config.reads.narinfo_cache_bytes),
-        small_nars: SmallNars::default(),
+        small_nars: KeptNars::default(),
+        layouts: KeptNars::default(),
         conflicts: AtomicU64::new(0),
         config,
     }

@@ -30,6 +30,7 @@ pub mod server;
 pub mod snowread;
 pub mod stocked;
 pub mod strace;
+pub mod wire;
 pub mod world;
 
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! A cache gone bad: a proxy that stands between Nix and a good server, and spoils some of what
 //! passes through.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -11,7 +11,16 @@ use super::http::{Http, Response};
 /// What becomes of an answer, by the path that was asked for.
 type Spoil = dyn Fn(&str, Response) -> Response + Send + Sync;
 
-/// Forwards GET and HEAD. Ends with the test's process.
+/// An answer with this header is sent by half, and the connection ends.
+const CUT_OFF: &str = "X-Cut-Off";
+
+/// The same answer, cut off in the middle.
+pub fn cut_off(mut answer: Response) -> Response {
+    answer.headers.push((CUT_OFF.to_owned(), String::new()));
+    answer
+}
+
+/// Forwards requests, with their bodies. Ends with the test's process.
 pub struct Proxy {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -80,7 +89,19 @@ fn serve(
         log.lock()
             .expect("no poison")
             .push(format!("{method} {path}"));
-        let answer = spoil(path, Http(server).request(method, path).send());
+        let lengths = lines.iter().filter_map(|line| line.split_once(": "));
+        let mut lengths = lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let length = lengths
+            .next()
+            .map_or(0, |(_, length)| length.parse().expect("a length of a body"));
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let request = Http(server).request(method, path);
+        let request = match body.is_empty() {
+            true => request,
+            false => request.bytes(&body),
+        };
+        let answer = spoil(path, request.send());
         let length = match answer.header("content-length") {
             Some(length) if method == "HEAD" => length.to_owned(),
             _ => answer.body.len().to_string(),
@@ -89,9 +110,14 @@ fn serve(
             "HTTP/1.1 {} Said\r\nContent-Length: {length}\r\n\r\n",
             answer.status
         );
+        let is_cut = answer.header(CUT_OFF).is_some();
         (&*stream).write_all(head.as_bytes()).ok()?;
         if method != "HEAD" {
-            (&*stream).write_all(&answer.body).ok()?;
+            let sent = answer.body.len() / if is_cut { 2 } else { 1 };
+            (&*stream).write_all(&answer.body[..sent]).ok()?;
+        }
+        if is_cut {
+            return None;
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, batch, cache_info, documents, gc, head, health, linger, listing, nar, narinfo,
-    pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
+    Shared, api, batch, cache_info, deltas, documents, gc, head, health, linger, listing, nar,
+    narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
 };
 use crate::auth::subject::{Scope, Subject};
 use crate::listen::Peer;
@@ -34,6 +34,8 @@ pub fn router(app: Shared) -> Router {
         .route("/api/v1/stats", get(api::stats))
         .route("/api/v1/missing", post(api::missing))
         .route("/api/v1/cost/{hash}", get(api::cost))
+        .route("/api/v1/plan", post(deltas::plan))
+        .route("/api/v1/frames", post(deltas::frames))
         .merge(keeping(&app))
         .merge(identity(&app))
         .merge(sending(&app))
