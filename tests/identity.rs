@@ -357,6 +357,26 @@ fn an_issuer_that_does_not_answer_or_lies_is_nobody_s_word() {
 }
 
 #[test]
+fn keys_may_be_in_a_file_that_somebody_else_keeps_new() {
+    let (issuer, keys) = (
+        Issuer::start(),
+        tempfile::NamedTempFile::new().expect("a file"),
+    );
+    let more = format!("jwks_file = \"{}\"\n", keys.path().display());
+    let place = Place::with(issuer, &more, RULES);
+    refused(&place.says(json!({})), 503, "is no document");
+    let shown = Command::new("curl")
+        .args(["-sf", &format!("{}/keys", place.issuer.url)])
+        .output();
+    fs::write(keys.path(), shown.expect("curl runs").stdout).expect("written");
+    place.issuer.tell(json!({"dead": true}));
+    let mut place = place;
+    place.server.stop();
+    place.server.start_again();
+    place.says(json!({})).is(200);
+}
+
+#[test]
 fn a_cluster_says_who_its_pods_are() {
     let folder = support::folder_on_disk();
     let (ca, bearer) = (folder.path().join("ca.crt"), folder.path().join("bearer"));

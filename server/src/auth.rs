@@ -67,9 +67,9 @@ impl Gate {
             true => Ok(()),
             false => Err(Refusal::new(
                 StatusCode::FORBIDDEN,
-                "what takes a token is refused over plain TCP from another machine, the token would \
-                 travel readable: give the server a certificate ([tls]) or come through a TLS \
-                 proxy on its machine, or set auth.allow_plaintext_writes = true",
+                "what takes a token is refused over plain TCP from another machine, the token \
+                 would travel readable: give the server a certificate ([tls]) or come through a \
+                 TLS proxy on its machine, or set auth.allow_plaintext_writes = true",
             )),
         }
     }

@@ -34,8 +34,8 @@ const PREFIX: &str = "snow_";
 /// blocks of 4 KiB. A CI that starts a job every 2 s has 1,800 that hold for an hour.
 pub const MAX_TOKENS: usize = 10_000;
 
-/// Tokens in force that one subject may bear: a tenth, so that no job that asks for ever leaves none
-/// for others.
+/// Tokens in force that one subject may bear: a tenth, so that no job that asks for ever leaves
+/// none for others.
 pub const MAX_TOKENS_OF_ONE: usize = 1000;
 
 /// So long a token that has expired is listed, and its bearer is told so: a day.

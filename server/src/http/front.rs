@@ -6,9 +6,9 @@
 //!   GET, HEAD /<hash>.narinfo --> narinfo::known --> here: 200   absent: 404
 //!                                                 '--> not known: the router, as all else
 //! ```
-//! Guarantees: whoever may not read is left to the router; an answer has the bytes and headers that the router's would have. Never: waits, or
-//! touches a disk; answers where each request is to be told of in the log, has a body, or has a
-//! head that is too large.
+//! Guarantees: an answer has the bytes and headers that the router's would have; whoever may not
+//! read is left to the router. Never: waits, or touches a disk; answers where each request is to be
+//! told of in the log, has a body, or has a head that is too large.
 
 use super::narinfo::{self, Known};
 use super::{Shared, head, nar};
