@@ -35,7 +35,7 @@ pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use batch::{Batch, HASHES_PER_REQUEST};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
-pub use tokens::{NewToken, Token, TokenWish};
+pub use tokens::{GitHubError, NewToken, Token, TokenWish, github_identity};
 pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
 use self::http::{Ask, Http};

@@ -79,6 +79,8 @@ pub struct Cache {
 pub struct Auth {
     /// Take writes over plain TCP from other machines, their token readable on the way.
     pub allow_plaintext_writes: bool,
+    /// A file that says whose identities are exchanged for tokens; empty: nobody's.
+    pub issuers_file: PathBuf,
 }
 
 impl Default for Config {

@@ -35,7 +35,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use io::WriteTimeout;
 use outlet::Outlet;
-use sender::Sender;
+use sender::{Sender, Width};
 use socket::Accepted;
 use std::fmt;
 use std::net::SocketAddr;
@@ -45,6 +45,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use transport::Transport;
+use unsent::WIDE_PLACES;
 
 /// Bytes that hyper buffers of one connection: what it reads at a time, so what an upload queues is
 /// a small multiple.
@@ -104,6 +105,8 @@ pub struct Service {
     front: Option<Front>,
     /// Connections served at once, of all sockets together.
     places: Arc<Semaphore>,
+    /// For those that the kernel may take more of.
+    wide: Arc<Semaphore>,
     http: Http,
     metrics: Arc<Metrics>,
 }
@@ -141,6 +144,7 @@ impl Service {
             router,
             front: None,
             places: Arc::new(Semaphore::new(http.max_connections)),
+            wide: Arc::new(Semaphore::new(WIDE_PLACES)),
             http: http.clone(),
             metrics: metrics.clone(),
         }
@@ -221,7 +225,7 @@ impl Service {
     {
         let outlet = Outlet::default();
         let stream = WriteTimeout::new(stream, self.http.write_timeout());
-        let stream = Sender::new(stream, outlet.clone());
+        let stream = Sender::new(stream, outlet.clone(), Width::new(self.wide.clone()));
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
             let meter = self.metrics.meter(request.method(), request.uri().path());
             let front = self.front.as_ref();

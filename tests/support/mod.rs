@@ -17,6 +17,7 @@ pub mod corpus;
 pub mod daemon;
 pub mod disk;
 pub mod http;
+pub mod issuer;
 pub mod machine;
 pub mod nar;
 pub mod nix;

@@ -24,6 +24,11 @@ impl<T> KeptNar<T> {
         &self.made
     }
 
+    /// What it was read at.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
     /// The same NAR, with what `make` makes of it.
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> KeptNar<U> {
         KeptNar {

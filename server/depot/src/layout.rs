@@ -208,7 +208,7 @@ impl Layout {
                     stored_len: reader.u32()?,
                     raw_len: reader.u32()?,
                 }),
-                len => Part::Literal(Bytes::copy_from_slice(reader.take(len)?)),
+                len => Part::Literal(value.slice_ref(reader.take(len)?)),
             });
         }
         Ok(Some(parts))

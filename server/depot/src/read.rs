@@ -8,6 +8,7 @@
 
 mod chunks;
 pub(crate) mod extent;
+mod known;
 mod unpack;
 mod window;
 
@@ -27,6 +28,8 @@ use crate::relayout::recipe_at;
 use crate::segments::{SegmentId, Segments};
 use crate::state::recipe_of;
 use crate::{Error, Result};
+use known::Known;
+
 pub use chunks::Chunks;
 pub use window::{Piece, Run};
 
@@ -36,6 +39,8 @@ pub struct NarReader {
     shared: Arc<Shared>,
     nar: Nar,
     layout: Arc<Layout>,
+    /// All of it, where it is kept in memory.
+    known: Option<Arc<Known>>,
 }
 
 /// What one NAR is made of, and what that takes on disk.
@@ -84,6 +89,7 @@ impl NarReader {
             shared,
             nar,
             layout: Arc::new(layout),
+            known: None,
         }))
     }
 

@@ -23,6 +23,7 @@ pub mod front;
 pub mod gc;
 pub mod head;
 pub mod health;
+pub mod kept_nars;
 pub mod linger;
 pub mod listing;
 pub mod nar;
@@ -36,7 +37,6 @@ pub mod remove;
 pub mod router;
 pub mod scrub;
 pub mod sending;
-pub mod small_nars;
 pub mod tokens;
 pub mod uploads;
 
@@ -45,16 +45,17 @@ use crate::collector::Collector;
 use crate::config::Config;
 use crate::listen::tls::Certificates;
 use crate::metrics::Metrics;
+use crate::oidc::Issuers;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, header};
 use axum::response::Response;
 use bytes::Bytes;
+use kept_nars::{KeptNars, Small};
 use narinfos::Narinfos;
 use sending::Windows;
-use small_nars::SmallNars;
-use snowcache_depot::{CacheName, Depot};
+use snowcache_depot::{CacheName, Depot, NarReader};
 use snowcache_nix::SecretKey;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -69,6 +70,8 @@ pub struct App {
     pub keys: Vec<SecretKey>,
     /// Who may do what.
     pub gate: Gate,
+    /// Whose identities are exchanged for tokens.
+    pub issuers: Issuers,
     /// The limits.
     pub config: Config,
     /// The URL that refusals advise.
@@ -92,7 +95,9 @@ pub struct App {
     /// Narinfos as they are sent, in memory.
     pub narinfos: Narinfos,
     /// Small NARs as they are sent, in memory.
-    pub small_nars: SmallNars,
+    pub small_nars: KeptNars<Small>,
+    /// Where the bytes of larger ones lie, in memory.
+    pub layouts: KeptNars<NarReader>,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

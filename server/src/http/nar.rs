@@ -13,9 +13,9 @@
 use super::codec::Codec;
 use super::codec::encode::Encoded;
 use super::errors::Refusal;
+use super::kept_nars::{SMALL_BYTES, Small};
 use super::range::{Wanted, asks_for_part, wanted};
 use super::sending::{First, Sending, View};
-use super::small_nars::{SMALL_BYTES, Small};
 use super::{App, Shared, answer, body};
 use crate::listen::outlet::Outlet;
 use axum::Extension;
@@ -72,6 +72,15 @@ impl Name {
         }
     }
 
+    /// What of the NAR it names.
+    fn part_of(&self, reader: &NarReader) -> Part {
+        match self {
+            Name::Encoded(_, enc) if *enc != reader.encoding().name => Part::Replaced,
+            Name::Encoded(..) => Part::Encoded,
+            Name::Raw(_) => Part::Raw,
+        }
+    }
+
     fn into_key(self) -> (NarHash, Option<String>) {
         match self {
             Name::Encoded(hash, enc) => (hash, Some(enc)),
@@ -115,22 +124,29 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
         return Ok(response);
     }
     let whole = to.method == Method::GET && !is_conditional(&to.headers);
-    let (depot, cache, asked) = (app.depot.clone(), app.cache.clone(), name.clone());
-    let place = app.windows.copied();
-    let found = app
-        .reads
-        .run(move || find(&depot, &cache, &asked, whole, place));
-    let Found {
-        reader,
-        part,
-        small,
-        first,
-    } = found.await?.ok_or_else(missing)?;
-    if let Some(small) = small {
-        let response = small_answer(&to.method, small.made().clone());
-        app.small_nars.put(name.into_key(), small);
-        return Ok(response);
-    }
+    let known = app.layouts.get(&app.depot, &(*name.hash(), None));
+    let (reader, part, first) = match known.map(|reader| (name.part_of(&reader), reader)) {
+        Some((part, reader)) if !(whole && part.is_small(&reader)) => (reader, part, None),
+        _ => {
+            let (depot, cache, asked) = (app.depot.clone(), app.cache.clone(), name.clone());
+            let place = app.windows.copied();
+            let find = move || find(&depot, &cache, &asked, whole, place);
+            match app.reads.run(find).await?.ok_or_else(missing)? {
+                Found::Small(small) => {
+                    let response = small_answer(&to.method, small.made().clone());
+                    app.small_nars.put(name.into_key(), small);
+                    return Ok(response);
+                }
+                Found::Lies(kept, part, first) => {
+                    let reader = kept.made().clone();
+                    if reader.is_known() {
+                        app.layouts.put((*name.hash(), None), kept);
+                    }
+                    (reader, part, first)
+                }
+            }
+        }
+    };
     if matches!(part, Part::Replaced) {
         return replaced(app, to, &reader).await;
     }
@@ -167,13 +183,11 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
 }
 
 /// A NAR that was looked up.
-struct Found {
-    reader: NarReader,
-    part: Part,
+enum Found {
     /// All of it, where it is small and was wanted whole.
-    small: Option<KeptNar<Small>>,
-    /// What is sent first, where it was wanted whole and lies ready.
-    first: Option<First>,
+    Small(KeptNar<Small>),
+    /// Where it lies, and what is sent first, where it was wanted whole and lies ready.
+    Lies(KeptNar<NarReader>, Part, Option<First>),
 }
 
 /// Looks a NAR up, and reads what can be sent of it at once.
@@ -187,48 +201,52 @@ fn find(
     let Some(kept) = depot.keep_nar(cache, name.hash())? else {
         return Ok(None);
     };
-    let reader = kept.made().clone();
-    let part = match name {
-        Name::Encoded(_, enc) if *enc != reader.encoding().name => Part::Replaced,
-        Name::Encoded(..) => Part::Encoded,
-        Name::Raw(_) => Part::Raw,
+    let part = name.part_of(kept.made());
+    let found = match part.is_small(kept.made()) {
+        true if whole => read_small(kept, &part, name).map(Found::Small),
+        _ if whole => begin(kept, &part, place).map(|(kept, first)| Found::Lies(kept, part, first)),
+        _ => Ok(Found::Lies(kept, part, None)),
     };
-    let is_small = part.size_bytes(&reader) <= SMALL_BYTES;
-    let (mut small, mut first) = (None, None);
-    let read = match part {
-        Part::Encoded | Part::Raw if whole && is_small => {
-            let mut bytes = BytesMut::with_capacity(part.size_bytes(&reader) as usize);
-            let mut chunks = match part {
-                Part::Raw => reader.raw(0..u64::MAX),
-                _ => reader.encoded(0..u64::MAX),
-            };
-            let read = chunks.try_for_each(|chunk| chunk.map(|it| bytes.extend_from_slice(&it)));
-            let (bytes, etag) = (bytes.freeze(), ascii(name.etag()));
-            small = Some(kept.map(|_| Small { bytes, etag }));
-            read
-        }
-        Part::Encoded if whole => {
-            let mut chunks = reader.encoded(0..u64::MAX);
-            if place.is_none() {
-                chunks = chunks.lean();
-            }
-            chunks
-                .window()
-                .map(|pieces| first = Some(First { pieces, place }))
-        }
-        _ => Ok(()),
-    };
-    match read {
+    match found {
         // One found damaged just now is not here any more, so that the client goes elsewhere.
         Err(_) if depot.nar(cache, name.hash())?.is_none() => Ok(None),
         Err(error) => Err(error),
-        Ok(()) => Ok(Some(Found {
-            reader,
-            part,
-            small,
-            first,
-        })),
+        Ok(found) => Ok(Some(found)),
     }
+}
+
+fn read_small(
+    kept: KeptNar<NarReader>,
+    part: &Part,
+    name: &Name,
+) -> snowcache_depot::Result<KeptNar<Small>> {
+    let reader = kept.made();
+    let mut bytes = BytesMut::with_capacity(part.size_bytes(reader) as usize);
+    let mut chunks = match part {
+        Part::Raw => reader.raw(0..u64::MAX),
+        _ => reader.encoded(0..u64::MAX),
+    };
+    chunks.try_for_each(|chunk| chunk.map(|it| bytes.extend_from_slice(&it)))?;
+    let (bytes, etag) = (bytes.freeze(), ascii(name.etag()));
+    Ok(kept.map(|_| Small { bytes, etag }))
+}
+
+/// Takes the layout into memory, and makes ready what is sent first of an encoding.
+fn begin(
+    kept: KeptNar<NarReader>,
+    part: &Part,
+    place: Option<OwnedSemaphorePermit>,
+) -> snowcache_depot::Result<(KeptNar<NarReader>, Option<First>)> {
+    let kept = kept.with_layout()?;
+    if !matches!(part, Part::Encoded) {
+        return Ok((kept, None));
+    }
+    let mut chunks = kept.made().encoded(0..u64::MAX);
+    if place.is_none() {
+        chunks = chunks.lean();
+    }
+    let pieces = chunks.window()?;
+    Ok((kept, Some(First { pieces, place })))
 }
 
 /// The answer to who asks for a whole NAR that is kept in memory.
@@ -290,6 +308,11 @@ impl Part {
             Part::Raw => View::Raw,
             Part::Encoded | Part::Replaced => View::Encoded,
         }
+    }
+
+    /// Whether it is kept in memory whole.
+    fn is_small(&self, reader: &NarReader) -> bool {
+        !matches!(self, Part::Replaced) && self.size_bytes(reader) <= SMALL_BYTES
     }
 
     fn size_bytes(&self, reader: &NarReader) -> u64 {

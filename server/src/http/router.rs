@@ -124,6 +124,9 @@ fn keeping(app: &Shared) -> Router<Shared> {
 
 /// Who may do what. A cache that is read-only has tokens, too, and lets them be revoked.
 fn identity(app: &Shared) -> Router<Shared> {
+    let exchange = Router::new()
+        .route("/api/v1/tokens/exchange", post(tokens::exchange))
+        .route_layer(from_fn_with_state(app.clone(), admit_stranger));
     Router::new()
         .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/api/v1/tokens/{id}", delete(tokens::revoke))
@@ -131,6 +134,7 @@ fn identity(app: &Shared) -> Router<Shared> {
             (app.clone(), Scope::Admin),
             admit_always,
         ))
+        .merge(exchange)
 }
 
 /// What a route takes to be asked.
@@ -160,6 +164,14 @@ async fn admit_always(
             request.extensions_mut().insert(subject);
             next.run(request).await
         }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Lets through whoever sends their secrets in a way that does not show them to others.
+async fn admit_stranger(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    match app.gate.admit_secret(&peer(&request)) {
+        Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   parked --the socket has room--> preparing --> ready --taken--> preparing the next --> ...
+//!      |        nothing to wait for --------------^
 //!      '------- the client takes nothing; the kernel holds the file no more -------'
 //! ```
 //! Guarantees: what a client does not take holds no memory but its place in the NAR; windows of
@@ -31,9 +32,9 @@ const UNPACKED_WINDOWS: usize = 24;
 /// when all are taken has windows of some KB, at the price of more calls.
 const COPIED_WINDOWS: usize = 32;
 
-/// Bytes of a file that are looked for in the kernel's memory at once: eight questions of a quarter
-/// of a microsecond.
-const LOOK_BYTES: u64 = 512 << 10;
+/// Bytes of a file that are looked for in the kernel's memory at once, and then sent by one call if
+/// the socket has room: 32 questions of a quarter of a microsecond.
+const LOOK_BYTES: u64 = 2 << 20;
 
 /// Which bytes of a NAR are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +133,10 @@ impl Sending {
                 pieces,
                 _place: place,
             },
-            None => sending.prepare(sending.chunks()).await?,
+            None => match sending.at_once() {
+                Some(ready) => ready,
+                None => sending.prepare(sending.chunks()).await?,
+            },
         };
         sending.state = State::Ready(ready);
         Ok(sending)
@@ -143,6 +147,39 @@ impl Sending {
             View::Encoded => self.reader.encoded(self.range.clone()),
             View::Raw => self.reader.raw(self.range.clone()),
         })
+    }
+
+    /// The next window, where it is stored frames and takes no wait.
+    fn at_once(&self) -> Option<Ready> {
+        if self.view == View::Raw || self.read_again {
+            return None;
+        }
+        let place = self.windows.copied();
+        let mut chunks = self.reader.encoded(self.range.clone());
+        if place.is_none() {
+            chunks = chunks.lean();
+        }
+        let pieces = chunks.window_at_once();
+        (!pieces.is_empty()).then_some(Ready {
+            chunks: None,
+            pieces,
+            _place: place,
+        })
+    }
+
+    /// What makes the next window ready; it may wait for the disk.
+    fn next(&self, chunks: Option<Box<Chunks>>) -> State {
+        if let Some(chunks) = chunks {
+            return State::Preparing(self.prepare(chunks));
+        }
+        if let Some(ready) = self.at_once() {
+            return State::Ready(ready);
+        }
+        let chunks = match self.read_again {
+            true => Box::new(self.chunks().afresh()),
+            false => self.chunks(),
+        };
+        State::Preparing(self.prepare(chunks))
     }
 
     fn prepare(&self, mut chunks: Box<Chunks>) -> BoxFuture<'static, Result<Ready, Refusal>> {
@@ -185,11 +222,7 @@ impl Source for Sending {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Piece, bool)>> {
         loop {
             match std::mem::replace(&mut self.state, State::Parked) {
-                State::Parked if self.read_again => {
-                    let chunks = Box::new(self.chunks().afresh());
-                    self.state = State::Preparing(self.prepare(chunks));
-                }
-                State::Parked => self.state = State::Preparing(self.prepare(self.chunks())),
+                State::Parked => self.state = self.next(None),
                 State::Preparing(mut preparing) => match preparing.as_mut().poll(cx) {
                     Poll::Pending => {
                         self.state = State::Preparing(preparing);
@@ -205,8 +238,7 @@ impl Source for Sending {
                 },
                 State::Ready(ready) => {
                     let Some(piece) = ready.pieces.front().cloned() else {
-                        let chunks = ready.chunks.unwrap_or_else(|| self.chunks());
-                        self.state = State::Preparing(self.prepare(chunks));
+                        self.state = self.next(ready.chunks);
                         continue;
                     };
                     let more = ready.pieces.len() > 1;

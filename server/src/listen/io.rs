@@ -119,6 +119,10 @@ impl<S: Transport> Transport for WriteTimeout<S> {
         let room = self.stream.poll_room(cx);
         self.bounded(cx, room)
     }
+
+    fn widen(&self) -> io::Result<()> {
+        self.stream.widen()
+    }
 }
 
 #[cfg(test)]

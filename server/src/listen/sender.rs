@@ -9,20 +9,64 @@ use super::transport::Transport;
 use snowcache_depot::Piece;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A client that reads at all takes something within this time over any network, or waits for a
 /// lost packet; making ready again what it left costs a millisecond.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
+/// A client that makes room within this time takes what it gets: 1 MB/s and more.
+const FAST: Duration = Duration::from_millis(100);
+
 /// `S`, with what its outlet owes in place of placeholders.
 pub struct Sender<S> {
     stream: WriteTimeout<S>,
     outlet: Outlet,
     patience: Patience,
+    width: Width,
+}
+
+/// How much the kernel may take ahead of a client: more once the client was seen to make room soon,
+/// if a place is left; then as long as the connection lasts, since what the kernel has taken cannot
+/// be given up.
+pub struct Width {
+    places: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
+    full_since: Option<Instant>,
+}
+
+impl Width {
+    /// Narrow; `places` are those of all connections together.
+    pub fn new(places: Arc<Semaphore>) -> Width {
+        Width {
+            places,
+            place: None,
+            full_since: None,
+        }
+    }
+
+    fn is_full(&mut self) {
+        if self.place.is_none() && self.full_since.is_none() {
+            self.full_since = Some(Instant::now());
+        }
+    }
+
+    fn has_room(&mut self, stream: &impl Transport) -> io::Result<()> {
+        let waited = self.full_since.take();
+        if waited.is_none_or(|since| since.elapsed() > FAST) {
+            return Ok(());
+        }
+        self.place = self.places.clone().try_acquire_owned().ok();
+        match self.place {
+            Some(_) => stream.widen(),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How long a client has been taking nothing.
@@ -45,11 +89,12 @@ impl Patience {
 
 impl<S: Transport> Sender<S> {
     /// Of a connection whose bodies are told `outlet`.
-    pub fn new(stream: WriteTimeout<S>, outlet: Outlet) -> Sender<S> {
+    pub fn new(stream: WriteTimeout<S>, outlet: Outlet, width: Width) -> Sender<S> {
         Sender {
             stream,
             outlet,
             patience: Patience::default(),
+            width,
         }
     }
 
@@ -58,6 +103,7 @@ impl<S: Transport> Sender<S> {
             stream,
             outlet,
             patience,
+            width,
         } = self;
         let mut dues = outlet.due();
         let asked: u64 = dues.iter().map(|due| due.asked).sum();
@@ -90,9 +136,11 @@ impl<S: Transport> Sender<S> {
             if gives_up && !due.source.is_parked() {
                 due.source.park();
             }
+            width.is_full();
             return Poll::Pending;
         };
         let written = written?;
+        width.has_room(stream)?;
         patience.runs = false;
         let before: usize = plain.iter().map(|buf| buf.len()).sum();
         let late = written.saturating_sub(before) as u64;
@@ -174,5 +222,36 @@ impl<S: Transport> AsyncWrite for Sender<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn who_makes_room_soon_is_wide_as_long_as_there_are_places() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("bound");
+        let stream = TcpStream::connect(address).await.expect("connect");
+        let places = Arc::new(Semaphore::new(1));
+        let width = || Width::new(places.clone());
+        let (mut never_full, mut slow) = (width(), width());
+        never_full.has_room(&stream).expect("set");
+        slow.is_full();
+        slow.full_since = slow.full_since.map(|since| since - 2 * FAST);
+        slow.has_room(&stream).expect("set");
+        assert!(never_full.place.is_none() && slow.place.is_none());
+        let (mut fast, mut late) = (width(), width());
+        for width in [&mut fast, &mut late] {
+            width.is_full();
+            width.has_room(&stream).expect("set");
+        }
+        assert!(fast.place.is_some() && late.place.is_none());
+        drop(fast);
+        late.is_full();
+        late.has_room(&stream).expect("set");
+        assert!(late.place.is_some(), "a connection ended");
     }
 }

@@ -5,7 +5,7 @@
 //! removes a file that is no socket, or one that somebody listens at.
 
 use super::tls::Certificates;
-use super::unsent::limit_unsent;
+use super::unsent::{UNSENT_BYTES, limit_unsent};
 use super::{Bound, Peer};
 use crate::config::bind::SYSTEMD;
 use listenfd::ListenFd;
@@ -165,7 +165,7 @@ impl Listener {
 
     fn tcp(listener: TcpListener, tls: Option<Arc<Certificates>>) -> io::Result<Listener> {
         let address = listener.local_addr()?;
-        limit_unsent(&listener)?;
+        limit_unsent(&listener, UNSENT_BYTES)?;
         let bound = match tls {
             Some(_) => Bound::Tls(address),
             None => Bound::Tcp(address),

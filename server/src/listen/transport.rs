@@ -4,6 +4,7 @@
 //! copied; where they are encrypted they are read 64 KiB at a time. Never waits for a disk: who
 //! calls has seen that the bytes are in memory.
 
+use super::unsent::{WIDE_UNSENT_BYTES, limit_unsent};
 use rustix::fs::sendfile;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use snowcache_depot::Run;
@@ -38,10 +39,13 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
 
     /// Waits until a write seems to find room.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Has the kernel take [`WIDE_UNSENT_BYTES`] that are not sent yet.
+    fn widen(&self) -> io::Result<()>;
 }
 
 macro_rules! kernel_socket {
-    ($socket:ty) => {
+    ($socket:ty, $widen:expr) => {
         impl Transport for $socket {
             fn poll_send_run(
                 &mut self,
@@ -85,12 +89,16 @@ macro_rules! kernel_socket {
             fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 self.poll_write_ready(cx)
             }
+
+            fn widen(&self) -> io::Result<()> {
+                $widen(self)
+            }
         }
     };
 }
 
-kernel_socket!(TcpStream);
-kernel_socket!(UnixStream);
+kernel_socket!(TcpStream, |it| limit_unsent(it, WIDE_UNSENT_BYTES));
+kernel_socket!(UnixStream, |_| Ok(()));
 
 /// No room after all, or a signal: the next try tells.
 fn is_passing(error: &io::Error) -> bool {
@@ -128,5 +136,9 @@ impl Transport for TlsStream<TcpStream> {
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_ref().0.poll_write_ready(cx)
+    }
+
+    fn widen(&self) -> io::Result<()> {
+        self.get_ref().0.widen()
     }
 }

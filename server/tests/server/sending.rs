@@ -230,6 +230,38 @@ fn small_nars_are_the_same_out_of_memory_and_as_long_as_they_are_here() {
     assert!(cache.get(&raw).body == sample.nar);
 }
 
+#[test]
+fn nars_whose_layout_is_kept_are_the_same_and_as_long_as_they_are_here() {
+    let cache = Cache::with(|config| config.retention.sweep_grace_s = 0);
+    let sample = mixed('i');
+    sample.push(&cache);
+    let urls = urls(&cache, &sample);
+    for (url, right) in &urls {
+        let first = cache.get(url);
+        assert!(first.body == *right, "{url}");
+        let again = cache.get(url);
+        assert!(again.body == *right && again.status == 200, "{url}");
+        assert_eq!(again.header("etag"), first.header("etag"));
+        let part = cache.send("GET", url, &[("Range", "bytes=1000000-1999999")], b"");
+        assert!(part.status == 206 && part.body == right[1_000_000..2_000_000]);
+        assert_eq!(
+            cache.head(url).header("content-length"),
+            right.len().to_string()
+        );
+    }
+    let gone = format!("/nar/{}-0000000000000000.nar.zst", sample.hash().base32());
+    let instead = cache.get(&gone);
+    assert!(instead.body == urls[0].1 && instead.header("cache-control") == "no-store");
+    remove(&cache, &sample);
+    for (url, _) in &urls {
+        assert_eq!(cache.get(url).status, 404, "kept or not");
+    }
+    sample.push(&cache);
+    for (url, right) in &urls {
+        assert!(cache.get(url).body == *right, "{url}");
+    }
+}
+
 /// Takes the path out, and by two collections what it was the last to have.
 fn remove(cache: &Cache, sample: &Sample) {
     let token = std::fs::read_to_string(cache.dir.path().join("admin.token")).unwrap();

@@ -45,6 +45,11 @@ const STORIES: &[(&str, &str, &str)] = &[
         "plain_tcp_from_elsewhere_is_refused_unless_allowed",
     ),
     (
+        "auth.issuers_file",
+        "tests/process.rs",
+        "check_config_and_the_start_look_at_the_issuers",
+    ),
+    (
         "http.max_connections",
         LIMITS,
         "beyond_so_many_connections_the_next_one_waits",

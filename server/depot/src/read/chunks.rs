@@ -34,7 +34,8 @@ pub struct Chunks {
     /// What is still to be given out.
     range: Range<u64>,
     /// Parts of the current block that are not used up, and the offset where they start.
-    parts: std::vec::IntoIter<Part>,
+    parts: Arc<[Part]>,
+    next_part: usize,
     at: u64,
     next_block: usize,
     /// How often the layout was looked up once more for the part that is due.
@@ -47,6 +48,8 @@ pub struct Chunks {
     afresh: bool,
     /// Windows take as little memory as can be.
     lean: bool,
+    /// Nothing is waited for.
+    at_once: bool,
 }
 
 impl Chunks {
@@ -59,7 +62,8 @@ impl Chunks {
             reader: reader.clone(),
             view,
             range: range.start..range.end.min(size),
-            parts: Vec::new().into_iter(),
+            parts: Arc::default(),
+            next_part: 0,
             at: 0,
             next_block: 0,
             looked_again: 0,
@@ -67,6 +71,7 @@ impl Chunks {
             within: None,
             afresh: false,
             lean: false,
+            at_once: false,
         };
         chunks.seek();
         chunks
@@ -92,28 +97,33 @@ impl Chunks {
         let start = |block: &(u64, u64)| if view == View::Raw { block.0 } else { block.1 };
         self.next_block = blocks.partition_point(|block| start(block) <= self.range.start) - 1;
         self.at = start(&blocks[self.next_block]);
-        self.parts = Vec::new().into_iter();
+        (self.parts, self.next_part) = (Arc::default(), 0);
     }
 
-    /// Loads the next block of the layout, or goes to its place in a layout that is newer.
-    fn load(&mut self) -> Result<()> {
+    /// Loads the next block of the layout, or goes to its place in a layout that is newer; false
+    /// where that would wait and must not.
+    fn load(&mut self) -> Result<bool> {
         let NarReader {
             shared,
             nar,
             layout,
+            ..
         } = &self.reader;
-        let parts = match self.next_block < layout.blocks.len() {
-            true => layout.block(&*shared.index, &nar.nar_hash, self.next_block)?,
-            false => None,
-        };
-        match parts {
-            Some(parts) => {
-                self.parts = parts.into_iter();
-                self.next_block += 1;
-                Ok(())
+        let parts = match self.reader.known(self.next_block) {
+            None if self.at_once => return Ok(false),
+            None if self.next_block < layout.blocks.len() => {
+                let read = layout.block(&*shared.index, &nar.nar_hash, self.next_block)?;
+                read.map(Arc::from)
             }
-            None => self.follow(),
-        }
+            known => known,
+        };
+        let Some(parts) = parts else {
+            self.follow()?;
+            return Ok(true);
+        };
+        (self.parts, self.next_part) = (parts, 0);
+        self.next_block += 1;
+        Ok(true)
     }
 
     /// The frames were moved: goes on where they are now, at the byte that is due.
@@ -123,6 +133,7 @@ impl Chunks {
             shared,
             nar,
             layout,
+            ..
         } = &self.reader;
         let now = NarReader::open(shared.clone(), nar.nar_hash)?;
         let tries = self.looked_again <= MAX_MOVES;
@@ -138,12 +149,15 @@ impl Chunks {
         Ok(())
     }
 
-    /// The part that is due, and which of its bytes are wanted.
+    /// The part that is due, and which of its bytes are wanted; None at the end, and where looking
+    /// for it would wait and must not.
     fn due(&mut self) -> Result<Option<(Part, Range<usize>)>> {
         while self.range.start < self.range.end {
-            let Some(part) = self.parts.as_slice().first() else {
-                self.load()?;
-                continue;
+            let Some(part) = self.parts.get(self.next_part) else {
+                match self.load()? {
+                    true => continue,
+                    false => break,
+                }
             };
             let len = if self.view == View::Raw {
                 part.raw_len()
@@ -157,7 +171,7 @@ impl Chunks {
                 return Ok(Some((part.clone(), from..to)));
             }
             self.at = end;
-            self.parts.next();
+            self.next_part += 1;
         }
         Ok(None)
     }
@@ -191,6 +205,24 @@ impl Chunks {
             self.range.end = self.range.start;
         }
         window
+    }
+
+    /// As much of it as takes no wait, where it is sent as stored: nothing where the layout is not
+    /// in memory, or what is due was not checked yet or is not in the kernel's.
+    pub fn window_at_once(&mut self) -> VecDeque<Piece> {
+        if self.view == View::Raw || self.afresh {
+            return VecDeque::new();
+        }
+        let due = self.range.start;
+        self.at_once = true;
+        let window = self.fill();
+        self.at_once = false;
+        window.unwrap_or_else(|_| {
+            // Who waits will be told why.
+            self.range.start = due;
+            self.seek();
+            VecDeque::new()
+        })
     }
 
     fn fill(&mut self) -> Result<VecDeque<Piece>> {
@@ -287,6 +319,9 @@ impl Chunks {
                     return Ok(len);
                 }
                 buffer.truncate(before);
+                if self.at_once {
+                    return Ok(0);
+                }
                 let whole = self.whole(extent)?;
                 match self.file(extent)? {
                     Some(file) if is_named => {
@@ -306,7 +341,11 @@ impl Chunks {
         {
             return Ok(file.clone());
         }
-        let opened = self.reader.shared.segments.file(extent.segment);
+        let segments = &self.reader.shared.segments;
+        let opened = match self.at_once {
+            true => Ok(segments.opened(extent.segment)),
+            false => segments.file(extent.segment),
+        };
         let looked = opened.and_then(|file| {
             file.as_deref().map_or(Ok(()), SegmentFile::look)?;
             Ok(file)

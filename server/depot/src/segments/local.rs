@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 
@@ -57,11 +57,14 @@ impl LocalSegments {
         self.folder.join(format!("{id}.seg"))
     }
 
-    fn reader(&self, id: SegmentId) -> io::Result<Arc<SegmentFile>> {
-        let mut open = self
-            .open
+    fn kept_open(&self) -> MutexGuard<'_, HashMap<SegmentId, Arc<SegmentFile>>> {
+        self.open
             .lock()
-            .expect("invariant: no panic while the lock is held");
+            .expect("invariant: no panic while the lock is held")
+    }
+
+    fn reader(&self, id: SegmentId) -> io::Result<Arc<SegmentFile>> {
+        let mut open = self.kept_open();
         if let Some(file) = open.get(&id) {
             return Ok(file.clone());
         }
@@ -129,11 +132,12 @@ impl Segments for LocalSegments {
         self.reader(id).map(Some)
     }
 
+    fn opened(&self, id: SegmentId) -> Option<Arc<SegmentFile>> {
+        self.kept_open().get(&id).cloned()
+    }
+
     fn remove(&self, id: SegmentId) -> io::Result<()> {
-        self.open
-            .lock()
-            .expect("invariant: no panic while the lock is held")
-            .remove(&id);
+        self.kept_open().remove(&id);
         std::fs::remove_file(self.path(id))?;
         sync_folder(&self.folder)
     }

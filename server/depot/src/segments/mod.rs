@@ -45,6 +45,11 @@ pub trait Segments: Send + Sync {
     /// none. What of it was synced may be sent from there.
     fn file(&self, id: SegmentId) -> io::Result<Option<Arc<SegmentFile>>>;
 
+    /// The same without waiting for a disk: None where it is not open yet.
+    fn opened(&self, _: SegmentId) -> Option<Arc<SegmentFile>> {
+        None
+    }
+
     /// Removes a segment, durably; a segment that is not there is [`io::ErrorKind::NotFound`].
     fn remove(&self, id: SegmentId) -> io::Result<()>;
 

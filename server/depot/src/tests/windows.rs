@@ -1,12 +1,19 @@
 //! Windows: what is sent of a NAR without being copied is what a copy would be.
 
+use std::collections::VecDeque;
+
 use super::*;
 
 /// Bytes of pieces, from memory or from where they lie.
 fn bytes_of(chunks: &mut Chunks) -> Vec<u8> {
+    bytes_of_windows(|| chunks.window().expect("a window"))
+}
+
+/// The same of windows until one is empty.
+fn bytes_of_windows(mut next: impl FnMut() -> VecDeque<Piece>) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
-        let window = chunks.window().expect("a window");
+        let window = next();
         if window.is_empty() {
             return bytes;
         }
@@ -63,4 +70,58 @@ fn windows_over_files_are_slices_of_the_whole() {
             }
         }
     }
+}
+
+#[test]
+fn what_takes_no_wait_is_the_same_bytes_and_only_what_was_checked() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let depot = Depot::open(Options::new(folder.path())).expect("open");
+    let mut ingest = depot.ingest().expect("ingest");
+    let bytes = nar_with('c', 4, 2_500_000);
+    ingest.write(&bytes).expect("write");
+    let nar = ingest.finish(upload("1.nar")).expect("finish");
+    let publish = || depot.publish(&cache(), signed(path(1, nar, &[]), nar), "tester");
+    publish().expect("publish");
+    let keep = || {
+        let kept = depot.keep_nar(&cache(), &nar.nar_hash).expect("look up");
+        kept.expect("visible")
+    };
+    let at_once = |reader: &NarReader, range: std::ops::Range<u64>| {
+        let mut chunks = reader.encoded(range);
+        bytes_of_windows(|| chunks.window_at_once())
+    };
+    let unknown = keep().made().clone();
+    let kept = keep().with_layout().expect("read");
+    let reader = kept.made().clone();
+    assert!(reader.is_known() && reader.known_bytes() > 0 && !unknown.is_known());
+    assert!(
+        at_once(&reader, 0..u64::MAX).is_empty(),
+        "nothing is checked"
+    );
+
+    let encoded = collect(reader.encoded(0..u64::MAX));
+    assert!(at_once(&reader, 0..u64::MAX) == encoded);
+    assert!(at_once(&reader, 70_000..1_234_567) == encoded[70_000..1_234_567]);
+    assert!(
+        at_once(&unknown, 0..u64::MAX).is_empty(),
+        "it has to be looked up"
+    );
+    assert!(
+        reader.raw(0..u64::MAX).window_at_once().is_empty(),
+        "unpacking takes its time"
+    );
+    assert!(reader.encoded(0..9).afresh().window_at_once().is_empty());
+
+    let hash = path(1, nar, &[]).store_path.hash();
+    let removal = depot.remove_paths(&cache(), &[hash], "tester", false);
+    assert_eq!(removal.expect("remove").removed.len(), 1);
+    assert!(depot.still_nar(&kept).is_none());
+    assert!(
+        at_once(&reader, 0..u64::MAX).is_empty(),
+        "it may lie elsewhere now"
+    );
+    assert!(
+        bytes_of(&mut reader.encoded(0..u64::MAX)) == encoded,
+        "begun, it is sent to its end"
+    );
 }
