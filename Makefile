@@ -14,6 +14,7 @@
 #   make bench-quick    the same in two minutes, with figures that are only a first look
 #   make bench-storage  what two generations of a system cost on disk
 #   make bench-push     what a push takes, beside nix copy
+#   make bench-hook     what a build waits for the post-build-hook
 #   make bench-rollout  what it takes to bring a closure to a node, beside its floor and stock Nix
 #   make bench-scrub    what a scrub reads a second, and what requests notice of it
 #   make bench-instructions  instructions a narinfo takes, against the committed count (valgrind)
@@ -24,7 +25,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-rollout bench-scrub bench-instructions
+commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-hook bench-rollout bench-scrub bench-instructions
 .PHONY: help $(commands)
 
 help:
@@ -105,6 +106,9 @@ bench-storage: test-setup
 
 bench-push: test-setup
 	@cargo bench --bench push
+
+bench-hook: test-setup
+	@cargo bench --bench hook
 
 bench-scrub: test-setup
 	@cargo bench --bench scrub

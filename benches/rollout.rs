@@ -6,9 +6,13 @@
 //! cargo bench --bench rollout -- CORPUS-FOLDER       one that tests/corpus/make-corpus.sh made
 //! ```
 //!
+//! `SNOWCACHE_BENCH_ONLY=P7` or `P6,P15` for some of the rows.
+//!
 //! Each round, for each version of Nix, on new nodes with an empty store and a nix-daemon: the
 //! floor (NARs that lie unpacked in this process's memory, pushed over as many connections as are
 //! best), prefetch from a snowcached, and nix-store --realise with the snowcached as substituter.
+//! Before that, once for each: what goes over the wire from one generation to the next, which is a
+//! rebuild of everything, everything counted, by prefetch and by nix-store --realise.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -28,7 +32,9 @@ use support::corpus;
 use support::daemon::Daemon;
 use support::nix::{Nix, Node, User, inputs};
 use support::server::{Snowcached, binary};
+use support::wire::Wire;
 
+/// Unless `SNOWCACHE_BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 5;
 /// Connections of the floor; the best one counts.
 const CONNECTIONS: [usize; 2] = [2, 4];
@@ -41,12 +47,16 @@ fn main() {
         .skip(1)
         .find(|word| !word.starts_with("--"));
     let folder = folder.map_or(inputs().join("corpus-120"), PathBuf::from);
-    let top = std::fs::canonicalize(folder.join("top1")).expect("a corpus; run: make test-setup");
-    let top = top.to_string_lossy().into_owned();
+    let tops = ["top1", "top2"].map(|name| {
+        let top = std::fs::canonicalize(folder.join(name));
+        let top = top.expect("a corpus; run: make test-setup");
+        top.to_string_lossy().into_owned()
+    });
+    let [top, top2] = tops;
     let server = Snowcached::start_with(support::folder_on_disk(), "warn", &[]);
     let mut user = User::of(&server);
-    user.variable("TOP", &top);
-    let push = "nix copy --to \"$PUSH?compression=zstd\" $TOP";
+    user.variable("TOPS", &format!("{top} {top2}"));
+    let push = "nix copy --to \"$PUSH?compression=zstd\" $TOPS";
     let here = Node::this_machine();
     here.sh(&user, &Nix::installed(), push).ok();
     let key = SecretKey::generate("floor-1", [7; 32]).expect("a good name");
@@ -57,12 +67,22 @@ fn main() {
     let size: u64 = cargo.iter().map(|it| it.info.nar_size).sum();
     println!("{} paths, {:.1} MB of NARs", cargo.len(), size as f64 / 1e6);
     let trusted = format!("{} {}", server.public_key(), key.public());
-    gate(&trusted, &server, &key);
+    if wanted("P15") {
+        gate(&trusted, &server, &key);
+    }
+    if wanted("P7") {
+        rebuild(&trusted, &server, [&top, &top2]);
+    }
+    if !wanted("P6") {
+        return;
+    }
+    let rounds = std::env::var("SNOWCACHE_BENCH_ROUNDS");
+    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
     println!("| nix | round | floor s | prefetch s | of the floor | realise s |");
     println!("|---|---|---|---|---|---|");
     for nix in Nix::both() {
         let mut ratios = Vec::new();
-        for round in 1..=ROUNDS {
+        for round in 1..=rounds {
             let floors = CONNECTIONS.map(|count| floor(&nix, &trusted, &cargo, count));
             let floor = floors.into_iter().min().expect("two").as_secs_f64();
             let prefetch = prefetch(&nix, &trusted, &server, &top).as_secs_f64();
@@ -75,8 +95,42 @@ fn main() {
             );
         }
         ratios.sort_by(f64::total_cmp);
-        let median = ratios[ROUNDS / 2];
+        let median = ratios[rounds / 2];
         println!("{}: median {median:.2} of the floor", nix.version);
+    }
+}
+
+/// Whether a row is wanted: `SNOWCACHE_BENCH_ONLY` names some, of P6, P7 and P15.
+fn wanted(row: &str) -> bool {
+    let only = std::env::var("SNOWCACHE_BENCH_ONLY");
+    only.is_err() || only.is_ok_and(|only| only.split(',').any(|it| it == row))
+}
+
+/// Bytes on the wire from generation to generation.
+fn rebuild(trusted: &str, server: &Snowcached, [before, after]: [&str; 2]) {
+    println!("| nix | 1 -> 2 by prefetch | by nix-store --realise | of it |");
+    println!("|---|---|---|---|");
+    for nix in Nix::both() {
+        let wire = Wire::to(server.address());
+        let url = wire.url();
+        let program = binary("snowcache").display().to_string();
+        let by_prefetch = |top: &str| format!("{program} prefetch {top} --from {url} --quiet");
+        let realised = |top: &str| format!("NIX_REMOTE=daemon nix-store --realise {top}");
+        let carried = |script: &dyn Fn(&str) -> String| {
+            let (node, user, _daemon) = node(&nix, trusted, &url);
+            node.sh(&user, &nix, &script(before)).ok();
+            let (carried, begin) = (wire.carried(), Instant::now());
+            node.sh(&user, &nix, &script(after)).ok();
+            let seconds = begin.elapsed().as_secs_f64();
+            (wire.carried() - carried, seconds)
+        };
+        let (ours, our_s) = carried(&by_prefetch);
+        let (stock, stock_s) = carried(&realised);
+        println!(
+            "| {} | {ours} B, {our_s:.2} s | {stock} B, {stock_s:.2} s | {:.3} % |",
+            nix.version,
+            100.0 * ours as f64 / stock as f64
+        );
     }
 }
 

@@ -59,7 +59,8 @@ fn from_a_store_everything_comes_over() {
     }
 }
 
-/// attic has to be given: `SNOWCACHE_BENCH_ATTIC` is the path of `atticd`, with `atticadm` beside it.
+/// attic has to be given: `SNOWCACHE_BENCH_ATTIC` is the path of `atticd`, with `atticadm` beside
+/// it.
 #[test]
 fn from_attic_everything_comes_over() {
     let Some(atticd) = std::env::var_os("SNOWCACHE_BENCH_ATTIC") else {
@@ -75,7 +76,7 @@ fn from_attic_everything_comes_over() {
             if file.extension().is_some_and(|name| name == "narinfo") {
                 let text = fs::read_to_string(file).expect("a narinfo");
                 let info = NarInfo::parse(&text).expect("a narinfo");
-                let nar = fs::File::open(old.join(&info.url)).expect("a NAR");
+                let nar = fs::File::open(old.join(info.url)).expect("a NAR");
                 attic.upload(&info, nar).expect("uploaded");
             }
         }

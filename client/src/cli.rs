@@ -3,12 +3,16 @@
 mod agent;
 mod keep;
 mod push;
+mod queue;
 mod token;
 
 pub use agent::{GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, SwitchMode, WhyArgs};
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 pub use push::PushArgs;
+pub use queue::{
+    FlushArgs, HookArgs, PushingArgs, QueueCommand, RunArgs, SomeArgs, SpoolArgs, StatusArgs,
+};
 use std::path::PathBuf;
 pub use token::{Scope, TokenCommand, TokenCreateArgs, TokenRevokeArgs};
 
@@ -39,7 +43,7 @@ pub struct Cli {
 }
 
 /// Which cache, and who asks.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct CacheArgs {
     /// The cache: `http(s)://HOST[:PORT][/NAME]` or `unix:SOCKET`
     #[arg(long, global = true, value_name = "URL", env = "SNOWCACHE_URL")]
@@ -95,6 +99,12 @@ Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable
     /// Push closures of the local store to the cache, sending only what it lacks
     #[command(after_help = push::HELP)]
     Push(PushArgs),
+    /// Queue what nix has just built, as its post-build-hook: ends at once, whatever the cache does
+    #[command(after_help = queue::HOOK_HELP)]
+    Hook(HookArgs),
+    /// Push what hooks have queued, say what waits, wait until it is there
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Name what the cache must keep, with generations to go back to
     #[command(subcommand)]
     Pin(PinCommand),

@@ -6,12 +6,14 @@
 mod closure;
 mod gate;
 mod gc;
+mod hook;
 mod info;
 mod key;
 mod ls;
 mod pin;
 mod prefetch;
 mod push;
+mod queue;
 mod rm;
 mod scrub;
 mod subject;
@@ -21,6 +23,7 @@ mod verify;
 
 use crate::cli::{CacheArgs, Cli, Command};
 use crate::failure::Failure;
+use crate::identity;
 use crate::remote::{Remote, RemoteError};
 use std::fs;
 use std::future::Future;
@@ -54,11 +57,25 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Push(args) => {
             let to = args.to.clone().unwrap_or_else(|| cache.cache.clone());
             let remote = connect(&to, cache)?;
-            block_on(push::run(&remote, &args))
+            block_on(async {
+                let remote = match args.dry_run {
+                    true => remote,
+                    false => admitted(remote).await?,
+                };
+                push::run(&remote, &args).await
+            })
         }
+        Command::Hook(args) => hook::run(&args),
+        Command::Queue(command) => queue::run(cache, command),
         Command::Pin(command) => {
             let remote = connect(&cache.cache, cache)?;
-            block_on(pin::run(&remote, command))
+            block_on(async {
+                let remote = match command.is_reading() {
+                    true => remote,
+                    false => admitted(remote).await?,
+                };
+                pin::run(&remote, command).await
+            })
         }
         Command::Token(command) => {
             let remote = connect(&cache.cache, cache)?;
@@ -106,8 +123,23 @@ fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
     Remote::new(endpoint, token).map_err(Failure::usage)
 }
 
+/// The same cache; for a job of a CI that was given no token, with one for its identity.
+async fn admitted(remote: Remote) -> Result<Remote, Failure> {
+    if remote.has_token() {
+        return Ok(remote);
+    }
+    match identity::of_environment(remote.endpoint()).await? {
+        None => Ok(remote),
+        Some(identity) => {
+            let made = remote.exchange(&identity).await?;
+            let endpoint = remote.endpoint().clone();
+            Remote::new(endpoint, Some(&made.token)).map_err(Failure::failed)
+        }
+    }
+}
+
 /// A failed request; of one that lacked the right token it is said which one to take.
-fn denied(error: RemoteError, token_file: &str) -> Failure {
+pub(crate) fn denied(error: RemoteError, token_file: &str) -> Failure {
     if !error.is_denial() {
         return error.into();
     }
@@ -123,7 +155,10 @@ fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, F
         .build();
     let runtime = runtime
         .map_err(|error| Failure::failed(format!("the threads cannot be started: {error}")))?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // What a command that ended has left at work, one that was interrupted say, nobody waits for.
+    runtime.shutdown_background();
+    result
 }
 
 /// As a shell reports a program that wrote to a reader that had gone: 128 + SIGPIPE. Not success,

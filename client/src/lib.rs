@@ -7,14 +7,17 @@
 pub mod cli;
 pub mod command;
 mod failure;
+mod identity;
 mod nix_conf;
 pub mod node;
 pub mod prefetch;
 pub mod push;
+pub mod queue;
 pub mod receipt;
 pub mod remote;
 mod show;
 pub mod sources;
+pub mod spool;
 pub mod store;
 mod why;
 

@@ -48,14 +48,7 @@ impl Node {
 
     /// Where a user's is when nobody says otherwise: /var/lib/snowcache for root.
     pub fn default_folder() -> PathBuf {
-        if rustix::process::geteuid().is_root() {
-            return PathBuf::from("/var/lib/snowcache");
-        }
-        let home = std::env::var_os("HOME").map_or(PathBuf::from("/"), PathBuf::from);
-        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-        state
-            .unwrap_or_else(|| home.join(".local/state"))
-            .join("snowcache")
+        state_folder("snowcache")
     }
 
     /// The folder.
@@ -103,6 +96,18 @@ impl Node {
             _ => Ok(()),
         }
     }
+}
+
+/// Where things of this name are remembered: in /var/lib for root, otherwise below the home.
+pub fn state_folder(name: &str) -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return Path::new("/var/lib").join(name);
+    }
+    let home = std::env::var_os("HOME").map_or(PathBuf::from("/"), PathBuf::from);
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    state
+        .unwrap_or_else(|| home.join(".local/state"))
+        .join(name)
 }
 
 /// Whether a text can be the name of a pin.

@@ -5,6 +5,7 @@
 //!   hold all of it                     temporary roots, before anything is relied on
 //!   what is not valid here?            only that is fetched
 //!   room for it?                       otherwise it is not begun
+//!   older paths like these here?       those are held, too; a plan says what they have
 //!   fetch -> verify -> import          several at a time, references first; each is rooted
 //!   all valid and right?               what was there before is hashed, too; a receipt says so
 //!   pin the roots                      then the plan's roots and the pin's old ones go
@@ -15,6 +16,9 @@
 //! again. A daemon that restarts is gone back to, from the beginning: held anew, checked anew.
 //! Never: more in memory than the closure's narinfos and a few chunks for each path under way.
 
+mod bases;
+mod delta;
+mod old_nar;
 mod vouch;
 
 use crate::node::{Node, NodeError};
@@ -30,6 +34,7 @@ use snowcache_core::path_info::Claimed;
 use snowcache_core::replicate::references_first;
 use snowcache_nix::{STORE_DIR, StoreHash, StorePath};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::sleep;
@@ -101,6 +106,8 @@ pub struct Ready {
     pub closure: Vec<Narinfo>,
     /// How many paths were fetched.
     pub fetched: usize,
+    /// How many of these were made of older paths.
+    pub made: usize,
     /// How much that was.
     pub nar_size_bytes: u64,
 }
@@ -191,7 +198,13 @@ impl Prefetch<'_> {
             .iter()
             .map(|narinfo| narinfo.info.store_path.clone())
             .collect();
-        references_first(missing, self.jobs, |narinfo| self.bring(narinfo)).await?;
+        let plans = delta::plan(self.sources, self.store, &missing).await?;
+        let made = AtomicUsize::new(0);
+        let bring = |narinfo: Narinfo| {
+            let plan = plans.get(&narinfo.info.store_path).cloned();
+            self.make_or_bring(narinfo, plan, &made)
+        };
+        references_first(missing, self.jobs, bring).await?;
         if let Some(gone) = self.store.invalid(&paths).await?.into_iter().next() {
             return Err(NotReady::Collected(gone).because(Kind::Unavailable));
         }
@@ -204,8 +217,41 @@ impl Prefetch<'_> {
             roots,
             closure,
             fetched: fetched.len(),
+            made: made.into_inner(),
             nar_size_bytes,
         })
+    }
+
+    /// One path, of an older one where there is a plan for that and it comes out right.
+    async fn make_or_bring(
+        &self,
+        narinfo: Narinfo,
+        plan: Option<delta::Plan>,
+        made: &AtomicUsize,
+    ) -> Result<Narinfo, Error> {
+        let Some(plan) = plan else {
+            return self.bring(narinfo).await;
+        };
+        let imported = match plan.open(self.sources, &narinfo).await {
+            Ok(nar) => self.import(&narinfo, nar).await,
+            Err(error) => Err(error),
+        };
+        match imported {
+            Ok(()) => {
+                made.fetch_add(1, Ordering::Relaxed);
+                let origin = self.sources.origin(narinfo.info.store_path.hash());
+                (self.on)(Event::Imported {
+                    narinfo: &narinfo,
+                    origin: &origin.unwrap_or_default(),
+                });
+                Ok(narinfo)
+            }
+            Err(error) if error.blame() == Blame::Storage => Err(error),
+            Err(error) => {
+                (self.on)(Event::Again { error: &error });
+                self.bring(narinfo).await
+            }
+        }
     }
 
     /// One path, from whichever cache can give it.
@@ -216,7 +262,11 @@ impl Prefetch<'_> {
             let Some(origin) = self.sources.origin(path.hash()) else {
                 return Err(NotReady::Collected(path).because(Kind::Missing));
             };
-            let error = match self.import(&narinfo).await {
+            let imported = match self.sources.nar(&narinfo).await {
+                Ok(nar) => self.import(&narinfo, nar).await,
+                Err(error) => Err(error),
+            };
+            let error = match imported {
                 Ok(()) => {
                     let event = Event::Imported {
                         narinfo: &narinfo,
@@ -246,8 +296,7 @@ impl Prefetch<'_> {
         }
     }
 
-    async fn import(&self, narinfo: &Narinfo) -> Result<(), Error> {
-        let nar = self.sources.nar(narinfo).await?;
+    async fn import(&self, narinfo: &Narinfo, nar: NarStream) -> Result<(), Error> {
         self.store
             .put(Claimed::new(narinfo.info.clone()), nar)
             .await?;

@@ -13,8 +13,8 @@
 mod engine;
 mod lane;
 mod order;
-mod pack;
+pub(crate) mod pack;
 mod store;
 
 pub use engine::{Fate, Heard, Options, Plan, Pushed, push};
-pub use store::{LocalPath, StoreError, closure, roots_of_json};
+pub use store::{LocalPath, StoreError, closure, invalid, roots_of_json};

@@ -7,7 +7,7 @@
 //!   missing   POST api/v1/missing; of other caches HEAD <hash>.narinfo
 //!   put       PUT  push/nar/<name>, then PUT push/<hash>.narinfo
 //! ```
-//! Of our own server also the native upload API: see `uploads`.
+//! Of our own server also the native upload API, and plans: see `uploads`, `plan`.
 //!
 //! Guarantees: the contract of [`Cache`], as far as the server keeps it; what a stock nix client
 //! would ask for is asked for, so what is read here is what nix would read. Every wait, retry and
@@ -23,6 +23,7 @@ mod endpoint;
 mod error;
 mod http;
 mod missing;
+mod plan;
 mod put;
 mod retry;
 mod tls;
@@ -34,7 +35,7 @@ pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use batch::{Batch, HASHES_PER_REQUEST};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
-pub use tokens::{NewToken, Token, TokenWish};
+pub use tokens::{GitHubError, NewToken, Token, TokenWish, github_identity};
 pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
 use self::http::{Ask, Http};

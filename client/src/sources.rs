@@ -13,11 +13,15 @@
 //! path. Never: written to; two caches' bytes mixed in one NAR.
 
 use crate::remote::{Batch, HASHES_PER_REQUEST, Remote};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use snowcache_core::cache::{Cache, NarStream, Narinfo};
+use snowcache_core::delta::{self, Pair};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::path_info::Claimed;
+use snowcache_core::swap::Swaps;
 use snowcache_nix::{PathInfo, PublicKey, StoreHash, StorePath, fingerprint};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -77,6 +81,14 @@ struct State {
     vouching: BTreeSet<String>,
     /// Until when a cache is left alone.
     resting: BTreeMap<usize, Instant>,
+}
+
+/// What a cache says of some pairs.
+pub struct Planned {
+    /// The swaps that all of its deltas begin with.
+    pub swaps: Swaps,
+    /// How paths are made, where they need not be fetched whole.
+    pub deltas: Vec<(Pair, Bytes)>,
 }
 
 impl Sources {
@@ -256,21 +268,56 @@ impl Sources {
         })
     }
 
+    /// How each of these is made, each by the cache that it would be fetched from. A cache that
+    /// does not say is one to fetch whole NARs from.
+    pub async fn plan(&self, pairs: &[Pair]) -> Vec<Planned> {
+        let mut planned = Vec::new();
+        for (number, cache) in self.caches.iter().enumerate() {
+            let origin = |pair: &&Pair| {
+                let state = self.state();
+                let known = state.known.get(&pair.wanted);
+                known.is_some_and(|(origin, _)| *origin == number)
+            };
+            let pairs: Vec<Pair> = pairs.iter().filter(origin).copied().collect();
+            for pairs in pairs.chunks(delta::MAX_PAIRS) {
+                let Ok(Some(deltas)) = cache.plan(pairs).await else {
+                    break;
+                };
+                let deltas = pairs.iter().zip(deltas);
+                planned.push(Planned {
+                    swaps: delta::swaps(pairs),
+                    deltas: deltas.filter_map(|(pair, it)| Some((*pair, it?))).collect(),
+                });
+            }
+        }
+        planned
+    }
+
+    /// The NAR bytes in these ranges of what `narinfo` names, from the cache whose it is.
+    ///
+    /// # Errors
+    /// When that cannot be asked, or does not have them.
+    pub async fn frames(
+        &self,
+        narinfo: &Narinfo,
+        ranges: &[(u64, u64)],
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        self.whose(narinfo)?.frames(narinfo, ranges).await
+    }
+
     async fn open(&self, narinfo: &Narinfo) -> Result<NarStream, Error> {
+        self.whose(narinfo)?.nar(narinfo).await
+    }
+
+    fn whose(&self, narinfo: &Narinfo) -> Result<&Remote, Error> {
         let hash = narinfo.info.store_path.hash();
         let origin = self
             .state()
             .known
             .get(&hash)
             .map_or(0, |(origin, _)| *origin);
-        match self.caches.get(origin) {
-            Some(cache) => cache.nar(narinfo).await,
-            None => Err(Error::new(
-                Kind::Missing,
-                Blame::Client,
-                SourceError::ReadOnly,
-            )),
-        }
+        let cache = self.caches.get(origin);
+        cache.ok_or_else(|| Error::new(Kind::Missing, Blame::Client, SourceError::ReadOnly))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

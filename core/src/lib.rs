@@ -8,6 +8,7 @@
 //!   token, cut, recipe   a NAR as pieces that rebuilds share, and the ops that put it together
 //! again
 //!   frame, upload        frames made elsewhere, and the stream in which they come
+//!   delta, swap          a NAR told by an older one, and tokens put in the place of others
 //! ```
 //!
 //! Guarantees: pure. The same input gives the same output, on any machine, at any time.
@@ -18,11 +19,13 @@ pub mod cache;
 pub mod closure;
 pub mod contract;
 pub mod cut;
+pub mod delta;
 pub mod error;
 pub mod failover;
 pub mod frame;
 pub mod path_info;
 pub mod recipe;
 pub mod replicate;
+pub mod swap;
 pub mod token;
 pub mod upload;

@@ -23,7 +23,7 @@
 
 use bytes::Bytes;
 
-mod codec;
+pub(crate) mod codec;
 mod id;
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use crate::recipe::{FrameId, LITERAL_MAX_BYTES};
 pub use question::{
     MAX_FRAMES, MAX_QUESTION_BYTES, QuestionError, absent, answer, asked, question,
 };
+pub(crate) use question::{open, sealed};
 
 /// Begins a stream, with its version.
 pub const MAGIC: &[u8; 4] = b"snu1";

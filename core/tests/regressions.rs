@@ -33,10 +33,11 @@ fn replay(kind: &str, target: &str, law: Law) -> usize {
 
 #[test]
 fn seeds_and_regressions_keep_the_law_of_their_target() {
-    let targets: [(&str, Law); 3] = [
+    let targets: [(&str, Law); 4] = [
         ("recipe", laws::recipe),
         ("cut", laws::cut),
         ("upload", laws::upload),
+        ("delta", laws::delta),
     ];
     for (target, law) in targets {
         assert!(replay("seeds", target, law) >= 5, "{target} lost its seeds");

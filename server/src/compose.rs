@@ -20,6 +20,7 @@ use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
 use crate::lock::{DataLock, LockError};
+use crate::oidc::{Issuers, IssuersError};
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use crate::{reload, systemd};
@@ -53,6 +54,9 @@ pub enum StartError {
     /// Keys and tokens.
     #[error(transparent)]
     FirstStart(#[from] FirstStartError),
+    /// Whose identities are exchanged.
+    #[error(transparent)]
+    Issuers(#[from] IssuersError),
     /// Tokens that were made.
     #[error(transparent)]
     Tokens(#[from] TokensError),
@@ -110,6 +114,7 @@ impl Server {
         raise_descriptor_limit();
         let lock = DataLock::take(&config.data)?;
         let identity = Identity::in_folder(&config.data, &config.cache.key_name)?;
+        let issuers = Issuers::open(&config.auth.issuers_file)?;
         let tokens = Tokens::open(&config.data, now_unix_s())?;
         let gate = Gate::new(&identity, tokens, config.auth.allow_plaintext_writes);
         let certificates = match config.tls.is_on() {
@@ -131,7 +136,13 @@ impl Server {
         let to_a_person = std::io::stdout().is_terminal();
         let banner = banner(&config, &bound, &identity, to_a_person);
         let public_url = public_url(&config, bound[0]);
-        let app = app(config, depot, (gate, identity), certificates, public_url);
+        let app = app(
+            config,
+            depot,
+            (gate, issuers, identity),
+            certificates,
+            public_url,
+        );
         Ok(Server {
             app: Arc::new(app),
             listeners,
@@ -198,7 +209,7 @@ impl Server {
 fn app(
     config: Config,
     depot: Depot,
-    (gate, identity): (Gate, Identity),
+    (gate, issuers, identity): (Gate, Issuers, Identity),
     certificates: Option<Arc<Certificates>>,
     public_url: String,
 ) -> App {
@@ -209,6 +220,7 @@ fn app(
         depot,
         cache: CacheName::default_cache(),
         gate,
+        issuers,
         keys: identity.keys,
         public_url,
         reads: Workers::new(config.reads.max_at_once),

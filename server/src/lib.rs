@@ -24,6 +24,7 @@ pub mod listen;
 pub mod lock;
 pub mod metrics;
 pub mod observe;
+pub mod oidc;
 pub mod reload;
 pub mod scrubber;
 pub mod systemd;

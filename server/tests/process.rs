@@ -204,6 +204,41 @@ fn check_config_looks_at_the_certificate() {
 }
 
 #[test]
+fn check_config_and_the_start_look_at_the_issuers() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/issuers.toml");
+    let example = std::fs::read_to_string(example).unwrap();
+    let file = dir.path().join("issuers.toml");
+    let command = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let mut command = snowcached(dir.path());
+        command.env("SNOWCACHE_AUTH_ISSUERS_FILE", &file);
+        command
+    };
+    // The cluster's files are not on this machine, and it is said so.
+    let elsewhere = command(&example).arg("check-config").output().unwrap();
+    let why = text(&elsewhere.stderr);
+    assert!(
+        !elsewhere.status.success() && why.contains("serviceaccount/ca.crt"),
+        "{why}"
+    );
+    let without: Vec<&str> = example
+        .lines()
+        .filter(|line| !line.starts_with("ca_file"))
+        .collect();
+    let without = without.join("\n");
+    let checked = command(&without).arg("check-config").output().unwrap();
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    let by_name = without.replace("repository_id = 123456789", "repository = \"a/b\"");
+    for arguments in [&["check-config"][..], &[]] {
+        let refused = command(&by_name).args(arguments).output().unwrap();
+        let why = text(&refused.stderr);
+        assert!(!refused.status.success(), "{arguments:?}");
+        assert!(why.contains("rule 1: repository is a name"), "{why}");
+    }
+}
+
+#[test]
 fn the_first_key_is_called_as_configured() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = snowcached(dir.path());

@@ -21,11 +21,17 @@ pub struct World {
 impl World {
     fn with(generation: &'static Generation) -> World {
         let server = Snowcached::start_with(super::folder_on_disk(), "warn", &[]);
-        let mut user = User::of(&server);
+        let world = World { server, generation };
+        world.push(generation);
+        world
+    }
+
+    /// What was pushed at first stays.
+    pub fn push(&self, generation: &Generation) {
+        let mut user = User::of(&self.server);
         user.variable("TOP", &generation.top);
         let push = "nix copy --to \"$PUSH?compression=zstd\" $TOP";
         Node::this_machine().sh(&user, &Nix::installed(), push).ok();
-        World { server, generation }
     }
 
     /// A dozen paths.
@@ -74,6 +80,39 @@ impl World {
             "prefetch {top} --from {} {more}",
             self.server.url()
         ))
+    }
+}
+
+/// A cache with a closure in it, and with what that was before a rebuild.
+pub struct Rebuilt {
+    pub before: &'static Generation,
+    pub after: &'static World,
+}
+
+impl Rebuilt {
+    /// A dozen paths.
+    pub fn small() -> &'static Rebuilt {
+        static SMALL: OnceLock<Rebuilt> = OnceLock::new();
+        SMALL.get_or_init(|| Rebuilt::of(corpus::small(), corpus::small_rebuilt()))
+    }
+
+    /// A whole system.
+    pub fn system() -> &'static Rebuilt {
+        static SYSTEM: OnceLock<Rebuilt> = OnceLock::new();
+        SYSTEM.get_or_init(|| {
+            let [before, after] = corpus::generations();
+            Rebuilt::of(before, after)
+        })
+    }
+
+    fn of(before: &'static Generation, after: &'static Generation) -> Rebuilt {
+        let after = Box::leak(Box::new(World::for_all(after)));
+        after.push(before);
+        Rebuilt { before, after }
+    }
+
+    pub fn generations(&self) -> [&'static Generation; 2] {
+        [self.before, self.after.generation]
     }
 }
 

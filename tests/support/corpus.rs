@@ -54,6 +54,22 @@ pub fn small() -> &'static Generation {
     })
 }
 
+/// The same path of the second generation.
+pub fn small_rebuilt() -> &'static Generation {
+    static SMALL: OnceLock<Generation> = OnceLock::new();
+    SMALL.get_or_init(|| {
+        let name = |path: &str| path["/nix/store/".len() + 32..].to_owned();
+        let wanted = name(&small().top);
+        let mut all = generations()[1].closure.iter();
+        let top = all.find(|path| name(path) == wanted);
+        let top = top.expect("the same unit").clone();
+        Generation {
+            closure: closure(&top),
+            top,
+        }
+    })
+}
+
 /// The closure of a path of this machine's store, sorted.
 pub fn closure(path: &str) -> Vec<String> {
     let (user, script) = (User::new(), format!("nix-store -qR {path}"));

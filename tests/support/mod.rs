@@ -17,6 +17,7 @@ pub mod corpus;
 pub mod daemon;
 pub mod disk;
 pub mod http;
+pub mod issuer;
 pub mod machine;
 pub mod nar;
 pub mod nix;
@@ -29,6 +30,7 @@ pub mod server;
 pub mod snowread;
 pub mod stocked;
 pub mod strace;
+pub mod wire;
 pub mod world;
 
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
-//! The process of another server: started, waited for until it listens, stopped when it goes out of scope. What
-//! it prints is told where it does not start. When the bench dies, however it dies, so does it.
+//! The process of another server: started, waited for until it listens, stopped when it goes out of
+//! scope. What it prints is told where it does not start. When its owner dies, however it dies, so
+//! does it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -41,5 +41,7 @@ mkdir -p "$root/mnt"
 cd "$root"
 pivot_root . mnt
 umount -l /mnt
+# As every machine has it: a unit's credentials are mounted by a child of systemd's, which must reach the unit.
+mount --make-rshared /
 export container=snowcache-test SYSTEMD_UNIT_PATH=/run/units
 exec /lib/systemd/systemd --system --unit=test.target --log-target=console --log-level=info

@@ -22,8 +22,8 @@ const KERNEL_AT_MOST_KIB: f64 = 256.0;
 const LATENCY_AT_MOST: f64 = 2.0;
 /// Until the last one's buffers are full.
 const UNTIL_STILL: Duration = Duration::from_millis(500);
-/// Stalled readers that the yardstick is asked to hold: it lets the kernel hold 2.3 MB for each, and
-/// 1,000 of them are all that a machine with 8 GB has for TCP.
+/// Stalled readers that the yardstick is asked to hold: it lets the kernel hold 2.3 MB for each,
+/// and TCP may have a tenth of a machine's memory.
 const OF_YARDSTICK_AT_MOST: usize = 1000;
 const HEALTHY_CONNECTIONS: usize = 16;
 const ALONE: &str = "without them";
@@ -85,15 +85,10 @@ fn subject(name: &str, pid: u32, packed: Served, plain: Served) -> Subject {
     }
 }
 
-fn one(
-    stage: &Stage,
-    subjects: &[Subject],
-    (kind, name, nars): (slow::Kind, &str, Nars),
-    count: usize,
-) -> [Row; 3] {
+fn rows(name: &str, count: usize) -> [Row; 3] {
     let many = format!("{count} {name}");
     let limit = Limit::AtMost(OWN_AT_MOST_KIB);
-    let mut own = Row::new(
+    let own = Row::new(
         "S4",
         format!("{many}: the server's memory"),
         "KiB each",
@@ -102,10 +97,20 @@ fn one(
     .label(name);
     let limit = Limit::AtMost(KERNEL_AT_MOST_KIB);
     let work = format!("{many}: the kernel's memory, both ends");
-    let mut kernel = Row::new("S4", work, "KiB of the kernel's each", limit).label(name);
+    let kernel = Row::new("S4", work, "KiB of the kernel's each", limit).label(name);
     let limit = Limit::RatioAtMost(LATENCY_AT_MOST);
     let work = format!("{many}: p99 of healthy narinfos");
-    let mut healthy = Row::new("S4", work, "ms", limit).against(ALONE).label(name);
+    let healthy = Row::new("S4", work, "ms", limit).against(ALONE).label(name);
+    [own, kernel, healthy]
+}
+
+fn one(
+    stage: &Stage,
+    subjects: &[Subject],
+    (kind, name, nars): (slow::Kind, &str, Nars),
+    count: usize,
+) -> [Row; 3] {
+    let [mut own, mut kernel, mut healthy] = rows(name, count);
     for subject in subjects {
         let unbounded = subject.name == YARDSTICK && kind == slow::Kind::Readers;
         if unbounded && count > OF_YARDSTICK_AT_MOST {

@@ -63,6 +63,13 @@ Takes the admin token.")]
     },
 }
 
+impl PinCommand {
+    /// Whether it changes nothing.
+    pub fn is_reading(&self) -> bool {
+        matches!(self, PinCommand::List { .. } | PinCommand::History { .. })
+    }
+}
+
 /// `snowcache pin set`
 #[derive(Args, Debug)]
 pub struct PinSetArgs {

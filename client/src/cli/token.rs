@@ -17,6 +17,22 @@ Examples:
 What is pushed with it is recorded under the name. Give it to nix in a netrc file, as the password.
 Takes the admin token.")]
     Create(TokenCreateArgs),
+    /// Exchange the identity that a CI or a cluster gave to this job for a token, and print it
+    #[command(after_help = "\
+The identity is $SNOWCACHE_ID_TOKEN (GitLab: id_tokens), or in the file $SNOWCACHE_ID_TOKEN_FILE
+(Kubernetes: a projected volume), or GitHub is asked for it (permissions: id-token: write), for
+$SNOWCACHE_AUDIENCE or else the URL of the cache. `snowcache push` and `snowcache pin` do this by
+themselves where they are given no token; this is for nix, in a netrc file.
+
+Example:
+  snowcache --cache https://cache.example.org token exchange > job.token
+
+Exit codes: 0 exchanged, 1 refused (it is said why), 2 there is no identity, 3 cache unreachable.")]
+    Exchange {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// List the tokens: who bears them, what they allow, until when; never the tokens themselves
     #[command(after_help = "\
 Examples:

@@ -24,6 +24,7 @@ struct Summary {
     pin: String,
     paths: usize,
     fetched: usize,
+    made: usize,
     nar_size_bytes: u64,
     seconds: f64,
 }
@@ -129,6 +130,7 @@ async fn bring(
         pin: args.pin.clone(),
         paths: ready.closure.len(),
         fetched: ready.fetched,
+        made: ready.made,
         nar_size_bytes: ready.nar_size_bytes,
         seconds: begin.elapsed().as_secs_f64(),
     };
@@ -192,9 +194,13 @@ fn text(ready: &Ready, summary: &Summary) -> String {
         show::count(summary.fetched as u64),
     );
     let (size, seconds) = (show::size(summary.nar_size_bytes), summary.seconds);
+    let made = match summary.made {
+        0 => String::new(),
+        made => format!(", {} made of older paths", show::count(made as u64)),
+    };
     let mut text = format!(
-        "ready: {paths}, {fetched} of them fetched ({size} of NARs), in {seconds:.1} s; kept by \
-         the pin {}\n",
+        "ready: {paths}, {fetched} of them fetched ({size} of NARs{made}), in {seconds:.1} s; \
+         kept by the pin {}\n",
         summary.pin
     );
     for root in &ready.roots {

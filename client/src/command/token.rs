@@ -5,13 +5,15 @@
 use super::{denied, print, print_json};
 use crate::cli::{TokenCommand, TokenCreateArgs, TokenRevokeArgs};
 use crate::failure::{Exit, Failure};
-use crate::remote::{Remote, RemoteError, Token, TokenWish};
+use crate::identity;
+use crate::remote::{NewToken, Remote, RemoteError, Token, TokenWish};
 use crate::show;
 use serde_json::json;
 
 pub(super) async fn run(remote: &Remote, command: TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::Create(args) => create(remote, &args).await,
+        TokenCommand::Exchange { json } => exchange(remote, json).await,
         TokenCommand::List { json } => list(remote, json).await,
         TokenCommand::Revoke(args) => revoke(remote, &args).await,
     }
@@ -24,8 +26,24 @@ async fn create(remote: &Remote, args: &TokenCreateArgs) -> Result<(), Failure> 
         expires_in_s: args.expires,
     };
     let made = remote.create_token(&wish).await.map_err(for_admins)?;
-    if args.json {
-        return print_json(&made);
+    show(&made, args.json)
+}
+
+async fn exchange(remote: &Remote, json: bool) -> Result<(), Failure> {
+    let identity = identity::of_environment(remote.endpoint()).await?;
+    let identity = identity.ok_or_else(|| {
+        Failure::usage(
+            "this is no job of a CI that says who it is: there is no $SNOWCACHE_ID_TOKEN, no \
+             $SNOWCACHE_ID_TOKEN_FILE, and nothing of GitHub's (permissions: id-token: write)",
+        )
+    })?;
+    show(&remote.exchange(&identity).await?, json)
+}
+
+/// The token to whoever asked for it; about it, to whoever looks on.
+fn show(made: &NewToken, json: bool) -> Result<(), Failure> {
+    if json {
+        return print_json(made);
     }
     eprintln!("{}", row(&made.about).trim_end());
     print(&format!("{}\n", made.token))

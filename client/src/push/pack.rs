@@ -61,7 +61,10 @@ pub fn pack(path: &Path, take: &mut dyn FnMut(Piece<'_>) -> bool) -> Result<(), 
     };
     let mut writer = Writer::new(sink);
     let mut read = vec![0; STEP_BYTES];
-    node(path, &mut writer, &mut read)?;
+    let mut regular = |path: &Path, about: &Metadata, writer: &mut Writer<Sink<'_>>| {
+        regular(path, about, writer, &mut read)
+    };
+    walk(path, &mut writer, &mut regular)?;
     let mut sink = writer.finish().map_err(|error| unpackable(path, error))?;
     sink.step()
         .map_err(|error| unpackable(path, error.into()))?;
@@ -131,12 +134,21 @@ impl Write for Sink<'_> {
     }
 }
 
-/// The depth is bounded by the writer: 64.
-fn node(path: &Path, writer: &mut Writer<Sink<'_>>, read: &mut [u8]) -> Result<(), PackError> {
+/// Writes the bytes of a regular file.
+pub(crate) type Regular<'a, W> =
+    dyn FnMut(&Path, &Metadata, &mut Writer<W>) -> Result<(), PackError> + 'a;
+
+/// Packs `path` into `writer`, `regular` being called for each regular file. The depth is bounded
+/// by the writer: 64.
+pub(crate) fn walk<W: Write>(
+    path: &Path,
+    writer: &mut Writer<W>,
+    regular: &mut Regular<'_, W>,
+) -> Result<(), PackError> {
     let about = fs::symlink_metadata(path).map_err(|error| failed(path, error))?;
     let kind = about.file_type();
     if kind.is_file() {
-        return regular(path, &about, writer, read);
+        return regular(path, &about, writer);
     }
     if kind.is_symlink() {
         let target = fs::read_link(path).map_err(|error| failed(path, error))?;
@@ -159,11 +171,16 @@ fn node(path: &Path, writer: &mut Writer<Sink<'_>>, read: &mut [u8]) -> Result<(
         let inner = path.join(&name);
         let entry = writer.entry(name.as_bytes());
         entry.map_err(|error| unpackable(&inner, error))?;
-        node(&inner, writer, read)?;
+        walk(&inner, writer, regular)?;
     }
     writer
         .end_directory()
         .map_err(|error| unpackable(path, error))
+}
+
+/// As nix sees it: by its owner.
+pub(crate) fn is_executable(about: &Metadata) -> bool {
+    about.permissions().mode() & 0o100 != 0
 }
 
 fn regular(
@@ -172,7 +189,7 @@ fn regular(
     writer: &mut Writer<Sink<'_>>,
     read: &mut [u8],
 ) -> Result<(), PackError> {
-    let executable = about.permissions().mode() & 0o100 != 0;
+    let executable = is_executable(about);
     let mut file = File::open(path).map_err(|error| failed(path, error))?;
     let begun = writer.file(executable, about.len());
     begun.map_err(|error| unpackable(path, error))?;
@@ -192,7 +209,8 @@ fn regular(
     Ok(())
 }
 
-fn failed(path: &Path, source: io::Error) -> PackError {
+/// What became of a file that cannot be read.
+pub(crate) fn failed(path: &Path, source: io::Error) -> PackError {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::NotFound => PackError::Vanished(path),
@@ -200,7 +218,8 @@ fn failed(path: &Path, source: io::Error) -> PackError {
     }
 }
 
-fn unpackable(path: &Path, source: WriteError) -> PackError {
+/// What cannot be packed.
+pub(crate) fn unpackable(path: &Path, source: WriteError) -> PackError {
     let path = path.to_owned();
     match source {
         WriteError::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => PackError::Stopped,

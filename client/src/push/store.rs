@@ -36,10 +36,10 @@ pub enum StoreError {
     #[error("nix cannot be started: {0}; is it in PATH?")]
     NoNix(io::Error),
     /// It failed.
-    #[error("nix path-info failed: {0}")]
+    #[error("nix could not be asked about paths: {0}")]
     Failed(String),
     /// It said something unexpected.
-    #[error("nix path-info said what this version does not understand: {0}")]
+    #[error("nix said what this version does not understand: {0}")]
     Said(String),
     /// The argument is not in the store.
     #[error("{0} is no store path and leads to none: {1}")]
@@ -77,6 +77,24 @@ pub fn closure(roots: &[String]) -> Result<Vec<LocalPath>, StoreError> {
     paths.sort_by_key(|path| path.info.store_path.hash());
     paths.dedup_by_key(|path| path.info.store_path.hash());
     Ok(paths)
+}
+
+/// Those of `paths` that are not valid in the local store, which may have collected them.
+///
+/// # Errors
+/// When nix cannot be asked.
+pub fn invalid(paths: &[StorePath]) -> Result<Vec<StorePath>, StoreError> {
+    let mut invalid = Vec::new();
+    for some in paths.chunks(PATHS_PER_CALL) {
+        let mut nix = Command::new("nix-store");
+        nix.args(["--check-validity", "--print-invalid"]);
+        nix.args(some.iter().map(StorePath::absolute));
+        let printed = output(nix)?;
+        for line in String::from_utf8_lossy(&printed).lines() {
+            invalid.push(store_path(line)?);
+        }
+    }
+    Ok(invalid)
 }
 
 /// The paths in what `nix build --json` prints: of derivations their outputs, and store paths.
@@ -130,12 +148,8 @@ fn path_info(roots: &[String]) -> Result<Vec<LocalPath>, StoreError> {
     let mut nix = Command::new("nix");
     nix.args(["--extra-experimental-features", "nix-command"]);
     nix.args(["path-info", "--json", "--recursive", "--"]);
-    let output = nix.args(roots).output().map_err(StoreError::NoNix)?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(StoreError::Failed(said.trim().to_owned()));
-    }
-    let told: Value = serde_json::from_slice(&output.stdout).map_err(said)?;
+    nix.args(roots);
+    let told: Value = serde_json::from_slice(&output(nix)?).map_err(said)?;
     match told {
         Value::Array(paths) => paths.into_iter().map(|told| read(None, told)).collect(),
         Value::Object(paths) => {
@@ -144,6 +158,16 @@ fn path_info(roots: &[String]) -> Result<Vec<LocalPath>, StoreError> {
         }
         _ => Err(StoreError::Said("neither a list nor a map".to_owned())),
     }
+}
+
+/// What a command of nix's prints.
+fn output(mut nix: Command) -> Result<Vec<u8>, StoreError> {
+    let output = nix.output().map_err(StoreError::NoNix)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(StoreError::Failed(said.trim().to_owned()));
+    }
+    Ok(output.stdout)
 }
 
 fn said(error: impl std::fmt::Display) -> StoreError {

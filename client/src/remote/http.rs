@@ -85,6 +85,11 @@ impl Http {
         }
     }
 
+    /// Whether requests bear a token.
+    pub fn has_token(&self) -> bool {
+        self.authorization.is_some()
+    }
+
     /// The answer to a request, after as many attempts as it takes. A status that tells of success
     /// or of the caller's mistake is an answer.
     pub async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, RemoteError> {

@@ -1,7 +1,9 @@
 //! The law of each fuzz target: what must hold for any bytes. The targets run it, and so do the
 //! crate's ordinary tests, over everything the fuzzers start from and ever broke.
 
+use bytes::Bytes;
 use snowcache_core::cut::{Cutter, Params, Sizes};
+use snowcache_core::delta::{self, Delta};
 use snowcache_core::frame;
 use snowcache_core::recipe::{Blocks, Recipe};
 use snowcache_core::upload::{self, MAGIC, Reader};
@@ -83,6 +85,37 @@ pub fn upload(bytes: &[u8]) {
     }
     if let Ok(ids) = upload::asked(bytes) {
         assert_eq!(upload::question(&ids), bytes);
+    }
+}
+
+/// A question that is one is asked again by the same bytes; an answer holds no more deltas than were
+/// asked for, in its own bytes; and a delta makes the NAR that it says (its size is in the first four
+/// bytes) or is refused with a reason.
+pub fn delta(bytes: &[u8]) {
+    match delta::asked(bytes) {
+        Ok(pairs) => assert_eq!(delta::question(&pairs), bytes),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    let answer = Bytes::copy_from_slice(bytes);
+    match delta::answered(&answer, 3) {
+        Ok(deltas) => {
+            assert_eq!(deltas.len(), 3);
+            let sum: usize = deltas.iter().flatten().map(Bytes::len).sum();
+            assert!(sum < bytes.len());
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    let Some((size, encoded)) = bytes.split_first_chunk::<4>() else {
+        return;
+    };
+    let size = u32::from_le_bytes(*size).into();
+    match Delta::decode(&answer.slice(4..), size) {
+        Ok(delta) => {
+            assert_eq!(delta.encode(), encoded);
+            assert_eq!(delta.parts.iter().map(|part| part.len()).sum::<u64>(), size);
+            assert!(delta.parts.len() * 2 <= encoded.len());
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 

@@ -64,7 +64,8 @@ fn kind(op: &Op) -> u8 {
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+/// Appends a number.
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -240,18 +241,26 @@ impl Block<'_> {
     }
 }
 
-struct Reader<'a> {
+/// Reads bytes in order.
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     what: &'static str,
 }
 
 impl<'a> Reader<'a> {
-    fn rest(&self) -> &'a [u8] {
+    /// A reader of `bytes`; errors call them `what`.
+    pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Reader<'a> {
+        Reader { bytes, at: 0, what }
+    }
+
+    /// What is not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], RecipeError> {
+    /// The next `len` bytes.
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], RecipeError> {
         let taken = self.rest().get(..len).ok_or(RecipeError::Truncated {
             at: self.bytes.len(),
             what: self.what,
@@ -266,7 +275,8 @@ impl<'a> Reader<'a> {
         Ok(FrameId::from_bytes(id))
     }
 
-    fn varint(&mut self) -> Result<u64, RecipeError> {
+    /// The next number.
+    pub(crate) fn varint(&mut self) -> Result<u64, RecipeError> {
         let start = self.at;
         let error = RecipeError::Varint {
             at: start,

@@ -82,13 +82,15 @@ pub fn absent(answer: &[u8], asked: usize) -> Result<Vec<bool>, QuestionError> {
     Ok((0..asked).map(bit).collect())
 }
 
-fn sealed(magic: &[u8], body: &[u8]) -> Vec<u8> {
+/// `body` behind its magic, with its checksum.
+pub(crate) fn sealed(magic: &[u8], body: &[u8]) -> Vec<u8> {
     let mut bytes = [magic, body].concat();
     bytes.extend(checksum(&bytes));
     bytes
 }
 
-fn open<'a>(
+/// The body of what [`sealed`] made.
+pub(crate) fn open<'a>(
     bytes: &'a [u8],
     magic: &[u8; MAGIC_BYTES],
     name: &'static str,

@@ -20,6 +20,7 @@ pub mod backup;
 pub mod check;
 mod commit;
 mod compress;
+mod delta;
 mod depot;
 mod error;
 mod filling;

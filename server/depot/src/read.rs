@@ -17,13 +17,14 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use snowcache_core::recipe::Op;
+use snowcache_core::recipe::{Op, Recipe};
 use snowcache_nix::NarHash;
 
 use crate::depot::Shared;
 use crate::ingest::Nar;
-use crate::layout::{Encoding, Layout, literal_frame_len};
+use crate::layout::{BLOCK_PARTS, Encoding, Layout, literal_frame_len};
 use crate::record::{Checksum, Header, STATE_HEADER_BYTES, StateHeader};
+use crate::relayout::recipe_at;
 use crate::segments::{SegmentId, Segments};
 use crate::state::recipe_of;
 use crate::{Error, Result};
@@ -100,6 +101,17 @@ impl NarReader {
     /// What [`NarReader::encoded`] gives.
     pub fn encoding(&self) -> &Encoding {
         &self.layout.encoding
+    }
+
+    /// What the NAR is made of.
+    pub(crate) fn recipe(&self) -> Result<Recipe> {
+        recipe_at(&self.shared, &self.layout.recipe)
+    }
+
+    /// How many parts it has at least: one for a block of its layout, and that many for each but
+    /// the last.
+    pub(crate) fn least_parts(&self) -> usize {
+        (self.layout.blocks.len() - 1) * BLOCK_PARTS
     }
 
     /// What the NAR takes on disk, shared frames counted in full.

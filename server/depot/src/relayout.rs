@@ -11,10 +11,10 @@ use snowcache_nix::NarHash;
 
 use crate::depot::Shared;
 use crate::index::{Batch, Index, Table};
-use crate::layout::{Builder, Layout, Location, Part};
+use crate::layout::{Builder, Layout, Location, Part, literal_frame_len};
 use crate::read::extent::Records;
 use crate::read::read_state;
-use crate::record::{Checksum, FrameHeader};
+use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
 use crate::rows::Place;
 use crate::state::recipe_of;
 use crate::{Error, Result};
@@ -146,7 +146,28 @@ fn each(
     Ok(())
 }
 
-fn recipe_at(shared: &Shared, place: &Place) -> Result<Recipe> {
+/// Where the bytes of the encoded NAR of `recipe` are that each op makes: ops + 1 offsets, or None
+/// where the index lacks a frame.
+pub fn encoded_offsets(index: &dyn Index, recipe: &Recipe) -> Result<Option<Vec<u64>>> {
+    let mut offsets = vec![0];
+    let (mut at, mut lacks) = (0, false);
+    each(index, recipe, &mut |op, frame| {
+        at += match (op, frame) {
+            (Op::Literal(bytes), _) => literal_frame_len(bytes.len()),
+            (_, Some((_, Some(at)))) => FRAME_HEADER_BYTES as u64 + u64::from(at.stored_len),
+            _ => {
+                lacks = true;
+                0
+            }
+        };
+        offsets.push(at);
+        Ok(())
+    })?;
+    Ok((!lacks).then_some(offsets))
+}
+
+/// Reads the recipe at `place`.
+pub fn recipe_at(shared: &Shared, place: &Place) -> Result<Recipe> {
     let (_, payload) = read_state(&*shared.segments, place.segment(), place.offset)?;
     Ok(recipe_of(&payload)?.2)
 }

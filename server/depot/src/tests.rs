@@ -14,6 +14,7 @@ use crate::*;
 mod backup;
 mod check;
 mod collect;
+mod delta;
 mod gather;
 mod ingest;
 mod integrity;

@@ -3,6 +3,7 @@
 use super::{CheckConfigArgs, say, say_json};
 use crate::config::{ConfigError, Effective, Mistakes, Origin, names};
 use crate::listen::tls::Certificates;
+use crate::oidc::Issuers;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ pub fn run(
         if effective.config.tls.is_on() {
             Certificates::load(&effective.config.tls).map_err(ConfigError::Tls)?;
         }
+        Issuers::open(&effective.config.auth.issuers_file).map_err(ConfigError::Issuers)?;
         Ok(effective)
     });
     match (effective, args.json) {

@@ -3,6 +3,7 @@
 //! Guarantees: each mistake names its place and the way out; all of them are told at once.
 
 use crate::listen::tls::TlsError;
+use crate::oidc::IssuersError;
 use std::fmt;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -84,6 +85,9 @@ pub enum ConfigError {
     /// A certificate that cannot be served with.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Issuers that cannot be worked with.
+    #[error(transparent)]
+    Issuers(#[from] IssuersError),
     /// A value that the server cannot work with.
     #[error("{}`{key}` is {value}: {rule}", place(.origin))]
     Value {

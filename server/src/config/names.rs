@@ -11,13 +11,16 @@ pub const PREFIX: &str = "SNOWCACHE_";
 
 /// Variables that are not keys: the path of the configuration file, the client's, and what this
 /// project's development shell and tests are told by.
-const NOT_KEYS: [&str; 15] = [
+const NOT_KEYS: [&str; 18] = [
+    "AUDIENCE",
     "CONFIG",
     "CUTS",
     "DEV_SHELL",
     "FAULT",
     "FIRST_SEED",
     "FLIPS",
+    "ID_TOKEN",
+    "ID_TOKEN_FILE",
     "KILLS",
     "LONG",
     "OPERATIONS",

@@ -16,6 +16,7 @@ pub mod batch;
 pub mod body;
 pub mod cache_info;
 pub mod codec;
+pub mod deltas;
 pub mod documents;
 pub mod errors;
 pub mod front;
@@ -44,6 +45,7 @@ use crate::collector::Collector;
 use crate::config::Config;
 use crate::listen::tls::Certificates;
 use crate::metrics::Metrics;
+use crate::oidc::Issuers;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
@@ -68,6 +70,8 @@ pub struct App {
     pub keys: Vec<SecretKey>,
     /// Who may do what.
     pub gate: Gate,
+    /// Whose identities are exchanged for tokens.
+    pub issuers: Issuers,
     /// The limits.
     pub config: Config,
     /// The URL that refusals advise.

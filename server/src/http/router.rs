@@ -2,8 +2,8 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, batch, cache_info, documents, gc, head, health, linger, listing, nar, narinfo,
-    pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
+    Shared, api, batch, cache_info, deltas, documents, gc, head, health, linger, listing, nar,
+    narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
 };
 use crate::auth::subject::{Scope, Subject};
 use crate::listen::Peer;
@@ -34,12 +34,15 @@ pub fn router(app: Shared) -> Router {
         .route("/api/v1/stats", get(api::stats))
         .route("/api/v1/missing", post(api::missing))
         .route("/api/v1/cost/{hash}", get(api::cost))
+        .route("/api/v1/plan", post(deltas::plan))
+        .route("/api/v1/frames", post(deltas::frames))
         .merge(keeping(&app))
         .merge(identity(&app))
         .merge(sending(&app))
         .nest("/push", push(&app))
         .fallback(no_such_url)
         .method_not_allowed_fallback(no_such_url)
+        .layer(from_fn_with_state(app.clone(), admit_reader))
         // Every handler that reads a body says how much of it.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(linger::linger))
@@ -122,6 +125,9 @@ fn keeping(app: &Shared) -> Router<Shared> {
 
 /// Who may do what. A cache that is read-only has tokens, too, and lets them be revoked.
 fn identity(app: &Shared) -> Router<Shared> {
+    let exchange = Router::new()
+        .route("/api/v1/tokens/exchange", post(tokens::exchange))
+        .route_layer(from_fn_with_state(app.clone(), admit_stranger));
     Router::new()
         .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/api/v1/tokens/{id}", delete(tokens::revoke))
@@ -129,6 +135,7 @@ fn identity(app: &Shared) -> Router<Shared> {
             (app.clone(), Scope::Admin),
             admit_always,
         ))
+        .merge(exchange)
 }
 
 /// What a route takes to be asked.
@@ -158,6 +165,33 @@ async fn admit_always(
             request.extensions_mut().insert(subject);
             next.run(request).await
         }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// What is open also where reading takes a token: whether the server lives, and where an identity
+/// is exchanged for one.
+const ALWAYS_OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/v1/tokens/exchange"];
+
+/// Lets through everybody, or where the cache is private whoever may read.
+async fn admit_reader(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let is_open = app.config.cache.public || ALWAYS_OPEN.contains(&request.uri().path());
+    if is_open {
+        return next.run(request).await;
+    }
+    match app
+        .gate
+        .admit(&peer(&request), request.headers(), Scope::Pull)
+    {
+        Ok(_) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Lets through whoever sends their secrets in a way that does not show them to others.
+async fn admit_stranger(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    match app.gate.admit_secret(&peer(&request)) {
+        Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -4,6 +4,7 @@
 
 mod alerts;
 mod client;
+mod deltas;
 mod encrypted;
 mod front_door;
 mod hostile;

@@ -35,6 +35,11 @@ const STORIES: &[(&str, &str, &str)] = &[
         "mass_queries_may_be_declined",
     ),
     (
+        "cache.public",
+        "tests/server/identity.rs",
+        "a_private_cache_tells_nothing_to_who_has_no_token",
+    ),
+    (
         "cache.key_name",
         PROCESS,
         "the_first_key_is_called_as_configured",
@@ -43,6 +48,11 @@ const STORIES: &[(&str, &str, &str)] = &[
         "auth.allow_plaintext_writes",
         "src/auth.rs",
         "plain_tcp_from_elsewhere_is_refused_unless_allowed",
+    ),
+    (
+        "auth.issuers_file",
+        "tests/process.rs",
+        "check_config_and_the_start_look_at_the_issuers",
     ),
     (
         "http.max_connections",

@@ -100,18 +100,37 @@ impl<W: Write> Writer<W> {
 
     /// Writes the next bytes of the file; the last ones end it.
     pub fn data(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
-        let (remaining, padding) = match self.expect {
-            Expect::Data { remaining, padding } => (remaining, padding),
-            _ if bytes.is_empty() => return Ok(()),
-            _ => return Err(self.out_of_order("data()")),
+        if bytes.is_empty() && !matches!(self.expect, Expect::Data { .. }) {
+            return Ok(());
+        }
+        let given = bytes.len() as u64;
+        self.data_of("data()", given, |writer| writer.bytes(bytes))
+    }
+
+    /// As [`Writer::data`], but the `given` bytes are somewhere else: only the offset moves on.
+    pub fn skip_data(&mut self, given: u64) -> Result<(), WriteError> {
+        self.data_of("skip_data()", given, |writer| {
+            writer.offset += given;
+            Ok(())
+        })
+    }
+
+    fn data_of(
+        &mut self,
+        call: &'static str,
+        given: u64,
+        put: impl FnOnce(&mut Self) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        let Expect::Data { remaining, padding } = self.expect else {
+            return Err(self.out_of_order(call));
         };
-        let (offset, given) = (self.offset, bytes.len() as u64);
+        let offset = self.offset;
         let left = remaining.checked_sub(given).ok_or(WriteError::LongFile {
             offset,
             remaining,
             given,
         })?;
-        self.bytes(bytes)?;
+        put(self)?;
         if left != 0 {
             self.expect = Expect::Data {
                 remaining: left,
@@ -121,6 +140,11 @@ impl<W: Write> Writer<W> {
         }
         self.bytes(&[0; 8][..usize::from(padding)])?;
         self.end_node()
+    }
+
+    /// What is written to.
+    pub fn sink(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Writes a symlink.

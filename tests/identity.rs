@@ -1,0 +1,514 @@
+//! Identities of a CI, exchanged for tokens: a real server, and an issuer that is not ours.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use support::corpus;
+use support::http::Response;
+use support::issuer::Issuer;
+use support::nix::{Nix, Node, User, inputs};
+use support::server::{Snowcached, binary};
+
+const RULES: &str = r#"
+[[issuer.rule]]
+subject = "main"
+scopes = ["push", "pin"]
+expires_in_s = 600
+claims = { repository_id = 42, ref = "refs/heads/main" }
+
+[[issuer.rule]]
+subject = "branches"
+scopes = ["push"]
+claims = { repository_id = "42" }
+"#;
+
+/// A server that trusts an issuer.
+struct Place {
+    issuer: Issuer,
+    server: Snowcached,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place::with(Issuer::start(), "", RULES)
+    }
+
+    fn with(issuer: Issuer, more: &str, rules: &str) -> Place {
+        let folder = support::folder_on_disk();
+        let url = &issuer.url;
+        let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{more}{rules}");
+        let server = serving(folder, &file);
+        Place { issuer, server }
+    }
+
+    fn exchange(&self, identity: &str) -> Response {
+        let body = json!({ "identity": identity }).to_string();
+        let http = self.server.http();
+        let request = http.request("POST", "/api/v1/tokens/exchange");
+        request.bytes(body.as_bytes()).send()
+    }
+
+    /// Exchanges an identity that is good but for these claims.
+    fn says(&self, claims: Value) -> Response {
+        self.exchange(&self.issuer.identity(claims))
+    }
+
+    /// What the client says in an environment, at this cache.
+    fn client(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary("snowcache"));
+        command
+            .args(["--cache", &self.server.url()])
+            .args(arguments);
+        command.env_remove("SNOWCACHE_TOKEN");
+        command.envs(environment.iter().copied());
+        command.output().expect("snowcache runs")
+    }
+}
+
+fn serving(folder: tempfile::TempDir, issuers: &str) -> Snowcached {
+    let (file, config) = (
+        folder.path().join("issuers.toml"),
+        folder.path().join("snowcached.toml"),
+    );
+    fs::write(&file, issuers).expect("written");
+    let text = format!("[auth]\nissuers_file = \"{}\"\n", file.display());
+    fs::write(&config, text).expect("written");
+    let config = config.to_str().expect("UTF-8").to_owned();
+    Snowcached::start_with(folder, "info", &["--config", &config])
+}
+
+fn now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.expect("after 1970").as_secs()).expect("before the sun dies")
+}
+
+#[track_caller]
+fn refused(answer: &Response, status: u16, says: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert!(answer.text().contains(says), "{says:?}: {}", answer.text());
+}
+
+#[test]
+fn an_identity_gets_the_token_of_the_first_rule_that_means_it() {
+    let place = Place::new();
+    let main = place.says(json!({"ref": "refs/heads/main"})).is(200).json();
+    assert_eq!(
+        (&main["subject"], &main["scopes"], &main["by"]),
+        (
+            &json!("main"),
+            &json!(["push", "pin"]),
+            &json!(place.issuer.url)
+        )
+    );
+    let life = main["expires"].as_i64().expect("a time") - main["created"].as_i64().expect("one");
+    assert_eq!(life, 600);
+    // A number is the same as its text; of several audiences one is ours.
+    let claims = json!({"ref": "x", "repository_id": 42, "aud": ["other", "snowcache"]});
+    let branch = place.says(claims).is(200).json();
+    assert_eq!(branch["subject"], "branches");
+
+    let (http, token) = (place.server.http(), |made: &Value| {
+        made["token"].as_str().map(str::to_owned)
+    });
+    let (main, branch) = (
+        token(&main).expect("a token"),
+        token(&branch).expect("a token"),
+    );
+    let info = b"StoreDir: /nix/store\n";
+    http.put("/push/nix-cache-info", &branch, info).is(200);
+    let pin = http.put("/api/v1/pins/web", &branch, b"{}");
+    refused(
+        &pin,
+        403,
+        "the token of branches is for push, this takes pin",
+    );
+    refused(
+        &http.put("/api/v1/pins/web", &main, b"{}"),
+        400,
+        "missing field",
+    );
+    let list = http.request("GET", "/api/v1/tokens").bearer(&main).send();
+    refused(&list, 403, "this takes admin");
+}
+
+#[test]
+fn every_algorithm_with_a_public_key_is_taken_and_no_other() {
+    let place = Place::new();
+    for (key, algorithms) in [
+        (
+            "rsa-1",
+            &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"][..],
+        ),
+        ("p256", &["ES256"]),
+        ("p384", &["ES384"]),
+        ("ed", &["EdDSA"]),
+    ] {
+        for alg in algorithms {
+            let wish = json!({"claims": {}, "key": key, "alg": alg});
+            place.exchange(&place.issuer.jwt(wish)).is(200);
+        }
+    }
+    for (forged, says) in [
+        ("none", "signed by \"none\""),
+        ("hmac", "signed by \"HS256\""),
+        ("swap", "its key \"rsa-1\" is for something else"),
+    ] {
+        let identity = place.issuer.jwt(json!({ "forge": forged, "claims": {} }));
+        refused(&place.exchange(&identity), 401, says);
+    }
+    // A key too short to be believed, one that says what it is for, and one under another's name.
+    let weak = json!({"claims": {}, "key": "rsa-weak"});
+    refused(
+        &place.exchange(&place.issuer.jwt(weak)),
+        401,
+        "signature is not right",
+    );
+    let other = json!({"claims": {}, "key": "rsa-2", "headers": {"kid": "rsa-1"}});
+    refused(
+        &place.exchange(&place.issuer.jwt(other)),
+        401,
+        "signature is not right",
+    );
+    let crossed = json!({"claims": {}, "key": "p256", "headers": {"kid": "ed"}});
+    refused(
+        &place.exchange(&place.issuer.jwt(crossed)),
+        401,
+        "for something else",
+    );
+    let critical = json!({"claims": {}, "headers": {"crit": ["b64"], "b64": true}});
+    refused(
+        &place.exchange(&place.issuer.jwt(critical)),
+        401,
+        "extensions (crit)",
+    );
+    let nameless = json!({"claims": {}, "headers": {"kid": null}});
+    refused(
+        &place.exchange(&place.issuer.jwt(nameless)),
+        401,
+        "names no key",
+    );
+}
+
+#[test]
+fn an_identity_with_anything_wrong_is_refused_with_what_is_wrong() {
+    let place = Place::new();
+    let now = now();
+    for (claims, status, says) in [
+        (json!({"exp": now - 100}), 401, "expired 10"),
+        (json!({"exp": now - 30}), 200, "branches"),
+        (json!({"nbf": now + 100}), 401, "clocks"),
+        (json!({"iat": now + 100}), 401, "clocks"),
+        (json!({"nbf": now + 30, "iat": now + 30}), 200, "branches"),
+        (json!({"exp": null}), 401, "claim exp is missing"),
+        (json!({"nbf": null, "iat": null}), 200, "branches"),
+        (
+            json!({"aud": "other"}),
+            401,
+            "for \"other\", and this cache is \"snowcache\"",
+        ),
+        (json!({"aud": ["a", "b"]}), 401, "for \"a, b\""),
+        (json!({"aud": "snowcache2"}), 401, "for \"snowcache2\""),
+        (json!({"aud": null}), 401, "claim aud is missing"),
+        (
+            json!({"iss": "https://evil.example"}),
+            401,
+            "is no issuer that this cache trusts",
+        ),
+        (
+            json!({"iss": format!("{}/", place.issuer.url)}),
+            401,
+            "is no issuer",
+        ),
+        (json!({"iss": null}), 401, "claim iss is missing"),
+        (
+            json!({"repository_id": "43"}),
+            403,
+            "it says no ref, repository_id \"\\\"43\\\"\"",
+        ),
+        (json!({"repository_id": null}), 403, "no repository_id"),
+        (
+            json!({"repository_id": ["42"]}),
+            403,
+            "no rule of this cache",
+        ),
+    ] {
+        let answer = place.says(claims.clone());
+        assert_eq!(answer.status, status, "{claims}: {}", answer.text());
+        assert!(answer.text().contains(says), "{claims}: {}", answer.text());
+    }
+    // Times that are no numbers are not taken for none.
+    for claim in ["exp", "nbf", "iat"] {
+        let answer = place.says(json!({claim: "soon"}));
+        let says = format!("claim {claim} is missing, or is no number");
+        refused(&answer, 401, &says);
+    }
+    // A letter changed in each part, and what is no token at all.
+    let good = place.issuer.identity(json!({}));
+    for part in 0..3 {
+        let mut parts: Vec<String> = good.split('.').map(str::to_owned).collect();
+        let at = parts[part].len() / 2;
+        let other = if parts[part].as_bytes()[at] == b'A' {
+            "B"
+        } else {
+            "A"
+        };
+        parts[part].replace_range(at..=at, other);
+        let answer = place.exchange(&parts.join("."));
+        assert_eq!(answer.status, 401, "part {part}: {}", answer.text());
+    }
+    for bad in [
+        "",
+        "a.b",
+        "a.b.c",
+        "....",
+        &format!("{good}.x"),
+        &"x".repeat(17_000),
+    ] {
+        let status = place.exchange(bad).status;
+        assert!(status == 401 || status == 413, "{status}: {bad}");
+        assert!(!place.exchange(bad).text().contains("token_file"));
+    }
+    let http = place.server.http();
+    let no_json = http
+        .request("POST", "/api/v1/tokens/exchange")
+        .bytes(b"x")
+        .send();
+    refused(&no_json, 400, "expected {\"identity\"");
+    let made = http
+        .request("GET", "/api/v1/tokens")
+        .bearer(&place.server.admin_token());
+    let made = made.send().json();
+    let made = made["tokens"].as_array().expect("a list");
+    assert_eq!(made.len(), 3, "only the good ones: {made:?}");
+    assert_eq!(place.server.stats()["paths"], 0, "and nothing is signed");
+}
+
+#[test]
+fn keys_rotate_and_strangers_do_not_make_the_issuer_work() {
+    let place = Place::new();
+    place.issuer.tell(json!({"show": ["rsa-1"]}));
+    place.says(json!({})).is(200);
+    // A new key is found at once.
+    place.issuer.tell(json!({"show": ["rsa-1", "p256"]}));
+    let by_new = || place.issuer.jwt(json!({"claims": {}, "key": "p256"}));
+    place.exchange(&by_new()).is(200);
+    let before = place.issuer.tell(json!({}))["asked"]
+        .as_i64()
+        .expect("a count");
+    assert_eq!(before, 2, "once at first, once for the new key");
+    // Invented ones are asked for once in 10 s, all together; the others work meanwhile.
+    for number in 0..20 {
+        let kid = format!("invented-{number}");
+        let wish = json!({"claims": {}, "headers": {"kid": kid}});
+        let answer = place.exchange(&place.issuer.jwt(wish));
+        refused(&answer, 401, &format!("shows no key \"{kid}\""));
+    }
+    let after = place.issuer.tell(json!({}))["asked"]
+        .as_i64()
+        .expect("a count");
+    assert!(
+        after <= before + 2,
+        "20 inventions, {} questions",
+        after - before
+    );
+    place.exchange(&by_new()).is(200);
+    // Dead, it is not needed while its keys are fresh.
+    place.issuer.tell(json!({"dead": true}));
+    place.exchange(&by_new()).is(200);
+}
+
+#[test]
+fn an_issuer_that_does_not_answer_or_lies_is_nobody_s_word() {
+    let place = Place::new();
+    place.issuer.tell(json!({"dead": true}));
+    let answer = place.says(json!({}));
+    refused(&answer, 503, "answered 503 Service Unavailable; try again");
+    for (lie, says) in [
+        (
+            json!({"issuer": "https://other.example"}),
+            "it is about \"https://other.example\"",
+        ),
+        (
+            json!({"jwks_uri": "http://192.0.2.1/keys"}),
+            "its keys are at \"http://192.0.2.1",
+        ),
+        (
+            json!({"jwks_uri": "file:///etc/passwd"}),
+            "its keys are at \"file:",
+        ),
+        (json!({"jwks_uri": 7}), "invalid type"),
+    ] {
+        let place = Place::new();
+        place.issuer.tell(json!({ "discovery": lie }));
+        refused(&place.says(json!({})), 503, says);
+    }
+    let nobody = serving(support::folder_on_disk(), "");
+    let question = json!({"identity": place.issuer.identity(json!({}))}).to_string();
+    let http = nobody.http();
+    let request = http.request("POST", "/api/v1/tokens/exchange");
+    refused(
+        &request.bytes(question.as_bytes()).send(),
+        404,
+        "auth.issuers_file",
+    );
+}
+
+#[test]
+fn keys_may_be_in_a_file_that_somebody_else_keeps_new() {
+    let (issuer, keys) = (
+        Issuer::start(),
+        tempfile::NamedTempFile::new().expect("a file"),
+    );
+    let more = format!("jwks_file = \"{}\"\n", keys.path().display());
+    let place = Place::with(issuer, &more, RULES);
+    refused(&place.says(json!({})), 503, "is no document");
+    let shown = Command::new("curl")
+        .args(["-sf", &format!("{}/keys", place.issuer.url)])
+        .output();
+    fs::write(keys.path(), shown.expect("curl runs").stdout).expect("written");
+    place.issuer.tell(json!({"dead": true}));
+    let mut place = place;
+    place.server.stop();
+    place.server.start_again();
+    place.says(json!({})).is(200);
+}
+
+#[test]
+fn a_cluster_says_who_its_pods_are() {
+    let folder = support::folder_on_disk();
+    let (ca, bearer) = (folder.path().join("ca.crt"), folder.path().join("bearer"));
+    fs::write(&bearer, "kube\n").expect("written");
+    let issuer = Issuer::of_a_cluster(&ca);
+    let show = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let more = format!(
+        "ca_file = \"{}\"\ntoken_file = \"{}\"\n",
+        show(&ca),
+        show(&bearer)
+    );
+    let rules = r#"
+        [[issuer.rule]]
+        subject = "builder"
+        scopes = ["push"]
+        claims = { "kubernetes.io" = { namespace = "ci", serviceaccount = { name = ["a", "b"] } } }
+    "#;
+    let place = Place::with(issuer, &more, rules);
+    let pod = |namespace: &str, name: &str| {
+        let account = json!({"name": name, "uid": "0b7f"});
+        json!({"kubernetes.io": {"namespace": namespace, "serviceaccount": account, "pod": {}}})
+    };
+    let made = place.says(pod("ci", "b")).is(200).json();
+    assert_eq!(made["subject"], "builder");
+    for other in [
+        pod("ci", "c"),
+        pod("default", "b"),
+        json!({"kubernetes.io": "ci"}),
+        json!({}),
+    ] {
+        refused(&place.says(other), 403, "no rule of this cache");
+    }
+    // Its authority is not the system's, and is not believed without its file.
+    let unknown = Place::with(Issuer::of_a_cluster(&ca), "", rules);
+    refused(&unknown.says(pod("ci", "b")), 503, "cannot be read");
+}
+
+#[test]
+fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
+    let place = Place::new();
+    let path = inputs()
+        .join("corpus-120/top1")
+        .canonicalize()
+        .expect("run: make test-setup");
+    let path = path.to_str().expect("UTF-8");
+    let leaf = Command::new("nix-store")
+        .args(["-q", "--requisites", path])
+        .output();
+    let leaf = String::from_utf8(leaf.expect("nix-store runs").stdout).expect("UTF-8");
+    let mut leaves = leaf.lines();
+    let identity = place.issuer.identity(json!({"ref": "refs/heads/main"}));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), format!("{identity}\n")).expect("written");
+    let github = format!("{}/github?api-version=2.0", place.issuer.url);
+    for environment in [
+        &[("SNOWCACHE_ID_TOKEN", identity.as_str())][..],
+        &[(
+            "SNOWCACHE_ID_TOKEN_FILE",
+            file.path().to_str().expect("UTF-8"),
+        )],
+        &[
+            ("ACTIONS_ID_TOKEN_REQUEST_URL", &github),
+            ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "job"),
+            ("SNOWCACHE_AUDIENCE", "snowcache"),
+        ],
+    ] {
+        let leaf = leaves.next().expect("a path");
+        let pushed = place.client(environment, &["push", "--json", leaf]);
+        let said = String::from_utf8_lossy(&pushed.stderr);
+        assert!(pushed.status.success(), "{environment:?}: {said}");
+        let token = place.client(environment, &["token", "exchange"]);
+        let token = String::from_utf8(token.stdout).expect("UTF-8");
+        assert!(token.starts_with("snow_"), "{token}");
+        let info = b"StoreDir: /nix/store\n";
+        place
+            .server
+            .http()
+            .put("/push/nix-cache-info", token.trim(), info)
+            .is(200);
+    }
+    // GitHub is asked for the cache's own URL unless another is named: this rule wants another.
+    let github = [
+        ("ACTIONS_ID_TOKEN_REQUEST_URL", github.as_str()),
+        ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "job"),
+    ];
+    let output = place.client(&github, &["token", "exchange"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let says = format!(
+        "it is for \"{}\", and this cache is \"snowcache\"",
+        place.server.url()
+    );
+    assert!(
+        output.status.code() == Some(1) && said.contains(&says),
+        "{said}"
+    );
+    let wrong = [github[0], ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "other")];
+    let output = place.client(&wrong, &["push", path]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains("id-token: write"),
+        "{said}"
+    );
+    let output = place.client(&[], &["token", "exchange"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("$SNOWCACHE_ID_TOKEN_FILE"));
+}
+
+#[test]
+fn stock_nix_reads_a_private_cache_with_a_token_in_its_netrc() {
+    let (folder, small) = (support::folder_on_disk(), corpus::small());
+    let config = folder.path().join("snowcached.toml");
+    fs::write(&config, "[cache]\npublic = false\n").expect("written");
+    let config = config.to_str().expect("UTF-8").to_owned();
+    let server = Snowcached::start_with(folder, "info", &["--config", &config]);
+    let wish = br#"{"subject": "node", "scopes": ["pull"], "expires_in_s": 600}"#;
+    let http = server.http();
+    let ask = http
+        .request("POST", "/api/v1/tokens")
+        .bearer(&server.admin_token());
+    let made = ask.bytes(wish).send().is(200).json();
+    for nix in Nix::both() {
+        let copy = format!("nix copy --to \"$PUSH?compression=zstd\" {}", small.top);
+        Node::this_machine()
+            .sh(&User::of(&server), &nix, &copy)
+            .ok();
+        let mut reader = User::of(&server);
+        reader.netrc(made["token"].as_str().expect("a token"));
+        let fetch = format!("nix-store -r {}", small.top);
+        Node::empty().sh(&reader, &nix, &fetch).ok();
+        // Without a good token there is nothing to be had.
+        let mut stranger = User::of(&server);
+        stranger.netrc("snow_0123456789abcdef_guessed");
+        Node::empty().sh(&stranger, &nix, &fetch).fails();
+    }
+}

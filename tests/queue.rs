@@ -1,0 +1,375 @@
+//! The post-build-hook and the queue: what a real nix builds while the cache is down waits on the
+//! disk, is kept from Nix's collector, and arrives when the cache is back, whoever is killed.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::corpus;
+use support::daemon::Daemon;
+use support::nix::{Nix, Node, Ran, User};
+use support::proxy::Wire;
+use support::server::{Snowcached, binary};
+
+/// Longer than anything here should take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A builder with the hook in its nix.conf, a store of its own, and a cache elsewhere.
+struct Builder {
+    server: Snowcached,
+    node: Node,
+    user: User,
+    nix: Nix,
+}
+
+impl Builder {
+    fn new(nix: &Nix) -> Builder {
+        let server = Snowcached::start();
+        let mut user = User::of(&server);
+        let program = binary("snowcache");
+        user.variable("SNOWCACHE", &program.to_string_lossy());
+        user.variable("SNOWCACHE_URL", &server.url());
+        let token = user.home().join("push.token");
+        fs::write(&token, server.push_token()).expect("a token");
+        let spool = user.home().join("spool").to_string_lossy().into_owned();
+        user.variable("SNOWCACHE_SPOOL", &spool);
+        // As a person would write it: nix takes a program without arguments.
+        let hook = user.home().join("hook");
+        let said = user.home().join("hook.log").display().to_string();
+        let script = format!(
+            "#!/bin/sh\nexec {} hook --spool {spool} 2>>{said}\n",
+            program.display()
+        );
+        fs::write(&hook, script).expect("a hook");
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("a program");
+        user.set("post-build-hook", &hook.to_string_lossy());
+        // What is built is not asked for elsewhere.
+        user.set("substituters", "");
+        Builder {
+            server,
+            node: Node::empty(),
+            user,
+            nix: nix.clone(),
+        }
+    }
+
+    fn sh(&self, script: &str) -> Ran {
+        self.node.sh(&self.user, &self.nix, script)
+    }
+
+    fn snowcache(&self, arguments: &str) -> Ran {
+        self.sh(&format!("$SNOWCACHE --token-file push.token {arguments}"))
+    }
+
+    /// Builds top, middle, bottom and extra; returns top.
+    fn build(&self) -> String {
+        let build = "nix-build --no-out-link $FILES/dependencies.nix";
+        self.sh(build).ok()
+    }
+
+    fn status(&self) -> Value {
+        self.snowcache("queue status --json").json()
+    }
+
+    fn waiting(&self) -> u64 {
+        self.status()["waiting"].as_u64().expect("a number")
+    }
+
+    fn collect_garbage(&self) -> BTreeSet<String> {
+        self.sh("nix-store --gc >/dev/null 2>&1").ok();
+        let left = self.sh("ls /nix/store").ok();
+        let outputs = left.lines().filter(|it| it.contains("dependencies-"));
+        let outputs = outputs.filter(|it| !it.ends_with(".drv"));
+        outputs.map(|it| it[33..].to_owned()).collect()
+    }
+
+    fn queue(&self) -> Queue {
+        let script = "exec $SNOWCACHE --token-file push.token queue run 2>>queue.log";
+        let mut command = self.node.command(&self.user, &self.nix, script);
+        command.stdout(Stdio::null());
+        Queue(command.spawn().expect("setpriv runs"))
+    }
+
+    /// The paths that the cache has, by name.
+    fn there(&self) -> usize {
+        self.server.stats()["paths"].as_u64().expect("a number") as usize
+    }
+}
+
+/// `snowcache queue run`, killed when it goes out of scope.
+struct Queue(Child);
+
+impl Queue {
+    fn kill(&mut self) {
+        self.0.kill().expect("our own child");
+        self.0.wait().expect("our own child");
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < PATIENCE, "{what} does not come true");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+const OUTPUTS: [&str; 4] = [
+    "dependencies-bottom",
+    "dependencies-extra",
+    "dependencies-middle",
+    "dependencies-top",
+];
+
+/// With either nix: builds go on while the cache is down, the collector leaves alone what waits and
+/// what it needs, and everything arrives once the cache is back; then it may be collected.
+#[test]
+fn what_was_built_while_the_cache_was_down_arrives() {
+    for nix in Nix::both() {
+        let mut builder = Builder::new(&nix);
+        builder.server.stop();
+        let queue = builder.queue();
+        let top = builder.build();
+        assert_eq!(builder.waiting(), 4);
+        wait_until("a try that fails", || {
+            builder.status()["queue"]["trouble"].is_string()
+        });
+        let kept = builder.collect_garbage();
+        assert_eq!(kept, OUTPUTS.map(str::to_owned).into(), "{}", nix.version);
+
+        builder.server.start_again();
+        let said = builder
+            .snowcache("queue flush --wait --require-complete")
+            .ok();
+        assert!(said.ends_with("0 waiting, 0 failed"), "{said}");
+        assert_eq!(builder.there(), 4);
+        drop(queue);
+        // Nothing is kept for the queue any more, and the cache gives it all back.
+        assert!(builder.collect_garbage().is_empty(), "{}", nix.version);
+        let user = User::of(&builder.server);
+        let fetch = format!("nix-store -r {top} && cat {top}/word");
+        let fetched = Node::empty().sh(&user, &nix, &fetch).ok();
+        assert!(fetched.ends_with("TOPMOST"), "{fetched}");
+        let said = builder.sh("cat hook.log").ok();
+        assert_eq!(said, "", "the hook had nothing to complain of");
+    }
+}
+
+/// In a multi-user installation the daemon runs the hook.
+#[test]
+fn a_daemon_runs_the_hook_as_well() {
+    for nix in Nix::both() {
+        let mut builder = Builder::new(&nix);
+        let daemon = Daemon::start(&builder.node, &builder.user, &nix);
+        let socket = daemon.socket().to_string_lossy().into_owned();
+        builder.user.variable("NIX_DAEMON_SOCKET_PATH", &socket);
+        builder.user.variable("NIX_REMOTE", "daemon");
+        builder.build();
+        assert_eq!(builder.waiting(), 4);
+        assert_eq!(builder.collect_garbage().len(), 4);
+        builder
+            .snowcache("queue flush --wait --require-complete")
+            .ok();
+        assert_eq!((builder.waiting(), builder.there()), (0, 4));
+    }
+}
+
+/// No process need live on: `flush --wait` at the end of a CI job pushes by itself, and fails the
+/// job when that is asked for.
+#[test]
+fn a_flush_pushes_by_itself_and_says_when_it_could_not() {
+    let mut builder = Builder::new(&Nix::installed());
+    builder.build();
+    assert!(
+        builder.snowcache("queue flush").fails().contains("--wait"),
+        "nobody is there to be told"
+    );
+    builder.server.stop();
+    let late = "queue flush --wait --timeout 2";
+    let said = builder.snowcache(late).ok();
+    assert_eq!(said, "0 paths arrived, 4 waiting, 0 failed");
+    let required = builder.snowcache(&format!("{late} --require-complete"));
+    assert_eq!(required.code, 1);
+    assert!(required.stderr.contains("refused"), "{}", required.stderr);
+    builder.server.start_again();
+    // A token that is not good is waited for as a cache that is away is.
+    let wrong =
+        "SNOWCACHE_TOKEN=wrong $SNOWCACHE queue flush --wait --timeout 2 --require-complete";
+    let said = builder.sh(wrong).fails();
+    assert!(said.contains("push.token"), "{said}");
+    let said = builder
+        .snowcache("queue flush --wait --require-complete")
+        .ok();
+    assert_eq!(said, "4 paths arrived, 0 waiting, 0 failed");
+    let said = builder
+        .snowcache("queue flush --wait --require-complete")
+        .ok();
+    assert_eq!(said, "0 paths arrived, 0 waiting, 0 failed");
+}
+
+/// A path that was deleted in spite of its root is told of and holds up nothing; built again it is
+/// queued anew.
+#[test]
+fn a_path_that_was_deleted_meanwhile_is_reported() {
+    let builder = Builder::new(&Nix::installed());
+    let top = builder.build();
+    let delete = format!("nix-store --delete --ignore-liveness {top} 2>&1");
+    builder.sh(&delete).ok();
+    let ran = builder.snowcache("queue flush --wait --require-complete");
+    assert_eq!(ran.stdout, "3 paths arrived, 0 waiting, 1 failed\n");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("build it again"), "{}", ran.stderr);
+    let failed = &builder.status()["failed"][0];
+    assert_eq!(failed["path"], top["/nix/store/".len()..], "{failed}");
+    assert_eq!(failed["held"], false);
+    assert_eq!(builder.there(), 3);
+
+    assert_eq!(builder.build(), top);
+    assert_eq!(builder.status()["failed"].as_array().map(Vec::len), Some(0));
+    builder
+        .snowcache("queue flush --wait --require-complete")
+        .ok();
+    assert_eq!(builder.there(), 4);
+}
+
+/// What the store has damaged is given up after some attempts, with those that need it, and kept;
+/// the rest arrives meanwhile. Put right, it is tried again on command.
+#[test]
+fn a_path_that_fails_holds_up_no_other() {
+    let builder = Builder::new(&Nix::installed());
+    let top = builder.build();
+    let middle = builder
+        .sh(&format!("nix-store -q --references {top} | grep middle"))
+        .ok();
+    builder.sh(&format!("mv {middle} away")).ok();
+    let _queue = builder.queue();
+    wait_until("two paths given up", || {
+        builder.status()["failed"].as_array().map(Vec::len) == Some(2)
+    });
+    assert_eq!((builder.waiting(), builder.there()), (0, 2));
+    let failed = builder.status()["failed"].clone();
+    let why = |name: &str| {
+        let all = failed.as_array().expect("a list");
+        let one = all
+            .iter()
+            .find(|it| it["path"].as_str().is_some_and(|it| it.ends_with(name)));
+        let one = one.unwrap_or_else(|| panic!("no {name} in {failed}"));
+        assert_eq!(one["held"], true);
+        one["why"].as_str().expect("a reason").to_owned()
+    };
+    assert!(
+        why("-middle").contains("vanished from the store"),
+        "{failed}"
+    );
+    assert!(why("-top").starts_with("it needs "), "{failed}");
+    assert!(why("-top").contains("vanished from the store"), "{failed}");
+    // What arrived and is needed no more is gone, what is put aside is not.
+    let kept = ["dependencies-bottom", "dependencies-top"];
+    assert_eq!(builder.collect_garbage(), kept.map(str::to_owned).into());
+
+    builder.sh(&format!("mv away {middle}")).ok();
+    let said = builder.snowcache("queue retry").ok();
+    assert_eq!(said, "2 paths queued again");
+    builder
+        .snowcache("queue flush --wait --require-complete")
+        .ok();
+    assert_eq!(builder.there(), 4);
+}
+
+/// Killed again and again in the midst of a push, the queue loses nothing; and of what had reached
+/// the cache next to nothing is sent again: what was in the lanes when they died.
+#[test]
+fn a_queue_killed_again_and_again_loses_nothing() {
+    let [first, _] = corpus::generations();
+    let mut builder = Builder::new(&Nix::installed());
+    let export = format!(
+        "nix-store --export $(nix-store -qR {}) > exported",
+        first.top
+    );
+    Node::this_machine()
+        .sh(&builder.user, &builder.nix, &export)
+        .ok();
+    builder
+        .sh("nix-store --import < exported >/dev/null; rm exported")
+        .ok();
+    let token = builder.server.push_token();
+
+    // What it takes when nobody dies, to a cache that is as empty.
+    let other = Snowcached::start();
+    let undisturbed = Wire::to(other.address(), |_| None);
+    let (to, other_token) = (undisturbed.url(), other.push_token());
+    let push = format!("SNOWCACHE_TOKEN={other_token} $SNOWCACHE push --quiet --to {to}");
+    builder.sh(&format!("{push} {}", first.top)).ok();
+
+    let wire = Wire::to(builder.server.address(), |_| None);
+    builder.user.variable("SNOWCACHE_URL", &wire.url());
+    fs::write(builder.user.home().join("push.token"), token).expect("a token");
+    builder
+        .sh(&format!("$SNOWCACHE hook --strict {}", first.top))
+        .ok();
+    let (mut kills, mut wait) = (0, Duration::from_millis(150));
+    while builder.waiting() > 0 {
+        let mut queue = builder.queue();
+        thread::sleep(wait);
+        queue.kill();
+        kills += 1;
+        wait = wait.mul_f32(1.1);
+    }
+    assert!(kills > 3, "it was killed {kills} times only");
+    assert_eq!(builder.there(), first.closure.len());
+    let (calm, killed) = (undisturbed.sent_bytes(), wire.sent_bytes());
+    println!("{calm} bytes undisturbed, {killed} with {kills} kills");
+    // A frame or two in each of the lanes, and the names of all the others once more.
+    let again = kills * (4 << 20);
+    assert!(
+        killed < calm + again,
+        "{killed} bytes with {kills} kills, {calm} without"
+    );
+    let pushed_again = format!("push --json {}", first.top);
+    let pushed_again = builder.snowcache(&pushed_again).ok();
+    let last = pushed_again.lines().last().expect("a line");
+    let last: Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(last["summary"]["already_there"], first.closure.len());
+}
+
+/// Hooks of many builders at once, some of which are killed, while the queue is at work: what any
+/// of them acknowledged arrives.
+#[test]
+fn hooks_at_once_and_killed_hooks() {
+    let builder = Builder::new(&Nix::newer());
+    let top = builder.build();
+    let closure = builder.sh(&format!("nix-store -qR {top}")).ok();
+    let _queue = builder.queue();
+    let hooks = "for round in 1 2 3 4 5 6 7 8; do
+                   for path in $PATHS; do
+                     $SNOWCACHE hook --strict $path && echo $path >> acknowledged &
+                     timeout --signal KILL 0.00$round $SNOWCACHE hook --strict $path || true &
+                   done
+                 done 2>/dev/null
+                 wait; sort -u acknowledged";
+    let paths = closure.replace('\n', " ");
+    let acknowledged = builder.sh(&format!("PATHS='{paths}'; {hooks}")).ok();
+    assert_eq!(acknowledged.lines().count(), closure.lines().count());
+    let said = builder
+        .snowcache("queue flush --wait --require-complete")
+        .ok();
+    assert!(said.ends_with(" 0 waiting, 0 failed"), "{said}");
+    assert_eq!(builder.there(), 4, "all that was built");
+    let left = builder
+        .sh("ls -A spool/queued | grep -c '^[^.]' || true")
+        .ok();
+    assert_eq!(left, "0");
+}
