@@ -109,7 +109,7 @@ pub fn delta(bytes: &[u8]) {
         return;
     };
     let size = u32::from_le_bytes(*size).into();
-    match Delta::decode(&answer.slice_ref(encoded), size) {
+    match Delta::decode(&answer.slice(4..), size) {
         Ok(delta) => {
             assert_eq!(delta.encode(), encoded);
             assert_eq!(delta.parts.iter().map(|part| part.len()).sum::<u64>(), size);
