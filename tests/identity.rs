@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use support::corpus;
 use support::http::Response;
 use support::issuer::Issuer;
-use support::nix::inputs;
+use support::nix::{Nix, Node, User, inputs};
 use support::server::{Snowcached, binary};
 
 const RULES: &str = r#"
@@ -240,19 +241,9 @@ fn an_identity_with_anything_wrong_is_refused_with_what_is_wrong() {
     }
     // Times that are no numbers are not taken for none.
     for claim in ["exp", "nbf", "iat"] {
-        let identity = place.issuer.identity(json!({}));
-        let parts: Vec<&str> = identity.split('.').collect();
-        assert_eq!(parts.len(), 3);
-        let wish = json!({"claims": {claim: "soon"}, "key": "rsa-1"});
-        // PyJWT itself refuses to write an exp that is text: then there is nothing to send.
-        if claim == "exp" || claim == "nbf" || claim == "iat" {
-            let answer = place.exchange(&place.issuer.jwt(wish));
-            refused(
-                &answer,
-                401,
-                &format!("claim {claim} is missing, or is no number"),
-            );
-        }
+        let answer = place.says(json!({claim: "soon"}));
+        let says = format!("claim {claim} is missing, or is no number");
+        refused(&answer, 401, &says);
     }
     // A letter changed in each part, and what is no token at all.
     let good = place.issuer.identity(json!({}));
@@ -366,6 +357,26 @@ fn an_issuer_that_does_not_answer_or_lies_is_nobody_s_word() {
 }
 
 #[test]
+fn keys_may_be_in_a_file_that_somebody_else_keeps_new() {
+    let (issuer, keys) = (
+        Issuer::start(),
+        tempfile::NamedTempFile::new().expect("a file"),
+    );
+    let more = format!("jwks_file = \"{}\"\n", keys.path().display());
+    let place = Place::with(issuer, &more, RULES);
+    refused(&place.says(json!({})), 503, "is no document");
+    let shown = Command::new("curl")
+        .args(["-sf", &format!("{}/keys", place.issuer.url)])
+        .output();
+    fs::write(keys.path(), shown.expect("curl runs").stdout).expect("written");
+    place.issuer.tell(json!({"dead": true}));
+    let mut place = place;
+    place.server.stop();
+    place.server.start_again();
+    place.says(json!({})).is(200);
+}
+
+#[test]
 fn a_cluster_says_who_its_pods_are() {
     let folder = support::folder_on_disk();
     let (ca, bearer) = (folder.path().join("ca.crt"), folder.path().join("bearer"));
@@ -471,4 +482,33 @@ fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
     let output = place.client(&[], &["token", "exchange"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("$SNOWCACHE_ID_TOKEN_FILE"));
+}
+
+#[test]
+fn stock_nix_reads_a_private_cache_with_a_token_in_its_netrc() {
+    let (folder, small) = (support::folder_on_disk(), corpus::small());
+    let config = folder.path().join("snowcached.toml");
+    fs::write(&config, "[cache]\npublic = false\n").expect("written");
+    let config = config.to_str().expect("UTF-8").to_owned();
+    let server = Snowcached::start_with(folder, "info", &["--config", &config]);
+    let wish = br#"{"subject": "node", "scopes": ["pull"], "expires_in_s": 600}"#;
+    let http = server.http();
+    let ask = http
+        .request("POST", "/api/v1/tokens")
+        .bearer(&server.admin_token());
+    let made = ask.bytes(wish).send().is(200).json();
+    for nix in Nix::both() {
+        let copy = format!("nix copy --to \"$PUSH?compression=zstd\" {}", small.top);
+        Node::this_machine()
+            .sh(&User::of(&server), &nix, &copy)
+            .ok();
+        let mut reader = User::of(&server);
+        reader.netrc(made["token"].as_str().expect("a token"));
+        let fetch = format!("nix-store -r {}", small.top);
+        Node::empty().sh(&reader, &nix, &fetch).ok();
+        // Without a good token there is nothing to be had.
+        let mut stranger = User::of(&server);
+        stranger.netrc("snow_0123456789abcdef_guessed");
+        Node::empty().sh(&stranger, &nix, &fetch).fails();
+    }
 }

@@ -3,17 +3,14 @@
 
 mod support;
 
-use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
 use support::corpus::{self, Generation, assert_same_bytes};
 use support::nix::{Nix, Node, User};
+use support::proxy::Wire;
 use support::server::{Snowcached, binary};
 
 /// Somebody who pushes: a script can say `$SNOWCACHE push`.
@@ -126,51 +123,17 @@ fn a_push_killed_and_begun_again_ends_complete() {
 fn a_push_outlives_its_connections() {
     let small = corpus::small();
     let server = Snowcached::start();
-    let (user, cuts) = (pusher(&server), Arc::new(AtomicUsize::new(0)));
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address");
-    let (target, counted) = (server.address(), cuts.clone());
-    thread::spawn(move || {
-        for (number, client) in listener.incoming().flatten().enumerate() {
-            // Every second connection of the first ten ends after so many bytes.
-            let limit = match number {
-                0..10 if number % 2 == 0 => Some(200_000 * (number as u64 + 1)),
-                _ => None,
-            };
-            let counted = counted.clone();
-            thread::spawn(move || forward(&client, target, limit, &counted));
-        }
+    let user = pusher(&server);
+    // Every second connection of the first ten ends after so many bytes.
+    let wire = Wire::to(server.address(), |number| match number {
+        0..10 if number % 2 == 0 => Some(200_000 * (number as u64 + 1)),
+        _ => None,
     });
-    let arguments = format!("--to http://{address} {}", small.top);
+    let arguments = format!("--to {} {}", wire.url(), small.top);
     let pushed = push(&user, &Nix::installed(), &arguments);
     assert_eq!(pushed["pushed"], small.closure.len(), "{pushed}");
-    assert!(cuts.load(Ordering::Relaxed) > 0, "no connection was cut");
+    assert!(wire.cuts() > 0, "no connection was cut");
     assert_fetchable(&user, &Nix::newer(), small);
-}
-
-/// Carries a connection, up to so many bytes from the client.
-fn forward(client: &TcpStream, target: SocketAddr, limit: Option<u64>, cuts: &AtomicUsize) {
-    let server = TcpStream::connect(target).expect("the server listens");
-    let (mut back, mut to_client) = (
-        server.try_clone().expect("a socket"),
-        client.try_clone().expect("a socket"),
-    );
-    let answers = thread::spawn(move || {
-        io::copy(&mut back, &mut to_client).ok();
-        to_client.shutdown(Shutdown::Both).ok();
-    });
-    let (mut from, mut to) = (client, &server);
-    match limit {
-        None => drop(io::copy(&mut from, &mut to)),
-        Some(limit) => {
-            let copied = io::copy(&mut from.take(limit), &mut to);
-            if copied.is_ok_and(|bytes| bytes == limit) {
-                cuts.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-    server.shutdown(Shutdown::Both).ok();
-    answers.join().expect("the way back");
 }
 
 /// What nix collects meanwhile fails with a sentence, with what needs it; the rest arrives.

@@ -109,6 +109,8 @@ fn one_that_hangs_is_replaced() {
     service
         .machine
         .ok(&["kill", "--signal=STOP", "--kill-who=main", SERVICE]);
+    // On a busy machine a signal takes a moment, in which it would answer.
+    wait_for(|| status(stopped, "State").starts_with('T').then_some(())).expect("it hangs");
     assert_eq!(service.http().get("/nix-cache-info").status, 200);
     assert_ne!(service.pid(), stopped);
     assert_eq!(service.machine.show(SERVICE, "NRestarts"), "1");

@@ -16,9 +16,9 @@ let
   home = "/var/lib/snowcache";
   written = toml.generate "snowcached.toml" (cfg.settings // { listen = "systemd"; });
   # A key that does not exist, or a value that cannot be, fails the build of the system instead of the start. The certificate is
-  # not there while it is built.
+  # not there while it is built, nor is the file of issuers.
   checked = pkgs.runCommand "snowcached.toml" { } ''
-    SNOWCACHE_TLS_CERTIFICATE_FILE= SNOWCACHE_TLS_KEY_FILE= \
+    SNOWCACHE_TLS_CERTIFICATE_FILE= SNOWCACHE_TLS_KEY_FILE= SNOWCACHE_AUTH_ISSUERS_FILE= \
       ${cfg.package}/bin/snowcached --config ${written} check-config
     cp ${written} $out
   '';
@@ -33,6 +33,8 @@ let
   # Metrics on addresses of their own are the one thing that it binds itself.
   metricsListen = lib.filter (listen: listen != "") (lib.toList (cfg.settings.metrics.listen or [ ]));
   binds = metricsListen != [ ];
+  # Issuers of identities are asked for their keys, unless a file has them.
+  online = binds || (cfg.settings.auth.issuers_file or "") != "";
   open = lib.filter (listen: tcp listen && !(loopback listen)) (cfg.settings.listen ++ metricsListen);
 
   http = cfg.settings.http or { };
@@ -177,11 +179,11 @@ in
         UMask = "0077";
         LimitNOFILE = 65536;
 
-        PrivateNetwork = !binds;
+        PrivateNetwork = !online;
         RestrictAddressFamilies = [
           "AF_UNIX"
         ]
-        ++ lib.optionals binds [
+        ++ lib.optionals online [
           "AF_INET"
           "AF_INET6"
         ];
@@ -221,7 +223,7 @@ in
           "setpriority"
         ];
       }
-      // lib.optionalAttrs (!binds) { IPAddressDeny = "any"; }
+      // lib.optionalAttrs (!online) { IPAddressDeny = "any"; }
       // lib.optionalAttrs (cfg.environmentFile != null) { EnvironmentFile = cfg.environmentFile; }
       // lib.optionalAttrs (cfg.settings.data != home) { ReadWritePaths = [ cfg.settings.data ]; };
     };

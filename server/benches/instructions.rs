@@ -18,6 +18,7 @@ use answering::{ABSENT, HASH, request};
 use axum::http::Method;
 use snowcache_server::http::App;
 use snowcache_server::http::front::Front;
+use snowcache_server::listen::Peer;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
@@ -60,7 +61,9 @@ fn asked(
     mut request: axum::http::Request<http_body_util::Empty<bytes::Bytes>>,
 ) {
     let meter = app.metrics.meter(request.method(), request.uri().path());
-    let answer = front.answer(&mut request).expect("known at once");
+    let answer = front
+        .answer(&Peer::Unix, &mut request)
+        .expect("known at once");
     black_box(meter.answered(answer));
 }
 

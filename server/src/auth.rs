@@ -67,9 +67,9 @@ impl Gate {
             true => Ok(()),
             false => Err(Refusal::new(
                 StatusCode::FORBIDDEN,
-                "writes over plain TCP from another machine are refused, the token would travel \
-                 readable: give the server a certificate ([tls]) or push through a TLS proxy on \
-                 this machine, or set auth.allow_plaintext_writes = true",
+                "what takes a token is refused over plain TCP from another machine, the token \
+                 would travel readable: give the server a certificate ([tls]) or come through a \
+                 TLS proxy on its machine, or set auth.allow_plaintext_writes = true",
             )),
         }
     }
@@ -136,6 +136,11 @@ fn unauthorized(headers: &HeaderMap, scope: Scope) -> Refusal {
     challenged(match (scope, is_there) {
         (Scope::Admin, _) => {
             "this takes the admin token: send the one in admin.token of the server's data folder \
+             as a Bearer token"
+        }
+        (Scope::Pull, false) => {
+            "this cache is private, reading takes a token: put `machine HOST login any password \
+             TOKEN` into a netrc file and name it with nix --option netrc-file FILE, or send it \
              as a Bearer token"
         }
         (_, true) => {

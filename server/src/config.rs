@@ -69,6 +69,8 @@ pub struct Cache {
     pub priority: u32,
     /// `WantMassQuery` in nix-cache-info.
     pub want_mass_query: bool,
+    /// Whether anybody may read; otherwise reading takes a token, too.
+    pub public: bool,
     /// The name of the key made at the first start; empty: `<hostname>-snowcache-1`.
     pub key_name: String,
 }
@@ -110,6 +112,7 @@ impl Default for Cache {
         Cache {
             priority: 30,
             want_mass_query: true,
+            public: true,
             key_name: String::new(),
         }
     }

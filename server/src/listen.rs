@@ -229,7 +229,7 @@ impl Service {
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
             let meter = self.metrics.meter(request.method(), request.uri().path());
             let front = self.front.as_ref();
-            let answer = match front.and_then(|front| front.answer(&mut request)) {
+            let answer = match front.and_then(|front| front.answer(&peer, &mut request)) {
                 Some(answer) => Either::Left(ready(Ok(answer))),
                 None => {
                     request.extensions_mut().insert(peer.clone());

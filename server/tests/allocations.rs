@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::http::{Method, Response};
 use snowcache_server::http::App;
 use snowcache_server::http::front::Front;
+use snowcache_server::listen::Peer;
 
 /// The body's box and the request's id: the headers' map is the request's own.
 const A_HIT: u64 = 2;
@@ -25,7 +26,7 @@ fn answered(app: &App, front: &Front, method: &Method, hash: &str) -> (u64, Resp
     let counted = allocation_counter::measure(|| {
         let meter = app.metrics.meter(asked.method(), asked.uri().path());
         response = front
-            .answer(&mut asked)
+            .answer(&Peer::Unix, &mut asked)
             .map(|answer| meter.answered(answer));
     });
     (counted.count_total, response.unwrap())

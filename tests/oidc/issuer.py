@@ -48,7 +48,8 @@ def claims(changes):
 
 def sign(changes, kid, alg=None, headers={}):
     private, usual, _ = keys[kid]
-    return jwt.encode(claims(changes), private, alg or usual, {"kid": kid, **headers})
+    headers = {name: value for name, value in {"kid": kid, **headers}.items() if value is not None}
+    return jwt.encode(claims(changes), private, alg or usual, headers)
 
 
 def forge(how, changes):

@@ -1,8 +1,9 @@
-//! A cache gone bad: a proxy that stands between Nix and a good server, and spoils some of what
-//! passes through.
+//! What stands between a client and a good server: a proxy that spoils some of what passes through,
+//! a wire that is cut now and then and counts what goes through it.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -126,4 +127,77 @@ fn serve(
             return None;
         }
     }
+}
+
+/// Carries connections. Ends with the test's process.
+pub struct Wire {
+    address: SocketAddr,
+    sent_bytes: Arc<AtomicU64>,
+    cuts: Arc<AtomicUsize>,
+}
+
+impl Wire {
+    /// To this server; `limit` says after how many bytes the connection of this number is cut.
+    pub fn to(server: SocketAddr, limit: impl Fn(usize) -> Option<u64> + Send + 'static) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (sent_bytes, cuts) = (Arc::<AtomicU64>::default(), Arc::<AtomicUsize>::default());
+        let (sent, counted) = (sent_bytes.clone(), cuts.clone());
+        thread::spawn(move || {
+            for (number, client) in listener.incoming().flatten().enumerate() {
+                let (limit, sent, cuts) = (limit(number), sent.clone(), counted.clone());
+                thread::spawn(move || {
+                    let limit = limit.unwrap_or(u64::MAX);
+                    let copied = carry(&client, server, limit, &sent);
+                    cuts.fetch_add(usize::from(copied == limit), Ordering::Relaxed);
+                });
+            }
+        });
+        Wire {
+            address,
+            sent_bytes,
+            cuts,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Bytes from clients, over all connections.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many connections were cut.
+    pub fn cuts(&self) -> usize {
+        self.cuts.load(Ordering::Relaxed)
+    }
+}
+
+/// Carries a connection, up to so many bytes from the client; how many these were.
+fn carry(client: &TcpStream, server: SocketAddr, limit: u64, sent: &AtomicU64) -> u64 {
+    let Ok(server) = TcpStream::connect(server) else {
+        return 0;
+    };
+    let (mut back, mut to_client) = (
+        server.try_clone().expect("a socket"),
+        client.try_clone().expect("a socket"),
+    );
+    let answers = thread::spawn(move || {
+        io::copy(&mut back, &mut to_client).ok();
+        to_client.shutdown(Shutdown::Both).ok();
+    });
+    let (mut from, mut to, mut copied) = (client.take(limit), &server, 0);
+    let mut buffer = [0; 16 << 10];
+    while let Ok(len) = from.read(&mut buffer) {
+        if len == 0 || to.write_all(&buffer[..len]).is_err() {
+            break;
+        }
+        copied += len as u64;
+        sent.fetch_add(len as u64, Ordering::Relaxed);
+    }
+    server.shutdown(Shutdown::Both).ok();
+    answers.join().expect("the way back");
+    copied
 }

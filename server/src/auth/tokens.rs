@@ -34,6 +34,10 @@ const PREFIX: &str = "snow_";
 /// blocks of 4 KiB. A CI that starts a job every 2 s has 1,800 that hold for an hour.
 pub const MAX_TOKENS: usize = 10_000;
 
+/// Tokens in force that one subject may bear: a tenth, so that no job that asks for ever leaves
+/// none for others.
+pub const MAX_TOKENS_OF_ONE: usize = 1000;
+
 /// So long a token that has expired is listed, and its bearer is told so: a day.
 const REMEMBERED_S: u64 = 86_400;
 
@@ -144,6 +148,12 @@ pub enum TokensError {
          room, only their expiry does"
     )]
     TooMany,
+    /// One has too many.
+    #[error(
+        "{0} has {MAX_TOKENS_OF_ONE} tokens in force, the most of one subject: use one of them, or \
+         wait until some expire"
+    )]
+    TooManyOf(Name),
 }
 
 /// Why a token that was ours is refused.
@@ -231,7 +241,7 @@ impl Tokens {
             return Err(TokensError::Life(wish.life_s));
         }
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.make_room(now)?;
+        self.make_room(&wish.subject, now)?;
         let (mut id, mut secret) = ([0; ID_BYTES], [0; SECRET_BYTES]);
         getrandom::fill(&mut id).map_err(TokensError::Random)?;
         getrandom::fill(&mut secret).map_err(TokensError::Random)?;
@@ -309,7 +319,12 @@ impl Tokens {
         }
     }
 
-    fn make_room(&self, now: u64) -> Result<(), TokensError> {
+    fn make_room(&self, subject: &Name, now: u64) -> Result<(), TokensError> {
+        let theirs = |kept: &&Kept| kept.token.subject == *subject && kept.token.expires > now;
+        let count = self.held_mut(|all| all.values().filter(theirs).count());
+        if count >= MAX_TOKENS_OF_ONE {
+            return Err(TokensError::TooManyOf(subject.clone()));
+        }
         let is_full = || self.held_mut(|all| all.len()) >= MAX_TOKENS;
         self.forget(now, REMEMBERED_S);
         if is_full() {

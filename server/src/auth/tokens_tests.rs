@@ -181,12 +181,43 @@ fn lives_and_numbers_are_bounded() {
     let kept = read(file).expect("readable");
     tokens.held_mut(|all| {
         for number in 1..MAX_TOKENS {
-            let id = TokenId(format!("{number:016x}").into());
-            all.insert(id, kept.clone());
+            let mut kept = kept.clone();
+            let subject = format!("s{}", number / MAX_TOKENS_OF_ONE);
+            kept.token.subject = subject.parse().expect("a name");
+            all.insert(TokenId(format!("{number:016x}").into()), kept);
         }
     });
+    let theirs = tokens.make(wish("s1", 60), NOW).expect_err("its share");
+    assert!(
+        theirs.to_string().starts_with("s1 has 1000 tokens"),
+        "{theirs}"
+    );
     let full = tokens.make(wish("ci", 60), NOW).expect_err("full");
     assert!(matches!(full, TokensError::TooMany));
     assert!(tokens.make(wish("ci", 60), token.expires).is_ok());
     assert_eq!(tokens.list().len(), 1);
+}
+
+#[test]
+fn no_letter_can_be_changed_left_out_or_put_in() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tokens = opened(&dir, NOW);
+    let (good, _) = tokens.make(wish("ci", 60), NOW).expect("made");
+    let taken = |text: &str| tokens.bearer(text.as_bytes(), NOW).is_some();
+    assert!(taken(&good));
+    for at in 0..good.len() {
+        let (before, after) = (&good[..at], &good[at + 1..]);
+        assert!(!taken(&format!("{before}{after}")), "without letter {at}");
+        for letter in "AZaf09-_./ \n".chars() {
+            assert!(
+                !taken(&format!("{before}{letter}{}", &good[at..])),
+                "{letter:?} at {at}"
+            );
+            let changed = format!("{before}{letter}{after}");
+            assert!(
+                changed == good || !taken(&changed),
+                "{letter:?} for letter {at}"
+            );
+        }
+    }
 }

@@ -6,12 +6,14 @@
 //!   GET, HEAD /<hash>.narinfo --> narinfo::known --> here: 200   absent: 404
 //!                                                 '--> not known: the router, as all else
 //! ```
-//! Guarantees: an answer has the bytes and headers that the router's would have. Never: waits, or
-//! touches a disk; answers where each request is to be told of in the log, has a body, or has a
-//! head that is too large.
+//! Guarantees: an answer has the bytes and headers that the router's would have; whoever may not
+//! read is left to the router. Never: waits, or touches a disk; answers where each request is to be
+//! told of in the log, has a body, or has a head that is too large.
 
 use super::narinfo::{self, Known};
 use super::{Shared, head, nar};
+use crate::auth::subject::Scope;
+use crate::listen::Peer;
 use crate::observe;
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
@@ -34,8 +36,16 @@ impl Front {
     }
 
     /// The answer, if there is one at once; a request that has none is as it was.
-    pub fn answer<B: HttpBody>(&self, request: &mut Request<B>) -> Option<Response> {
+    pub fn answer<B: HttpBody>(&self, peer: &Peer, request: &mut Request<B>) -> Option<Response> {
         let app = &self.0;
+        if !app.config.cache.public
+            && app
+                .gate
+                .admit(peer, request.headers(), Scope::Pull)
+                .is_err()
+        {
+            return None;
+        }
         let is_head = request.method() == Method::HEAD;
         let is_reading = is_head || request.method() == Method::GET;
         if !is_reading || !request.body().is_end_stream() {

@@ -42,6 +42,7 @@ pub fn router(app: Shared) -> Router {
         .nest("/push", push(&app))
         .fallback(no_such_url)
         .method_not_allowed_fallback(no_such_url)
+        .layer(from_fn_with_state(app.clone(), admit_reader))
         // Every handler that reads a body says how much of it.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(linger::linger))
@@ -164,6 +165,25 @@ async fn admit_always(
             request.extensions_mut().insert(subject);
             next.run(request).await
         }
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// What is open also where reading takes a token: whether the server lives, and where an identity
+/// is exchanged for one.
+const ALWAYS_OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/v1/tokens/exchange"];
+
+/// Lets through everybody, or where the cache is private whoever may read.
+async fn admit_reader(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let is_open = app.config.cache.public || ALWAYS_OPEN.contains(&request.uri().path());
+    if is_open {
+        return next.run(request).await;
+    }
+    match app
+        .gate
+        .admit(&peer(&request), request.headers(), Scope::Pull)
+    {
+        Ok(_) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -137,7 +137,7 @@ impl From<TokensError> for Refusal {
         let later = |sentence| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence).retry();
         match &error {
             TokensError::Life(_) => Refusal::refused(error),
-            TokensError::TooMany => later(error.to_string()),
+            TokensError::TooMany | TokensError::TooManyOf(_) => later(error.to_string()),
             TokensError::File { .. } | TokensError::Random(_) => {
                 let why = crate::observe::with_causes(&error);
                 tracing::error!(why, "a token could not be written");

@@ -134,3 +134,30 @@ fn what_strangers_say_is_shown_short_and_without_tricks() {
     let said = Shown::of(&format!("a\n\x1b[31m\"{}", "b".repeat(1000))).to_string();
     assert!(said.len() < 130 && !said.contains(['\n', '\x1b']), "{said}");
 }
+
+#[test]
+fn no_letter_can_be_changed_left_out_or_put_in() {
+    let good = signed(HEADER, &claims(json!(NOW + 1), json!(1)).to_string());
+    let terms = Terms {
+        audience: "us",
+        clock_skew_s: 60,
+        now: NOW,
+    };
+    let key = key(None);
+    let taken =
+        |text: &str| Unverified::read(text).is_ok_and(|it| it.verified(&key, &terms).is_ok());
+    assert!(taken(&good));
+    for at in 0..good.len() {
+        let (before, after) = (&good[..at], &good[at + 1..]);
+        assert!(!taken(&format!("{before}{after}")), "without letter {at}");
+        for letter in "AZaz09-_.=+/ \n".chars() {
+            let put_in = format!("{before}{letter}{}", &good[at..]);
+            assert!(!taken(&put_in), "{letter:?} before letter {at}");
+            let changed = format!("{before}{letter}{after}");
+            assert!(
+                changed == good || !taken(&changed),
+                "{letter:?} for letter {at}"
+            );
+        }
+    }
+}

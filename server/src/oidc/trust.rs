@@ -80,6 +80,8 @@ pub struct Issuer {
     pub audience: String,
     /// Where its keys are; without, where its discovery document says.
     pub jwks_url: Option<String>,
+    /// A file with its keys, in place of asking it.
+    pub jwks_file: Option<PathBuf>,
     /// Certificates of the authorities that its certificate may be by, in place of the system's.
     pub ca_file: Option<PathBuf>,
     /// A token that is sent with each question to it.
@@ -177,6 +179,10 @@ fn of_issuer(issuer: &Issuer) -> Option<&'static str> {
     let keys_are_private = issuer.jwks_url.as_deref().is_none_or(is_private);
     if !is_private(&issuer.url) || !keys_are_private {
         return Some("url and jwks_url begin with https:// (http:// on this machine only)");
+    }
+    let asks = issuer.jwks_url.is_some() || issuer.ca_file.is_some() || issuer.token_file.is_some();
+    if issuer.jwks_file.is_some() && asks {
+        return Some("with jwks_file it is never asked: leave out jwks_url, ca_file, token_file");
     }
     if issuer.audience.is_empty() {
         return Some("audience is empty: any token of this issuer, for whomever, would be taken");

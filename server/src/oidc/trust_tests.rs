@@ -129,6 +129,10 @@ fn a_mistake_names_its_place() {
         ),
         (issuer("https://i", "clock_skew_s = 301"), "at most 300"),
         (
+            issuer("https://i", "jwks_file = \"k\"\nca_file = \"c\""),
+            "it is never asked",
+        ),
+        (
             issuer("https://i", "").repeat(2),
             "issuer https://i: it is there twice",
         ),

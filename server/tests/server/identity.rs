@@ -397,3 +397,72 @@ fn a_wish_that_cannot_be_met_is_refused_with_a_reason() {
     let tokens = parsed(&by_admin(&cache, "GET", "/api/v1/tokens", Value::Null));
     assert_eq!(tokens, json!({"tokens": []}));
 }
+
+#[test]
+fn a_private_cache_tells_nothing_to_who_has_no_token() {
+    let (cache, other) = (
+        Cache::with(|config| config.cache.public = false),
+        Cache::new(),
+    );
+    let sample = Sample::tree('a', "x", 1000, &[]);
+    sample.push(&cache);
+    let (token, id) = made(&cache, &["pull"], 60);
+    let read = |token: &str, path: &str| with(&cache, token, "GET", path, "");
+    let narinfo = format!("/{}.narinfo", sample.path.hash());
+    let text = read(&token, &narinfo);
+    let url = text
+        .text()
+        .lines()
+        .find_map(|line| line.strip_prefix("URL: "))
+        .unwrap();
+    let (nar, absent) = (format!("/{url}"), format!("/{}.narinfo", "9".repeat(32)));
+    // Twice, so that the second answers come out of memory.
+    let reading = [
+        ("/nix-cache-info", 200),
+        (narinfo.as_str(), 200),
+        (&narinfo, 200),
+        (&nar, 200),
+        (&nar, 200),
+        (&absent, 404),
+        (&absent, 404),
+        ("/", 200),
+        ("/metrics", 200),
+        ("/api/v1/paths", 200),
+        ("/api/v1/stats", 200),
+        ("/api/v1/pins", 200),
+        ("/push/nix-cache-info", 200),
+        ("/no/such/url", 404),
+    ];
+    for (path, status) in reading {
+        assert_eq!(read(&token, path).status, status, "{path}");
+    }
+    let bad = bad(&cache, &other);
+    for (path, _) in reading {
+        for method in ["GET", "HEAD"] {
+            let none = cache.send(method, path, &[], b"");
+            assert_eq!(none.status, 401, "{method} {path}");
+            assert!(
+                method == "HEAD" || none.text().contains("is private"),
+                "{}",
+                none.text()
+            );
+            for (what, header) in &bad {
+                let answer = cache.send(method, path, &[("Authorization", header)], b"");
+                assert_eq!(answer.status, 401, "{method} {path}, {what}");
+            }
+        }
+    }
+    let missing = json!({"hashes": [sample.path.hash().to_string()]}).to_string();
+    let ask = |token: &str| with(&cache, token, "POST", "/api/v1/missing", &missing).status;
+    assert_eq!((ask(&token), ask("x")), (200, 401));
+    for open in ["/healthz", "/readyz"] {
+        assert_eq!(cache.get(open).status, 200, "{open}");
+    }
+    let identity = br#"{"identity": "x"}"#;
+    let exchange = cache.send("POST", "/api/v1/tokens/exchange", &[], identity);
+    assert!(exchange.status == 404 && exchange.text().contains("auth.issuers_file"));
+    assert_eq!(revoke(&cache, &id).status, 200);
+    for (path, _) in reading {
+        assert_eq!(read(&token, path).status, 401, "{path}, revoked");
+    }
+}

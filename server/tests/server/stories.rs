@@ -35,6 +35,11 @@ const STORIES: &[(&str, &str, &str)] = &[
         "mass_queries_may_be_declined",
     ),
     (
+        "cache.public",
+        "tests/server/identity.rs",
+        "a_private_cache_tells_nothing_to_who_has_no_token",
+    ),
+    (
         "cache.key_name",
         PROCESS,
         "the_first_key_is_called_as_configured",

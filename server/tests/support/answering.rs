@@ -11,6 +11,7 @@ use snowcache_server::compose::Server;
 use snowcache_server::config::Config;
 use snowcache_server::http::front::Front;
 use snowcache_server::http::{App, narinfo};
+use snowcache_server::listen::Peer;
 
 /// The path that is here.
 pub const HASH: &str = "0c0g0ypmmnb8c6wbkhg6rwk2sh9gnbl3";
@@ -34,11 +35,14 @@ pub fn server(dir: &tempfile::TempDir) -> Server {
     publish(app);
     let front = Front::new(app.clone());
     let mut first = request(&Method::GET, HASH);
-    assert!(front.answer(&mut first).is_none(), "not yet in memory");
+    assert!(
+        front.answer(&Peer::Unix, &mut first).is_none(),
+        "not yet in memory"
+    );
     let looked_up = narinfo::get(app, &Method::GET, HASH);
     runtime.block_on(looked_up).unwrap();
     // The first of a minute notes that the path was asked for.
-    assert!(front.answer(&mut first).is_some());
+    assert!(front.answer(&Peer::Unix, &mut first).is_some());
     server
 }
 
