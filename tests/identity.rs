@@ -6,10 +6,9 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use support::corpus;
 use support::http::Response;
 use support::issuer::Issuer;
-use support::nix::{Nix, Node, User, inputs};
+use support::nix::inputs;
 use support::server::{Snowcached, binary};
 
 const RULES: &str = r#"
@@ -239,6 +238,24 @@ fn an_identity_with_anything_wrong_is_refused_with_what_is_wrong() {
         assert_eq!(answer.status, status, "{claims}: {}", answer.text());
         assert!(answer.text().contains(says), "{claims}: {}", answer.text());
     }
+    let http = place.server.http();
+    let no_json = http
+        .request("POST", "/api/v1/tokens/exchange")
+        .bytes(b"x")
+        .send();
+    refused(&no_json, 400, "expected {\"identity\"");
+    let made = http
+        .request("GET", "/api/v1/tokens")
+        .bearer(&place.server.admin_token());
+    let made = made.send().json();
+    let made = made["tokens"].as_array().expect("a list");
+    assert_eq!(made.len(), 3, "only the good ones: {made:?}");
+    assert_eq!(place.server.stats()["paths"], 0, "and nothing is signed");
+}
+
+#[test]
+fn what_is_no_identity_is_refused() {
+    let place = Place::new();
     // Times that are no numbers are not taken for none.
     for claim in ["exp", "nbf", "iat"] {
         let answer = place.says(json!({claim: "soon"}));
@@ -271,18 +288,6 @@ fn an_identity_with_anything_wrong_is_refused_with_what_is_wrong() {
         assert!(status == 401 || status == 413, "{status}: {bad}");
         assert!(!place.exchange(bad).text().contains("token_file"));
     }
-    let http = place.server.http();
-    let no_json = http
-        .request("POST", "/api/v1/tokens/exchange")
-        .bytes(b"x")
-        .send();
-    refused(&no_json, 400, "expected {\"identity\"");
-    let made = http
-        .request("GET", "/api/v1/tokens")
-        .bearer(&place.server.admin_token());
-    let made = made.send().json();
-    let made = made["tokens"].as_array().expect("a list");
-    assert_eq!(made.len(), 3, "only the good ones: {made:?}");
     assert_eq!(place.server.stats()["paths"], 0, "and nothing is signed");
 }
 
@@ -482,33 +487,4 @@ fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
     let output = place.client(&[], &["token", "exchange"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("$SNOWCACHE_ID_TOKEN_FILE"));
-}
-
-#[test]
-fn stock_nix_reads_a_private_cache_with_a_token_in_its_netrc() {
-    let (folder, small) = (support::folder_on_disk(), corpus::small());
-    let config = folder.path().join("snowcached.toml");
-    fs::write(&config, "[cache]\npublic = false\n").expect("written");
-    let config = config.to_str().expect("UTF-8").to_owned();
-    let server = Snowcached::start_with(folder, "info", &["--config", &config]);
-    let wish = br#"{"subject": "node", "scopes": ["pull"], "expires_in_s": 600}"#;
-    let http = server.http();
-    let ask = http
-        .request("POST", "/api/v1/tokens")
-        .bearer(&server.admin_token());
-    let made = ask.bytes(wish).send().is(200).json();
-    for nix in Nix::both() {
-        let copy = format!("nix copy --to \"$PUSH?compression=zstd\" {}", small.top);
-        Node::this_machine()
-            .sh(&User::of(&server), &nix, &copy)
-            .ok();
-        let mut reader = User::of(&server);
-        reader.netrc(made["token"].as_str().expect("a token"));
-        let fetch = format!("nix-store -r {}", small.top);
-        Node::empty().sh(&reader, &nix, &fetch).ok();
-        // Without a good token there is nothing to be had.
-        let mut stranger = User::of(&server);
-        stranger.netrc("snow_0123456789abcdef_guessed");
-        Node::empty().sh(&stranger, &nix, &fetch).fails();
-    }
 }
