@@ -18,8 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The longest that is kept: three of four NARs of nixpkgs are shorter, packed.
 pub const SMALL_BYTES: u64 = 64 << 10;
 
-/// Of all small NARs that are kept, in bytes, and again of all layouts: a thousand of usual size, or
-/// the layouts of 4 GB of NARs; each a tenth of what full load may take.
+/// Of all small NARs that are kept, in bytes, and again of all layouts: a thousand of usual size,
+/// or the layouts of 4 GB of NARs; each a tenth of what full load may take.
 const KEPT_BYTES: usize = 16 << 20;
 
 /// Parts with a lock of their own, so that cores do not wait for each other.
