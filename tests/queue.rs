@@ -3,129 +3,17 @@
 
 mod support;
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+use support::builder::{Builder, wait_until};
 use support::corpus;
 use support::daemon::Daemon;
-use support::nix::{Nix, Node, Ran, User};
+use support::nix::{Nix, Node, User};
 use support::proxy::Wire;
-use support::server::{Snowcached, binary};
-
-/// Longer than anything here should take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A builder with the hook in its nix.conf, a store of its own, and a cache elsewhere.
-struct Builder {
-    server: Snowcached,
-    node: Node,
-    user: User,
-    nix: Nix,
-}
-
-impl Builder {
-    fn new(nix: &Nix) -> Builder {
-        let server = Snowcached::start();
-        let mut user = User::of(&server);
-        let program = binary("snowcache");
-        user.variable("SNOWCACHE", &program.to_string_lossy());
-        user.variable("SNOWCACHE_URL", &server.url());
-        let token = user.home().join("push.token");
-        fs::write(&token, server.push_token()).expect("a token");
-        let spool = user.home().join("spool").to_string_lossy().into_owned();
-        user.variable("SNOWCACHE_SPOOL", &spool);
-        // As a person would write it: nix takes a program without arguments.
-        let hook = user.home().join("hook");
-        let said = user.home().join("hook.log").display().to_string();
-        let script = format!(
-            "#!/bin/sh\nexec {} hook --spool {spool} 2>>{said}\n",
-            program.display()
-        );
-        fs::write(&hook, script).expect("a hook");
-        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).expect("a program");
-        user.set("post-build-hook", &hook.to_string_lossy());
-        // What is built is not asked for elsewhere.
-        user.set("substituters", "");
-        Builder {
-            server,
-            node: Node::empty(),
-            user,
-            nix: nix.clone(),
-        }
-    }
-
-    fn sh(&self, script: &str) -> Ran {
-        self.node.sh(&self.user, &self.nix, script)
-    }
-
-    fn snowcache(&self, arguments: &str) -> Ran {
-        self.sh(&format!("$SNOWCACHE --token-file push.token {arguments}"))
-    }
-
-    /// Builds top, middle, bottom and extra; returns top.
-    fn build(&self) -> String {
-        let build = "nix-build --no-out-link $FILES/dependencies.nix";
-        self.sh(build).ok()
-    }
-
-    fn status(&self) -> Value {
-        self.snowcache("queue status --json").json()
-    }
-
-    fn waiting(&self) -> u64 {
-        self.status()["waiting"].as_u64().expect("a number")
-    }
-
-    fn collect_garbage(&self) -> BTreeSet<String> {
-        self.sh("nix-store --gc >/dev/null 2>&1").ok();
-        let left = self.sh("ls /nix/store").ok();
-        let outputs = left.lines().filter(|it| it.contains("dependencies-"));
-        let outputs = outputs.filter(|it| !it.ends_with(".drv"));
-        outputs.map(|it| it[33..].to_owned()).collect()
-    }
-
-    fn queue(&self) -> Queue {
-        let script = "exec $SNOWCACHE --token-file push.token queue run 2>>queue.log";
-        let mut command = self.node.command(&self.user, &self.nix, script);
-        command.stdout(Stdio::null());
-        Queue(command.spawn().expect("setpriv runs"))
-    }
-
-    /// The paths that the cache has, by name.
-    fn there(&self) -> usize {
-        self.server.stats()["paths"].as_u64().expect("a number") as usize
-    }
-}
-
-/// `snowcache queue run`, killed when it goes out of scope.
-struct Queue(Child);
-
-impl Queue {
-    fn kill(&mut self) {
-        self.0.kill().expect("our own child");
-        self.0.wait().expect("our own child");
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < PATIENCE, "{what} does not come true");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
+use support::server::Snowcached;
 
 const OUTPUTS: [&str; 4] = [
     "dependencies-bottom",
@@ -372,4 +260,36 @@ fn hooks_at_once_and_killed_hooks() {
         .sh("ls -A spool/queued | grep -c '^[^.]' || true")
         .ok();
     assert_eq!(left, "0");
+}
+
+/// Where nix runs no hook, what becomes valid is seen by its lock, or found when nobody looked.
+#[test]
+fn a_watched_store_queues_what_is_built_in_it() {
+    for nix in Nix::both() {
+        let mut builder = Builder::new(&nix);
+        builder.user.set("post-build-hook", "");
+        builder.sh("nix-store --init; mkdir -p /nix/store").ok();
+        let watch = |builder: &Builder| builder.start("exec $SNOWCACHE watch-store");
+        let mut watching = watch(&builder);
+        wait_until("a spool", || {
+            builder.user.home().join("spool/queued").exists()
+        });
+        builder.build();
+        wait_until("four paths queued", || builder.waiting() == 4);
+        assert_eq!(builder.collect_garbage().len(), 4, "{}", nix.version);
+        watching.kill();
+
+        let name = "watched-later";
+        let late = format!(
+            "nix-build --no-out-link -E 'import '$FILES'/build.nix \"{name}\" \"echo > $out\" {{}}'"
+        );
+        builder.sh(&late).ok();
+        assert_eq!(builder.waiting(), 4, "nobody looks");
+        let _watching = watch(&builder);
+        wait_until("what was built meanwhile", || builder.waiting() == 5);
+        builder
+            .snowcache("queue flush --wait --require-complete")
+            .ok();
+        assert_eq!(builder.there(), 5);
+    }
 }

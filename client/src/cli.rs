@@ -105,6 +105,9 @@ Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable
     /// Push what hooks have queued, say what waits, wait until it is there
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Queue what becomes valid in this machine's store, where nix cannot run a hook
+    #[command(after_help = queue::WATCH_HELP)]
+    WatchStore(SpoolArgs),
     /// Name what the cache must keep, with generations to go back to
     #[command(subcommand)]
     Pin(PinCommand),

@@ -20,6 +20,7 @@ mod subject;
 mod switch;
 mod token;
 mod verify;
+mod watch_store;
 
 use crate::cli::{CacheArgs, Cli, Command};
 use crate::failure::Failure;
@@ -67,6 +68,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Hook(args) => hook::run(&args),
         Command::Queue(command) => queue::run(cache, command),
+        Command::WatchStore(args) => watch_store::run(&args),
         Command::Pin(command) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(async {

@@ -11,6 +11,7 @@ pub mod agent;
 pub mod attacks;
 pub mod attic;
 pub mod big;
+pub mod builder;
 pub mod cargo;
 pub mod codec;
 pub mod corpus;

@@ -100,15 +100,21 @@ fn serve(
         let request = Http(server).request(method, path);
         let request = match body.is_empty() {
             true => request,
-            false => request.bytes(&body),
+            // Questions of ours; what Nix would take packed, it gets as it is.
+            false => request.header("Accept-Encoding", "zstd").bytes(&body),
         };
         let answer = spoil(path, request.send());
         let length = match answer.header("content-length") {
             Some(length) if method == "HEAD" => length.to_owned(),
             _ => answer.body.len().to_string(),
         };
+        let encoding = answer
+            .header("content-encoding")
+            .map_or_else(String::new, |encoding| {
+                format!("Content-Encoding: {encoding}\r\n")
+            });
         let head = format!(
-            "HTTP/1.1 {} Said\r\nContent-Length: {length}\r\n\r\n",
+            "HTTP/1.1 {} Said\r\nContent-Length: {length}\r\n{encoding}\r\n",
             answer.status
         );
         let is_cut = answer.header(CUT_OFF).is_some();

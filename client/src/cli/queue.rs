@@ -16,6 +16,18 @@ Nix takes the name of a program only, so:
 Exit codes: 0 queued; also 0, with a line on stderr, when it could not be done, since Nix would end
 the whole build for it: see --strict. 2 wrong usage.";
 
+/// Below `snowcache watch-store --help`.
+pub(super) const WATCH_HELP: &str = "\
+For users whom nix does not trust with a post-build-hook. It sees what is built, added and fetched;
+what the cache has already is found to be there and not sent. Between the end of a build and its
+being queued nix's collector may come first: where a hook can be had, it is better. Stopped and
+started again, it queues what became valid meanwhile.
+
+Example:
+  snowcache watch-store & snowcache --cache https://cache.example.org queue run
+
+Ends with 1 when the store cannot be watched or nothing can be queued.";
+
 /// `snowcache hook`
 #[derive(Args, Debug)]
 pub struct HookArgs {

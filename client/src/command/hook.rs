@@ -65,7 +65,11 @@ fn outputs_of(derivation: &str) -> Vec<String> {
 }
 
 fn queue(args: &HookArgs, paths: &[StorePath]) -> Result<(), Failure> {
-    let spool = spool(&args.spool)?;
+    enqueue(&spool(&args.spool)?, paths)
+}
+
+/// Queues paths and has nix keep them; where that cannot be done, it is said.
+pub(super) fn enqueue(spool: &Spool, paths: &[StorePath]) -> Result<(), Failure> {
     let unrooted = spool.add(paths).map_err(Failure::failed)?;
     if unrooted.is_empty() {
         return Ok(());

@@ -11,9 +11,9 @@
 
 use super::error::RemoteError;
 use super::http::{Ask, is_absent};
-use super::{MAX_NARINFO_BYTES, Remote};
+use super::{MAX_NARINFO_BYTES, Remote, decode};
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use snowcache_core::cache::Narinfo;
 use snowcache_nix::{STORE_DIR, StoreHash, StorePath};
@@ -84,7 +84,8 @@ impl Remote {
     ) -> Result<Option<Batch>, RemoteError> {
         let question: String = hashes.iter().map(|hash| format!("{hash}\n")).collect();
         let method = Method::from_bytes(b"QUERY").unwrap_or(Method::POST);
-        let mut ask = Ask::new(method, url.to_owned());
+        let zstd = HeaderValue::from_static("zstd");
+        let mut ask = Ask::new(method, url.to_owned()).header(header::ACCEPT_ENCODING, zstd);
         ask.body = Bytes::from(question);
         let answer = self.http.send(&ask).await?;
         let unknown = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
@@ -92,7 +93,16 @@ impl Remote {
             return Ok(None);
         }
         let answer = self.http.succeeded(url, answer).await?;
-        let answer = self.http.small(url, answer, MAX_ANSWER_BYTES).await?;
+        let encoding = answer.headers().get(header::CONTENT_ENCODING);
+        let is_packed = encoding.is_some_and(|encoding| encoding == "zstd");
+        let mut answer = self.http.small(url, answer, MAX_ANSWER_BYTES).await?;
+        if is_packed {
+            let unpacked = decode::unpack_small(&answer, MAX_ANSWER_BYTES);
+            answer = unpacked.map_err(|error| RemoteError::Answer {
+                url: url.to_owned(),
+                source: error.into(),
+            })?;
+        }
         let mut batch = Batch::default();
         for line in answer.split(|&byte| byte == b'\n') {
             if !line.is_empty() {

@@ -11,7 +11,7 @@ use futures::{Stream, StreamExt};
 use liblzma::stream::{Action, CONCATENATED, Status, Stream as Xz};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_nix::Compression;
-use std::io;
+use std::io::{self, Read};
 use thiserror::Error;
 use zstd::stream::raw::{Decoder as Zstd, InBuffer, Operation, OutBuffer};
 
@@ -176,6 +176,24 @@ pub fn unpack(
         }
     });
     Ok(chunks.boxed())
+}
+
+/// All of a small zstd stream, if that is at most so many bytes.
+///
+/// # Errors
+/// When it is not, or damaged.
+pub fn unpack_small(packed: &[u8], limit_bytes: usize) -> io::Result<Bytes> {
+    let mut plain = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(packed)?;
+    decoder
+        .take(limit_bytes as u64 + 1)
+        .read_to_end(&mut plain)?;
+    match plain.len() > limit_bytes {
+        true => Err(io::Error::other(format!(
+            "it unpacks to more than {limit_bytes} bytes"
+        ))),
+        false => Ok(plain.into()),
+    }
 }
 
 impl Unpacking {

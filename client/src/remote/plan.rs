@@ -15,7 +15,6 @@ use snowcache_core::cache::Narinfo;
 use snowcache_core::delta::{self, MAX_ANSWER_BYTES, Pair};
 use snowcache_core::error::Error;
 use snowcache_nix::Compression;
-use std::io::{self, Read};
 
 /// What packs to more than a quarter of its bytes is not worth its while as a plan.
 const MAX_PACKED_BYTES: usize = MAX_ANSWER_BYTES / 4;
@@ -47,7 +46,8 @@ impl Remote {
             url: url.clone(),
             source,
         };
-        let plan = unpack(&packed).map_err(|error| wrong(error.into()))?;
+        let plan =
+            decode::unpack_small(&packed, MAX_ANSWER_BYTES).map_err(|error| wrong(error.into()))?;
         let deltas = delta::answered(&plan, pairs.len());
         deltas.map(Some).map_err(|error| wrong(error.into()))
     }
@@ -76,16 +76,5 @@ impl Remote {
         let count = ranges.iter().map(|(_, len)| len).sum();
         let packed = body::stream(self.http.clone(), url.clone(), answer, Some(count));
         Ok(decode::unpack(url, Compression::Zstd, packed)?)
-    }
-}
-
-fn unpack(packed: &[u8]) -> io::Result<Bytes> {
-    let mut plan = Vec::new();
-    let most = MAX_ANSWER_BYTES as u64 + 1;
-    let decoder = zstd::stream::read::Decoder::new(packed)?;
-    decoder.take(most).read_to_end(&mut plan)?;
-    match plan.len() as u64 == most {
-        true => Err(io::Error::other("the plan unpacks to too much")),
-        false => Ok(plan.into()),
     }
 }

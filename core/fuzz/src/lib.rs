@@ -88,9 +88,9 @@ pub fn upload(bytes: &[u8]) {
     }
 }
 
-/// A question that is one is asked again by the same bytes; an answer holds no more deltas than were
-/// asked for, in its own bytes; and a delta makes the NAR that it says (its size is in the first four
-/// bytes) or is refused with a reason.
+/// A question that is one is asked again by the same bytes; an answer holds no more deltas than
+/// were asked for, in its own bytes; and a delta makes the NAR that it says (its size is in the
+/// first four bytes) or is refused with a reason.
 pub fn delta(bytes: &[u8]) {
     match delta::asked(bytes) {
         Ok(pairs) => assert_eq!(delta::question(&pairs), bytes),

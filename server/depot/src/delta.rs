@@ -22,8 +22,8 @@ use crate::relayout::encoded_offsets;
 pub const MAX_OPS: usize = 100_000;
 
 impl Depot {
-    /// How the NAR of `pair.wanted` is made of that of `pair.old`, by what it takes besides `swaps`;
-    /// None where it has to be fetched whole.
+    /// How the NAR of `pair.wanted` is made of that of `pair.old`, by what it takes besides
+    /// `swaps`; None where it has to be fetched whole.
     ///
     /// # Errors
     /// When the index or the disk fails.
