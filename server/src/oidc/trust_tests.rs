@@ -154,7 +154,7 @@ fn a_mistake_names_its_place() {
         ),
         (
             issuer("https://i", "").replace("[\"push\"]", "[\"write\"]"),
-            "line 6",
+            "line 7",
         ),
         (
             issuer("https://i", "").replace("\"ci\"", "\"a/b\""),

@@ -44,10 +44,12 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("DELETE", "/api/v1/tokens/0123456789abcdef", "admin"),
 ];
 
-/// Routes with a method that could write, and open all the same: the one only asks, the other takes
+/// Routes with a method that could write, and open all the same: they only ask; the last one takes
 /// an identity in place of a token.
 const OPEN: &[(&str, &str)] = &[
     ("POST", "/api/v1/missing"),
+    ("POST", "/api/v1/plan"),
+    ("POST", "/api/v1/frames"),
     ("POST", "/api/v1/tokens/exchange"),
 ];
 
@@ -452,9 +454,12 @@ fn a_private_cache_tells_nothing_to_who_has_no_token() {
             }
         }
     }
-    let missing = json!({"hashes": [sample.path.hash().to_string()]}).to_string();
-    let ask = |token: &str| with(&cache, token, "POST", "/api/v1/missing", &missing).status;
-    assert_eq!((ask(&token), ask("x")), (200, 401));
+    for (method, path) in OPEN.iter().filter(|(_, path)| !path.ends_with("/exchange")) {
+        let none = cache.send(method, path, &[], b"x");
+        assert_eq!(none.status, 401, "{method} {path}");
+        let asked = with(&cache, &token, method, path, "x");
+        assert_eq!(asked.status, 400, "{method} {path}: {}", asked.text());
+    }
     for open in ["/healthz", "/readyz"] {
         assert_eq!(cache.get(open).status, 200, "{open}");
     }
