@@ -1,8 +1,6 @@
 //! Two uploads that store the same frames at once: each NAR has a copy of its own, of which the
 //! index knows one.
 
-use std::time::{Duration, Instant};
-
 use snowcache_core::recipe::FrameId;
 
 use super::collect::{DAY, Yard, strict};
@@ -149,11 +147,7 @@ fn a_nar_whose_copies_the_index_forgot_is_healed_by_what_was_damaged_alone() {
     let reader = reader.expect("look up").expect("is here");
     let error = reader.encoded(0..u64::MAX).find_map(Result::err);
     assert_eq!(error.expect("an error").kind(), ErrorKind::Corrupt);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while yard.bench.shows(1, early) {
-        assert!(Instant::now() < deadline, "the early one stays visible");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    yard.bench.wait_until_gone(1, early);
     assert!(!yard.bench.shows(2, ours));
     let again = nar_of_parts(&[(8, SHORT), (2, SHORT), (9, SHORT)]);
     yard.bench.put("again", &again);
