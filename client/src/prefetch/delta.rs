@@ -88,8 +88,9 @@ pub(super) async fn plan(
     let held: Vec<StorePath> = guesses.values().cloned().collect();
     store.hold(&held).await?;
     let (mut pairs, mut paths) = (Vec::new(), BTreeMap::new());
-    for (wanted, old) in guesses {
-        if let Some(known) = store.path_info(&old).await? {
+    let known = store.path_infos(&held).await?;
+    for ((wanted, old), known) in guesses.into_iter().zip(known) {
+        if let Some(known) = known {
             pairs.push(Pair {
                 wanted: wanted.hash(),
                 old: old.hash(),
