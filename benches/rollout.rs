@@ -2,26 +2,37 @@
 //! stock Nix.
 //!
 //! ```text
+//! tests/corpus/make-bumps.sh ~/.cache/snowcache-tests/bumps-120      once, for P8: downloads 90 MB
 //! cargo bench --bench rollout                        the quick corpus that `make test-setup` makes
 //! cargo bench --bench rollout -- CORPUS-FOLDER       one that tests/corpus/make-corpus.sh made
 //! ```
 //!
-//! `SNOWCACHE_BENCH_ONLY=P7` or `P6,P15` for some of the rows.
+//! `SNOWCACHE_BENCH_ONLY=P7` or `P6,P15` for some of the rows; `SNOWCACHE_BENCH_BUMPS=FOLDER` for
+//! another corpus of P8.
 //!
 //! ```text
 //!   P6    a cold closure: prefetch, its floor and limit, nix-store --realise     cold
-//!   P7    what goes over the wire from one generation to the next                here
+//!   P7    what goes over the wire from one generation to the next                carried
+//!   P8    the same where packages got new versions                               carried
+//!   P9    P6 and P7 from far away, over slow links                               far
+//!   P16   5,000 that ask at once, and 500 that fetch                             fleet
 //!   P15   the gate                                                               gate
 //! ```
 
+#[path = "rollout/carried.rs"]
+mod carried;
 #[path = "rollout/cold.rs"]
 mod cold;
+#[path = "rollout/far.rs"]
+mod far;
+#[path = "rollout/fleet.rs"]
+mod fleet;
 #[path = "rollout/gate.rs"]
 mod gate;
 #[path = "support/mod.rs"]
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use snowcache_nix::SecretKey;
@@ -30,7 +41,6 @@ use support::harness::corpus;
 use support::harness::daemon::Daemon;
 use support::harness::nix::{Nix, Node, User, inputs};
 use support::harness::server::{Snowcached, binary};
-use support::harness::wire::Wire;
 
 /// Unless `SNOWCACHE_BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 5;
@@ -40,17 +50,22 @@ fn main() {
         .skip(1)
         .find(|word| !word.starts_with("--"));
     let folder = folder.map_or(inputs().join("corpus-120"), PathBuf::from);
-    let [top, top2] = ["top1", "top2"].map(|name| {
-        let top = std::fs::canonicalize(folder.join(name));
-        let top = top.expect("a corpus; run: make test-setup");
-        top.to_string_lossy().into_owned()
-    });
-    let server = Snowcached::start_with(support::harness::folder_on_disk(), "warn", &[]);
-    let mut user = User::of(&server);
-    user.variable("TOPS", &format!("{top} {top2}"));
-    let push = "nix copy --to \"$PUSH?compression=zstd\" $TOPS";
-    let here = Node::this_machine();
-    here.sh(&user, &Nix::installed(), push).ok();
+    let [top, top2] = tops(&folder).expect("a corpus; run: make test-setup");
+    if wanted("P8") {
+        let folder = std::env::var("SNOWCACHE_BENCH_BUMPS");
+        let folder = folder.map_or(inputs().join("bumps-120"), PathBuf::from);
+        match tops(&folder) {
+            Some([old, new]) => carried::bumps([&old, &new]),
+            None => println!(
+                "P8 needs a corpus: tests/corpus/make-bumps.sh {}",
+                folder.display()
+            ),
+        }
+    }
+    if is_inside() {
+        return far::inside([&top, &top2]);
+    }
+    let server = pushed(&[&top, &top2]);
     let key = SecretKey::generate("floor-1", [7; 32]).expect("a good name");
     let cargo: Vec<Cargo> = corpus::closure(&top)
         .iter()
@@ -63,7 +78,13 @@ fn main() {
         gate::row(&trusted, &server, &key);
     }
     if wanted("P7") {
-        rebuild(&trusted, &server, [&top, &top2]);
+        carried::rebuild(&trusted, &server, [&top, &top2]);
+    }
+    if wanted("P16") {
+        fleet::row([&top, &top2]);
+    }
+    if wanted("P9") {
+        far::row();
     }
     if wanted("P6") {
         cold::row(&cold::Cold {
@@ -82,38 +103,40 @@ fn rounds() -> usize {
     rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
+/// Whether this is the program that far::row started.
+fn is_inside() -> bool {
+    std::env::var("SNOWCACHE_BENCH_ONLY").is_ok_and(|only| only == far::INSIDE)
+}
+
 /// Whether a row is wanted: `SNOWCACHE_BENCH_ONLY` names some.
 fn wanted(row: &str) -> bool {
     let only = std::env::var("SNOWCACHE_BENCH_ONLY");
     only.is_err() || only.is_ok_and(|only| only.split(',').any(|it| it == row))
 }
 
-/// Bytes on the wire from generation to generation.
-fn rebuild(trusted: &str, server: &Snowcached, [before, after]: [&str; 2]) {
-    println!("| nix | 1 -> 2 by prefetch | by nix-store --realise | of it |");
-    println!("|---|---|---|---|");
-    for nix in Nix::both() {
-        let wire = Wire::to(server.address());
-        let url = wire.url();
-        let program = binary("snowcache").display().to_string();
-        let by_prefetch = |top: &str| format!("{program} prefetch {top} --from {url} --quiet");
-        let realised = |top: &str| format!("NIX_REMOTE=daemon nix-store --realise {top}");
-        let carried = |script: &dyn Fn(&str) -> String| {
-            let (node, user, _daemon) = node(&nix, trusted, &url);
-            node.sh(&user, &nix, &script(before)).ok();
-            let (carried, begin) = (wire.carried(), Instant::now());
-            node.sh(&user, &nix, &script(after)).ok();
-            let seconds = begin.elapsed().as_secs_f64();
-            (wire.carried() - carried, seconds)
-        };
-        let (ours, our_s) = carried(&by_prefetch);
-        let (stock, stock_s) = carried(&realised);
-        println!(
-            "| {} | {ours} B, {our_s:.2} s | {stock} B, {stock_s:.2} s | {:.3} % |",
-            nix.version,
-            100.0 * ours as f64 / stock as f64
-        );
-    }
+/// A server that has the closures of these.
+fn pushed(tops: &[&str]) -> Snowcached {
+    let server = Snowcached::start_with(support::harness::folder_on_disk(), "warn", &[]);
+    push(&server, tops);
+    server
+}
+
+/// Pushes the closures of these.
+fn push(server: &Snowcached, tops: &[&str]) {
+    let mut user = User::of(server);
+    user.variable("TOPS", &tops.join(" "));
+    let push = "nix copy --to \"$PUSH?compression=zstd\" $TOPS";
+    let here = Node::this_machine();
+    here.sh(&user, &Nix::installed(), push).ok();
+}
+
+/// The roots of a corpus's two generations, if it is there.
+fn tops(folder: &Path) -> Option<[String; 2]> {
+    let top = |name| {
+        let top = std::fs::canonicalize(folder.join(name)).ok()?;
+        Some(top.to_string_lossy().into_owned())
+    };
+    Some([top("top1")?, top("top2")?])
 }
 
 /// A node of its own, with a daemon that trusts these keys.
@@ -139,4 +162,16 @@ fn timed(node: &Node, user: &User, nix: &Nix, script: &str) -> Duration {
     let begin = Instant::now();
     node.sh(user, nix, script).ok();
     begin.elapsed()
+}
+
+/// The one in the middle, and the least and the most.
+fn middle(mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    match (ratios.first(), ratios.last()) {
+        (Some(least), Some(most)) => {
+            let middle = ratios[ratios.len() / 2];
+            format!("{middle:.2} ({least:.2} to {most:.2})")
+        }
+        _ => "nothing".to_owned(),
+    }
 }

@@ -25,7 +25,7 @@ use super::support::harness::cargo::Cargo;
 use super::support::harness::nix::{Nix, Node, User};
 use super::support::harness::server::Snowcached;
 use super::support::peers::nginx::Nginx;
-use super::{node, prefetch, rounds, timed};
+use super::{middle, node, prefetch, rounds, timed};
 
 /// Connections of the floor; the best one counts.
 const CONNECTIONS: [usize; 2] = [2, 4];
@@ -222,16 +222,4 @@ fn busy_seconds() -> f64 {
 
 fn cores() -> f64 {
     thread::available_parallelism().map_or(1.0, |count| count.get() as f64)
-}
-
-/// The one in the middle, and the least and the most.
-fn middle(mut ratios: Vec<f64>) -> String {
-    ratios.sort_by(f64::total_cmp);
-    match (ratios.first(), ratios.last()) {
-        (Some(least), Some(most)) => {
-            let middle = ratios[ratios.len() / 2];
-            format!("{middle:.2} ({least:.2} to {most:.2})")
-        }
-        _ => "nothing".to_owned(),
-    }
 }

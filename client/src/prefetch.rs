@@ -21,6 +21,7 @@ mod arrivals;
 mod bases;
 mod delta;
 mod old_nar;
+mod patched;
 mod vouch;
 
 use crate::node::{Node, NodeError};

@@ -22,7 +22,7 @@ use snowcache_core::delta::{self, Pair};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::path_info::Claimed;
 use snowcache_core::swap::Swaps;
-use snowcache_nix::{PathInfo, PublicKey, StoreHash, StorePath, fingerprint};
+use snowcache_nix::{NarHash, PathInfo, PublicKey, StoreHash, StorePath, fingerprint};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -302,7 +302,21 @@ impl Sources {
         narinfo: &Narinfo,
         ranges: &[(u64, u64)],
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        self.whose(narinfo)?.frames(narinfo, ranges).await
+        self.whose(narinfo)?.frames(narinfo, ranges.to_vec()).await
+    }
+
+    /// The pieces of the patch that makes the NAR of `narinfo` of `old`: bytes of its file.
+    ///
+    /// # Errors
+    /// When the cache cannot be asked, or does not have it any more.
+    pub async fn patch(
+        &self,
+        narinfo: &Narinfo,
+        old: &NarHash,
+        pieces: (u64, u64),
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let name = delta::patch::name(&narinfo.info.nar_hash, old);
+        self.whose(narinfo)?.ranges(name, vec![pieces]).await
     }
 
     async fn open(&self, narinfo: &Narinfo) -> Result<NarStream, Error> {

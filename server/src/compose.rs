@@ -15,12 +15,14 @@ use crate::first_start::{FirstStartError, Identity};
 use crate::http::front::Front;
 use crate::http::kept_nars::KeptNars;
 use crate::http::narinfos::Narinfos;
+use crate::http::plans::Plans;
 use crate::http::sending::Windows;
 use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
 use crate::lock::{DataLock, LockError};
 use crate::oidc::{Issuers, IssuersError};
+use crate::patcher::Patcher;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use crate::{reload, systemd};
@@ -232,6 +234,8 @@ fn app(
         narinfos: Narinfos::new(config.reads.narinfo_cache_bytes),
         small_nars: KeptNars::default(),
         layouts: KeptNars::default(),
+        plans: Plans::default(),
+        patcher: Patcher::default(),
         conflicts: AtomicU64::new(0),
         config,
     }
@@ -252,6 +256,11 @@ fn background(app: &Shared, hangups: Signal) -> Vec<JoinHandle<()>> {
     if !app.config.read_only {
         tasks.push(tokio::spawn(app.scrubber.clone().by_itself()));
         tasks.push(tokio::spawn(app.collector.clone().by_itself()));
+        let app = app.clone();
+        tasks.push(tokio::spawn(async move {
+            let caches = vec![app.cache.clone()];
+            app.patcher.by_itself(app.depot.clone(), caches).await;
+        }));
     }
     tasks
 }
@@ -274,6 +283,7 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
         max_size_bytes: (config.depot.max_size_bytes > 0).then_some(config.depot.max_size_bytes),
         reserve_bytes: config.depot.reserve_bytes,
         max_leased_bytes: Some(config.uploads.max_leased_bytes),
+        max_patch_bytes: config.depot.patch_bytes,
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

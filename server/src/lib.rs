@@ -25,6 +25,7 @@ pub mod lock;
 pub mod metrics;
 pub mod observe;
 pub mod oidc;
+pub mod patcher;
 pub mod reload;
 pub mod scrubber;
 pub mod systemd;

@@ -20,6 +20,7 @@ use crate::ingest::{Ingest, Nar, is_nar};
 use crate::keys::CacheName;
 use crate::leases::Leases;
 use crate::options::Options;
+use crate::patches::Patches;
 use crate::pool::{Pool, Stream};
 use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub pool: Arc<Pool>,
     pub compressors: Compressors,
     pub room: Room,
+    pub patches: Arc<Patches>,
     pub uses: Uses,
     pub leases: Leases,
     /// Commits read it from their first look to their last write; the collector writes it where
@@ -195,11 +197,14 @@ impl Depot {
     ) -> Result<Depot> {
         let found = replay::replay(&*segments, &*index, (options.clock)())?;
         let pool = Pool::new(segments.clone(), found);
+        let patches = Patches::new(options.dir.join("patches"), options.max_patch_bytes);
+        let patches = Arc::new(patches);
         let room = Room::new(
             segments.clone(),
             pool.clone(),
             options.max_size_bytes,
             options.reserve_bytes,
+            patches.clone(),
         );
         let watchers = Arc::<Watchers>::default();
         let watched = Watched::new(index, watchers.clone());
@@ -212,6 +217,7 @@ impl Depot {
             pool,
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             room,
+            patches,
             uses: Uses::default(),
             leases: Leases::new(options.max_leased_bytes),
             gate: RwLock::new(()),

@@ -34,6 +34,7 @@ mod leases;
 mod lookup;
 mod offering;
 mod options;
+pub mod patches;
 mod pinning;
 mod pins;
 mod pool;
@@ -55,6 +56,7 @@ mod varint;
 mod versions;
 mod vitals;
 
+pub use delta::Basis;
 pub use depot::{CHECKPOINT_BYTES, Depot, MAX_PAGE, Published, Stored, UploadInfo};
 pub use error::{Error, ErrorKind, Result};
 pub use gc::{Collected, Finding, Policy, Removal};

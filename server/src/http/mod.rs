@@ -30,6 +30,7 @@ pub mod nar;
 pub mod narinfo;
 pub mod narinfos;
 pub mod pins;
+pub mod plans;
 pub mod push_nar;
 pub mod push_narinfo;
 pub mod range;
@@ -46,6 +47,7 @@ use crate::config::Config;
 use crate::listen::tls::Certificates;
 use crate::metrics::Metrics;
 use crate::oidc::Issuers;
+use crate::patcher::Patcher;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
@@ -54,6 +56,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use kept_nars::{KeptNars, Small};
 use narinfos::Narinfos;
+use plans::Plans;
 use sending::Windows;
 use snowcache_depot::{CacheName, Depot, NarReader};
 use snowcache_nix::SecretKey;
@@ -98,6 +101,10 @@ pub struct App {
     pub small_nars: KeptNars<Small>,
     /// Where the bytes of larger ones lie, in memory.
     pub layouts: KeptNars<NarReader>,
+    /// How paths are made of others, as it was told.
+    pub plans: Plans,
+    /// Makes patches when a pin moves.
+    pub patcher: Patcher,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }
