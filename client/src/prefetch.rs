@@ -53,8 +53,8 @@ const MAX_RUNS: u32 = 4;
 /// Between these.
 const DAEMON_WAIT: Duration = Duration::from_secs(2);
 
-/// Paths under way for each that is fetched: those beyond it have come but for their ends, for which
-/// they wait with some 100 KiB here and a process of the daemon each.
+/// Paths under way for each that is fetched: the others have come but for their ends, and wait with
+/// some 100 KiB here and a process of the daemon each.
 const WAITING_FOR_REFERENCES: usize = 4;
 
 /// What is to be brought, and how.

@@ -102,12 +102,7 @@ impl Depot {
             patches, stopping, ..
         } = &**self.shared();
         let nars = (&compared.old, &compared.new);
-        let made = patches.make(nars, &steps, frames_bytes, stopping)?;
-        if matches!(made, Patched::Made { .. }) {
-            // What was told of this NAR without it can be told better.
-            self.shared().watchers.versions.changed(wanted.as_bytes());
-        }
-        Ok(made)
+        patches.make(nars, &steps, frames_bytes, stopping)
     }
 
     /// The patch between two NARs that the cache shows.

@@ -197,7 +197,9 @@ impl Depot {
     ) -> Result<Depot> {
         let found = replay::replay(&*segments, &*index, (options.clock)())?;
         let pool = Pool::new(segments.clone(), found);
-        let patches = Patches::new(options.dir.join("patches"), options.max_patch_bytes);
+        let watchers = Arc::<Watchers>::default();
+        let folder = options.dir.join("patches");
+        let patches = Patches::new(folder, options.max_patch_bytes, watchers.clone());
         let patches = Arc::new(patches);
         let room = Room::new(
             segments.clone(),
@@ -206,7 +208,6 @@ impl Depot {
             options.reserve_bytes,
             patches.clone(),
         );
-        let watchers = Arc::<Watchers>::default();
         let watched = Watched::new(index, watchers.clone());
         let owed = Arc::new(Owed::new(Arc::new(watched)));
         let shared = Arc::new(Shared {

@@ -8,9 +8,9 @@
 //! The file is `patches/<new NAR>-<old NAR>.patch` in the depot's folder:
 //! [`snowcache_core::delta::patch`], and the first 8 bytes of its BLAKE3.
 //!
-//! Guarantees: a patch is read only when it is whole; one is made at a time, with some 100 MiB of
-//! memory; all together they take no more than their limit on disk, those used last stay, and all go
-//! when uploads find no room. Never: needed. What is made of a patch is hashed by whoever uses it,
+//! Guarantees: a patch is read only when it is whole; making one takes some 150 MiB of memory; all
+//! together they take no more than their limit on disk, those used last stay, and all go when
+//! uploads find no room. Never: needed. What is made of a patch is hashed by whoever uses it,
 //! and a patch that went costs frames.
 
 use std::fs::{self, File};
@@ -29,13 +29,14 @@ use snowcache_nix::NarHash;
 use zstd::stream::write::Encoder;
 use zstd::zstd_safe::CParameter;
 
+use crate::index::watched::Watchers;
 use crate::read::NarReader;
 use crate::{Error, Result};
 
 /// What of new NARs is packed for one pair at most: a minute of one core.
 const MAX_RAW_BYTES: u64 = 4 << 30;
-/// A patch is made once for a fleet: of 27 Debian packages in two versions it is a fifth smaller than
-/// at level 3, and takes one and a half times as long.
+/// A patch is made once for a fleet: those of 27 Debian packages in two versions are a fifth smaller
+/// than at level 3, and take one and a half times as long.
 const LEVEL: i32 = 6;
 /// What zstd remembers of where bytes were: 4 bytes a place, so 16 MiB each. Of a prefix of 32 MiB
 /// that is every eighth.
@@ -52,6 +53,8 @@ const CHECKSUM_BYTES: usize = 8;
 pub struct Patches {
     folder: PathBuf,
     max_bytes: u64,
+    /// What was told with a patch, or without it, is told anew.
+    watchers: Arc<Watchers>,
     made: AtomicU64,
     used: AtomicU64,
 }
@@ -134,10 +137,11 @@ struct Piece {
 
 impl Patches {
     /// Those in this folder, which may take so many bytes; with 0 none are made or used.
-    pub fn new(folder: PathBuf, max_bytes: u64) -> Patches {
+    pub(crate) fn new(folder: PathBuf, max_bytes: u64, watchers: Arc<Watchers>) -> Patches {
         Patches {
             folder,
             max_bytes,
+            watchers,
             made: AtomicU64::new(0),
             used: AtomicU64::new(0),
         }
@@ -248,13 +252,29 @@ impl Patches {
         for (_, path, len) in there.into_iter().rev() {
             sum += len;
             if sum > self.max_bytes {
-                fs::remove_file(path)?;
+                self.remove(&path)?;
             }
         }
         let unfinished = path.with_extension("new");
         let mut file = File::create(&unfinished)?;
         file.write_all(&patch)?;
-        fs::rename(unfinished, path)
+        fs::rename(unfinished, path)?;
+        self.changed(path);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)?;
+        self.changed(path);
+        Ok(())
+    }
+
+    /// What was told of the new NAR of this patch does not hold any more.
+    fn changed(&self, path: &Path) {
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some((new, _)) = name.and_then(patch::named) {
+            self.watchers.versions.changed(new.as_bytes());
+        }
     }
 
     /// When each was used, where it is, and how long.
@@ -272,7 +292,7 @@ impl Patches {
     pub fn clear(&self) -> u64 {
         let mut freed = 0;
         for (_, path, len) in self.all().unwrap_or_default() {
-            if fs::remove_file(&path).is_ok() {
+            if self.remove(&path).is_ok() {
                 freed += len;
             }
         }

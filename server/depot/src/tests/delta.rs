@@ -293,6 +293,12 @@ fn of_patches_those_used_last_stay_and_uploads_go_before_all() {
     assert!(has(2) && !has(4) && has(6), "room for two of 77 KB");
     let bytes = bench.depot.patches_counted().2;
     assert!((140_000..200_000).contains(&bytes), "{bytes}");
+    let pair = pair(2, 1, nars[0].1.nar_hash);
+    let told = bench
+        .depot
+        .delta(&cache(), &pair, &swaps(2, 1), &mut Budget::PLAN.clone());
+    let told = told.expect("compared").1;
     assert_eq!(bench.depot.shared().patches.clear(), bytes);
+    assert!(!bench.depot.rests(&told), "told with a patch that went");
     assert!(!has(2));
 }
