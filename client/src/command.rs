@@ -3,6 +3,7 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod cache;
 mod closure;
 mod gate;
 mod gc;
@@ -82,6 +83,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(command) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(token::run(&remote, command))
+        }
+        Command::Cache(command) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(cache::run(&remote, command))
         }
         Command::Gc(args) => {
             let remote = connect(&cache.cache, cache)?;

@@ -11,6 +11,7 @@ mod hostile;
 mod identity;
 mod keeping;
 mod limits;
+mod named;
 mod operating;
 mod pushing;
 mod reading;

@@ -1,0 +1,118 @@
+//! What can be said about the named caches of a server.
+
+use clap::{Args, Subcommand};
+
+/// `snowcache cache`
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Make a named cache, with a signing key of its own; it is private unless it is said otherwise
+    #[command(after_help = "\
+Examples:
+  snowcache --token-file admin.token cache create team-a
+  snowcache --token-file admin.token cache create docs --public --priority 35
+  snowcache --token-file admin.token token create ci --scope push --for-cache team-a > ci.token
+
+It is read at URL/NAME and written to at URL/NAME/push; --cache URL/NAME is it for all commands.
+Names have 1 to 48 of a-z, 0-9 and single dashes, and begin with a letter. Takes the admin token.
+Exit codes: 0 made, 1 not (there is one already, say), 2 wrong usage, 3 cache unreachable.")]
+    Create(CacheCreateArgs),
+    /// Change what is decided about a cache; what is not said stays as it is
+    #[command(after_help = "\
+Examples:
+  snowcache --token-file admin.token cache set docs --private
+  snowcache --token-file admin.token cache set docs --priority 45
+
+Takes the admin token.")]
+    Set(CacheSetArgs),
+    /// List the named caches
+    #[command(after_help = "\
+Examples:
+  snowcache --token-file admin.token cache list
+  snowcache --token-file admin.token cache list --json | jq -r '.caches[].name'
+
+The cache at / is always there, and not listed. Takes the admin token.")]
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one cache, with the lines for nix.conf
+    #[command(after_help = "\
+Examples:
+  snowcache --token-file admin.token cache show team-a
+  snowcache --token-file admin.token cache show team-a --json | jq -r '.public_keys[]'
+
+Takes the admin token.")]
+    Show {
+        /// The cache
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a cache with its keys: it is gone at once, its paths go with the next collections
+    #[command(after_help = "\
+Example:
+  snowcache --token-file admin.token cache delete team-a
+
+Pins do not keep it. What other caches have, too, they keep. Its tokens are good for nothing any
+more, also when a cache of the same name is made later. Takes the admin token.
+Exit codes: 0 deleted, 1 there is none, 2 wrong usage, 3 cache unreachable.")]
+    Delete {
+        /// The cache
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `snowcache cache create`
+#[derive(Args, Debug)]
+pub struct CacheCreateArgs {
+    /// The cache
+    pub name: String,
+    /// What is decided about it.
+    #[command(flatten)]
+    pub settings: CacheSettings,
+    /// The name of its signing key [default: <host>-NAME-<time>-1]
+    #[arg(long, value_name = "NAME")]
+    pub key_name: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `snowcache cache set`
+#[derive(Args, Debug)]
+pub struct CacheSetArgs {
+    /// The cache
+    pub name: String,
+    /// What is decided about it.
+    #[command(flatten)]
+    pub settings: CacheSettings,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be decided about a cache.
+#[derive(Args, Debug)]
+pub struct CacheSettings {
+    /// Let everybody read
+    #[arg(long, conflicts_with = "private")]
+    pub public: bool,
+    /// Let only those read that have a token for it
+    #[arg(long)]
+    pub private: bool,
+    /// As nix-cache-info says it: the lower one is asked first [default: that of the cache at /]
+    #[arg(long, value_name = "NUMBER")]
+    pub priority: Option<u32>,
+}
+
+impl CacheSettings {
+    /// Whether everybody may read, if it was said.
+    pub fn is_public(&self) -> Option<bool> {
+        (self.public || self.private).then_some(self.public)
+    }
+}
