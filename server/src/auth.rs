@@ -312,7 +312,10 @@ mod tests {
         }
         assert!(!gate.knows(&headers, Place::Cache(&cache)));
         let admin = with("Bearer admin-token-of-this-test");
-        assert!(gate.admit(&peer, &admin, Scope::Push, Place::Cache(&cache)).is_ok());
+        assert!(
+            gate.admit(&peer, &admin, Scope::Push, Place::Cache(&cache))
+                .is_ok()
+        );
     }
 
     #[test]
@@ -355,7 +358,9 @@ mod tests {
         }
         for private in [Peer::Unix, Peer::Tls(([192, 0, 2, 7], 1).into())] {
             assert!(
-                gate(false).admit(&private, &headers, Scope::Push, place).is_ok(),
+                gate(false)
+                    .admit(&private, &headers, Scope::Push, place)
+                    .is_ok(),
                 "{private:?}"
             );
         }

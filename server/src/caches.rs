@@ -119,9 +119,14 @@ impl Caches {
         Ok(caches)
     }
 
+    /// Whether there is any.
+    pub fn are_there(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// The cache of this name.
     pub fn find(&self, name: &str) -> Option<Arc<Named>> {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.are_there() {
             return None;
         }
         let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
@@ -130,7 +135,7 @@ impl Caches {
 
     /// The cache that a URL's path is of, and where in the path that is said to the end.
     pub fn of_path(&self, path: &str) -> Option<(Arc<Named>, usize)> {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.are_there() {
             return None;
         }
         let rest = path.strip_prefix('/')?;

@@ -259,6 +259,7 @@ impl Collection<'_> {
         sweep.visible()?;
         sweep.uploads()?;
         sweep.conflicts()?;
+        sweep.frames()?;
         depot.may_go_on()?;
         let dead = sweep.nars()?;
         self.depot.commit(Change::Rest)?;

@@ -36,7 +36,7 @@ use crate::relayout::header_of;
 use crate::rows::UploadRow;
 use crate::state::{UploadState, recipe_payload, to_json};
 use crate::uses::{Flight, FramePlace};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, tenants};
 use offered::Offers;
 
 pub use offered::{KEEP_BYTES, Lease, is_nar, native_name};
@@ -82,6 +82,8 @@ pub struct Ingest {
     cutter: Cutter,
     /// Large files of the bytes being pushed: offset and size.
     files: Vec<(u64, u64)>,
+    /// Frames are not stored as they are sent.
+    packs_anew: bool,
     frames: Frames,
 }
 
@@ -96,6 +98,7 @@ impl Ingest {
             sha256: Sha256::new(),
             cutter: Cutter::new(Params::V1),
             files: Vec::new(),
+            packs_anew: false,
             frames: Frames {
                 flight: depot.uses.take_off(),
                 depot,
@@ -343,6 +346,8 @@ impl Frames {
             depot.leases.check(&upload.subject, &nar)?;
         }
         let mut batch = Batch::default();
+        let frames: Vec<FrameId> = self.at().keys().copied().collect();
+        tenants::sent(&*depot.index, &upload.cache, &frames, &mut batch)?;
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
         let sick = depot.quarantine.is_sick(&nar.nar_hash);
         let whole = known.is_some() && !sick && self.adds_nothing()?;

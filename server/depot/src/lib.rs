@@ -50,6 +50,7 @@ mod scrub;
 pub mod segments;
 mod state;
 mod stats;
+mod tenants;
 mod uses;
 mod varint;
 mod versions;

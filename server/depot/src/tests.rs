@@ -23,6 +23,7 @@ mod offered;
 mod publish;
 mod replay;
 mod simulation;
+mod tenants;
 mod twins;
 mod windows;
 

@@ -53,7 +53,9 @@ pub enum CachesError {
     #[error("there is a cache {0} already: change it with `snowcache cache set`")]
     Exists(Name),
     /// It is not new.
-    #[error("key_name is for a new cache: this one has its keys, docs/caches.md says how to rotate")]
+    #[error(
+        "key_name is for a new cache: this one has its keys, docs/caches.md says how to rotate"
+    )]
     HasKeys,
     /// There are too many.
     #[error("there are {MAX_CACHES} named caches, the most of a server: delete one first")]
@@ -90,7 +92,10 @@ pub(super) fn read_all(folder: &Path) -> Result<Vec<Stored>, CachesError> {
         if path.ends_with(DELETED) {
             continue;
         }
-        if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == UNFINISHED)
+        {
             fs::remove_dir_all(&path).map_err(failed(&path))?;
             continue;
         }
@@ -132,7 +137,11 @@ pub(super) fn make(
     now: u64,
 ) -> Result<Stored, CachesError> {
     let mut now = now;
-    while folder.join(DELETED).join(name.in_depot(now).as_str()).exists() {
+    while folder
+        .join(DELETED)
+        .join(name.in_depot(now).as_str())
+        .exists()
+    {
         now += 1;
     }
     let kept = Kept {

@@ -54,11 +54,17 @@ fn a_deleted_cache_leaves_its_name_in_the_depot_and_no_key() {
     assert!(Arc::ptr_eq(&gone, &first));
     assert!(caches.delete(&first.name).expect("nothing").is_none());
     assert!(caches.find("team-a").is_none());
-    let left = dir.path().join("caches/.deleted").join(first.cache.as_str());
+    let left = dir
+        .path()
+        .join("caches/.deleted")
+        .join(first.cache.as_str());
     assert!(left.join("cache.json").exists() && !left.join("keys").exists());
     let second = made(&caches, "team-a");
     assert_ne!(second.cache, first.cache, "nothing of the first is seen");
-    assert_ne!(second.keys[0].public().name(), first.keys[0].public().name());
+    assert_ne!(
+        second.keys[0].public().name(),
+        first.keys[0].public().name()
+    );
     assert_ne!(second.number, first.number);
     let again = Caches::open(dir.path()).expect("opens");
     assert_eq!(again.find("team-a").expect("there").cache, second.cache);

@@ -97,7 +97,10 @@ mod tests {
             ("/team-a", "/"),
             ("/team-a?limit=1", "/?limit=1"),
             ("/team-a//x", "//x"),
-            ("http://host/team-a/nix-cache-info", "http://host/nix-cache-info"),
+            (
+                "http://host/team-a/nix-cache-info",
+                "http://host/nix-cache-info",
+            ),
         ] {
             let seen_uri = behind(&sent.parse().expect(sent), "/team-a".len());
             assert_eq!(seen_uri.expect(sent).to_string(), seen);

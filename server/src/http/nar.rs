@@ -125,7 +125,9 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
         return Ok(response);
     }
     let whole = to.method == Method::GET && !is_conditional(&to.headers);
-    let known = app.layouts.get(&app.depot, &(app.number, *name.hash(), None));
+    let known = app
+        .layouts
+        .get(&app.depot, &(app.number, *name.hash(), None));
     let (reader, part, first) = match known.map(|reader| (name.part_of(&reader), reader)) {
         Some((part, reader)) if !(whole && part.is_small(&reader)) => (reader, part, None),
         _ => {
@@ -255,7 +257,9 @@ fn known(app: &App, method: &Method, headers: &HeaderMap, name: &Name) -> Option
     if is_conditional(headers) {
         return None;
     }
-    let small = app.small_nars.get(&app.depot, &name.clone().into_key(app.number))?;
+    let small = app
+        .small_nars
+        .get(&app.depot, &name.clone().into_key(app.number))?;
     Some(small_answer(method, small))
 }
 
@@ -386,7 +390,9 @@ pub async fn get_uploaded(
     };
     match app.reads.run(find).await? {
         // A NAR that no narinfo has made visible yet is its uploader's business.
-        Some((upload, reader, visible)) if visible || app.gate.knows(&headers, Place::Cache(&app.cache)) => {
+        Some((upload, reader, visible))
+            if visible || app.gate.knows(&headers, Place::Cache(&app.cache)) =>
+        {
             uploaded(&app, &method, &upload, &reader).await
         }
         _ => {

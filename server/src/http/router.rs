@@ -2,8 +2,8 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, batch, cache_info, caches, deltas, documents, gc, head, health, linger, listing, nar,
-    narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
+    Shared, api, batch, cache_info, caches, deltas, documents, gc, head, health, linger, listing,
+    nar, narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
 };
 use crate::auth::subject::{Place, Scope, Subject};
 use crate::listen::Peer;
@@ -238,9 +238,15 @@ async fn admit_always(State(rule): State<Rule>, mut request: Request, next: Next
 /// is exchanged for one.
 const ALWAYS_OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/v1/tokens/exchange"];
 
+/// What tells of all caches together: of what others have, too, and so, where there are named ones,
+/// to those that may read the one at `/` by their token.
+const OF_ALL: [&str; 3] = ["/metrics", "/api/v1/stats", "/api/v1/scrub"];
+
 /// Lets through everybody, or where the cache is private whoever may read.
 async fn admit_reader(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    let is_open = app.is_public || ALWAYS_OPEN.contains(&request.uri().path());
+    let path = request.uri().path();
+    let is_private = !app.is_public || (app.caches.are_there() && OF_ALL.contains(&path));
+    let is_open = !is_private || ALWAYS_OPEN.contains(&path);
     if is_open {
         return next.run(request).await;
     }

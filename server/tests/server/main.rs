@@ -20,3 +20,4 @@ mod sample;
 mod sending;
 mod stories;
 mod uploads;
+mod walls;

@@ -10,24 +10,24 @@ fn file(cache: &Cache, name: &str) -> String {
     text.trim().to_owned()
 }
 
-fn with(cache: &Cache, token: &str, method: &str, path: &str, body: &[u8]) -> Answer {
+pub fn with(cache: &Cache, token: &str, method: &str, path: &str, body: &[u8]) -> Answer {
     let bearer = format!("Bearer {token}");
     cache.send(method, path, &[("Authorization", bearer.as_str())], body)
 }
 
-fn by_admin(cache: &Cache, method: &str, path: &str, body: Value) -> Answer {
+pub fn by_admin(cache: &Cache, method: &str, path: &str, body: Value) -> Answer {
     let admin = file(cache, "admin.token");
     with(cache, &admin, method, path, body.to_string().as_bytes())
 }
 
 #[track_caller]
-fn parsed(answer: &Answer) -> Value {
+pub fn parsed(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     serde_json::from_slice(&answer.body).unwrap()
 }
 
 #[track_caller]
-fn make(cache: &Cache, name: &str, settings: Value) -> Value {
+pub fn make(cache: &Cache, name: &str, settings: Value) -> Value {
     parsed(&by_admin(
         cache,
         "PUT",
@@ -38,7 +38,7 @@ fn make(cache: &Cache, name: &str, settings: Value) -> Value {
 
 /// A token with these scopes for these caches.
 #[track_caller]
-fn token(cache: &Cache, scopes: &[&str], caches: &[&str]) -> String {
+pub fn token(cache: &Cache, scopes: &[&str], caches: &[&str]) -> String {
     let wish = json!({
         "subject": "tester", "scopes": scopes, "caches": caches, "expires_in_s": 600,
     });
@@ -49,7 +49,7 @@ fn token(cache: &Cache, scopes: &[&str], caches: &[&str]) -> String {
 
 /// Pushes as Nix does, to the cache of this name.
 #[track_caller]
-fn push(cache: &Cache, name: &str, token: &str, sample: &Sample) {
+pub fn push(cache: &Cache, name: &str, token: &str, sample: &Sample) {
     let nar = format!("nar/{}.nar", sample.hash().base32());
     let put = with(
         cache,
@@ -70,12 +70,12 @@ fn push(cache: &Cache, name: &str, token: &str, sample: &Sample) {
     assert_eq!(put.status, 200, "{}", put.text());
 }
 
-fn narinfo_url(name: &str, sample: &Sample) -> String {
+pub fn narinfo_url(name: &str, sample: &Sample) -> String {
     format!("/{name}/{}.narinfo", sample.path.hash())
 }
 
 #[track_caller]
-fn refused(answer: &Answer, status: u16, words: &[&str]) {
+pub fn refused(answer: &Answer, status: u16, words: &[&str]) {
     assert_eq!(answer.status, status, "{}", answer.text());
     for word in words {
         assert!(answer.text().contains(word), "{word}: {}", answer.text());

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use snowcache_nix::NarHash;
 
 use super::{Collection, Finding, duration};
@@ -16,6 +17,7 @@ use crate::index::{Batch, Rows, Table};
 use crate::layout::Layout;
 use crate::leases::Held;
 use crate::rows::{PathRow, UploadRow, nar_of_key, time_of, time_row};
+use crate::tenants::frame_of;
 
 /// Rows taken out while commits wait: microseconds.
 const ROWS_AT_ONCE: usize = 1000;
@@ -184,6 +186,26 @@ impl<'a, 'b> Sweep<'a, 'b> {
                     .for_each(|key| batch.delete(Table::Conflicts, key.as_ref()));
                 Ok(batch)
             })?;
+        }
+        Ok(())
+    }
+
+    /// Forgets to which caches frames were sent that are gone.
+    pub fn frames(&self) -> Result<()> {
+        let shared = self.shared.clone();
+        for table in [Table::Sent, Table::Hidden] {
+            let keys = Rows::new(&*shared.index, table, &[]).map(|row| Ok(row?.0));
+            let keys: Vec<Bytes> = keys.collect::<Result<_>>()?;
+            for part in keys.chunks(ROWS_AT_ONCE) {
+                self.undisturbed(|shared, _| {
+                    let ids: Vec<&[u8]> = part.iter().map(|key| frame_of(key)).collect();
+                    let here = shared.index.get_many(Table::Frames, &ids)?;
+                    let gone = part.iter().zip(here).filter(|(_, here)| here.is_none());
+                    let mut batch = Batch::default();
+                    gone.for_each(|(key, _)| batch.delete(table, key.as_ref()));
+                    Ok(batch)
+                })?;
+            }
         }
         Ok(())
     }
