@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -114,4 +116,58 @@ fn our_client_works_in_a_named_cache_and_operators_look_after_it() {
     assert!(gone.starts_with("team-a is deleted"), "{gone}");
     Node::empty().sh(&user, &nix, &fetch).fails();
     assert!(operator(&server, "cache list").starts_with("no named caches"));
+}
+
+/// What somebody's nix.conf says before; its last line has no end.
+const BEFORE: &str = "substituters =\ntrusted-public-keys =\nmax-jobs = 1";
+
+#[test]
+fn one_command_has_nix_use_a_cache_and_another_undoes_it() {
+    let (server, small) = (Snowcached::start(), corpus::small());
+    let about = create(&server, "team-a");
+    create(&server, "team-b");
+    let pusher = user_of(&server, &about, &token(&server, "push", "team-a"));
+    let copy = format!("nix copy --to \"$PUSH?compression=zstd\" {}", small.top);
+    Node::this_machine().sh(&pusher, &Nix::installed(), &copy).ok();
+    let reader = token(&server, "pull", "team-a");
+    for nix in Nix::both() {
+        for (whose, folder) in [("--user", "config/nix"), ("--system", "etc")] {
+            let mut user = User::of(&server);
+            for setting in ["substituters", "trusted-public-keys", "netrc-file"] {
+                user.unset(setting);
+            }
+            user.variable("SNOWCACHE", &binary("snowcache").to_string_lossy());
+            user.variable("SNOWCACHE_URL", &server.url());
+            user.variable("SNOWCACHE_TOKEN", &reader);
+            let folder = user.home().join(folder);
+            fs::create_dir_all(&folder).expect("a folder");
+            let (conf, netrc) = (folder.join("nix.conf"), folder.join("netrc"));
+            fs::write(&conf, BEFORE).expect("written");
+            let here = Node::this_machine();
+            let says = |command: &str| {
+                let script = format!("$SNOWCACHE use team-a {whose} {command}");
+                here.sh(&user, &nix, &script).ok()
+            };
+            let fetch = format!("nix-store -r {}", small.top);
+            Node::empty().sh(&user, &nix, &fetch).fails();
+            assert!(says("").contains("/team-a is used: changed "));
+            let mode = fs::metadata(&netrc).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            let node = Node::empty();
+            node.sh(&user, &nix, &fetch).ok();
+            assert_same_bytes(&node, &small.closure);
+            assert!(says("").contains("nothing was to be changed"));
+            // Another cache of this host, which wants the same token.
+            let other = format!("$SNOWCACHE use team-b {whose}");
+            let refused = here.sh(&user, &nix, &other).fails();
+            assert!(refused.contains("team-b"), "{refused}");
+            says("--undo");
+            user.forget();
+            assert_eq!(fs::read_to_string(&conf).expect("there"), BEFORE);
+            assert!(!netrc.exists(), "it was made for this");
+            Node::empty().sh(&user, &nix, &fetch).fails();
+            assert!(says("--undo").contains("nothing was to be changed"));
+            println!("{}: {whose}", nix.version);
+        }
+    }
 }

@@ -45,6 +45,9 @@ fn change(settings: &CacheSettings, key_name: Option<String>) -> CacheChange {
     CacheChange {
         public: settings.is_public(),
         priority: settings.priority,
+        grace_s: settings.grace.map(|it| it.0),
+        max_age_s: settings.max_age.map(|it| it.0),
+        quota_bytes: settings.quota.map(|it| it.0),
         key_name,
     }
 }
@@ -82,7 +85,20 @@ fn row(cache: &NamedCache) -> String {
     let visibility = if cache.public { "public" } else { "private" };
     let (name, url, priority) = (&cache.name, &cache.url, cache.priority);
     let (made, by) = (show::time(cache.created), &cache.by);
-    format!("{name}  {visibility}, priority {priority}; {url}; made {made} by {by}\n")
+    let holds = holds(cache);
+    format!("{name}  {visibility}, priority {priority}; {holds}; {url}; made {made} by {by}\n")
+}
+
+fn holds(cache: &NamedCache) -> String {
+    let quota = cache.quota_bytes.map(show::size);
+    let quota = quota.map_or(String::new(), |quota| format!(" of {quota}"));
+    match &cache.holds {
+        Some(holds) => {
+            let (paths, size) = (show::count(holds.paths), show::size(holds.nar_bytes));
+            format!("{paths} paths, {size}{quota}")
+        }
+        None => format!("being counted{quota}"),
+    }
 }
 
 /// What a person pastes.
@@ -91,7 +107,7 @@ fn lines(cache: &NamedCache) -> String {
     let mut text = String::new();
     write!(
         text,
-        "\n# nix.conf:\nextra-substituters = {url}\nextra-trusted-public-keys = {keys}\n\
+        "\n# nix.conf (or: snowcache use {url}):\nextra-substituters = {url}\nextra-trusted-public-keys = {keys}\n\
          # to push: {url}/push\n"
     )
     .expect("invariant: writing to a String cannot fail");
@@ -116,6 +132,7 @@ fn for_admins(error: RemoteError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::Holding;
 
     #[test]
     fn a_row_says_who_may_read_and_where() {
@@ -124,13 +141,20 @@ mod tests {
             url: "https://cache.example.org/team-a".to_owned(),
             public: false,
             priority: 30,
+            grace_s: None,
+            max_age_s: None,
+            quota_bytes: Some(2 << 30),
+            holds: Some(Holding {
+                paths: 1234,
+                nar_bytes: 1 << 30,
+            }),
             public_keys: vec!["k-1:AA==".to_owned()],
             created: 1_600_000_000,
             by: "admin".to_owned(),
         };
         assert_eq!(
             row(&cache),
-            "team-a  private, priority 30; https://cache.example.org/team-a; \
+            "team-a  private, priority 30; 1,234 paths, 1.0 GiB of 2.0 GiB; https://cache.example.org/team-a; \
              made 2020-09-13 12:26 UTC by admin\n"
         );
         let lines = lines(&cache);

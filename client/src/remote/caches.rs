@@ -22,12 +22,29 @@ pub struct NamedCache {
     pub public: bool,
     /// The lower one is asked first.
     pub priority: u32,
+    /// How long a path stays in any case; None: as the server's configuration says.
+    pub grace_s: Option<u64>,
+    /// After which a path goes that nobody used; 0: never; None: as the server's configuration says.
+    pub max_age_s: Option<u64>,
+    /// What it may hold.
+    pub quota_bytes: Option<u64>,
+    /// What it holds; None: it is being counted.
+    pub holds: Option<Holding>,
     /// Those that it signs with.
     pub public_keys: Vec<String>,
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// Who made it.
     pub by: String,
+}
+
+/// What a cache holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Holding {
+    /// Visible paths.
+    pub paths: u64,
+    /// Bytes of their NARs, unpacked.
+    pub nar_bytes: u64,
 }
 
 /// What is to be decided about a cache; None: as it is.
@@ -37,6 +54,15 @@ pub struct CacheChange {
     pub public: Option<bool>,
     /// The lower one is asked first.
     pub priority: Option<u32>,
+    /// See [`NamedCache`]; `Some(None)`: none of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_s: Option<Option<u64>>,
+    /// The same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_s: Option<Option<u64>>,
+    /// The same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<Option<u64>>,
     /// The name of a new cache's key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_name: Option<String>,
