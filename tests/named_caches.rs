@@ -128,7 +128,9 @@ fn one_command_has_nix_use_a_cache_and_another_undoes_it() {
     create(&server, "team-b");
     let pusher = user_of(&server, &about, &token(&server, "push", "team-a"));
     let copy = format!("nix copy --to \"$PUSH?compression=zstd\" {}", small.top);
-    Node::this_machine().sh(&pusher, &Nix::installed(), &copy).ok();
+    Node::this_machine()
+        .sh(&pusher, &Nix::installed(), &copy)
+        .ok();
     let reader = token(&server, "pull", "team-a");
     for nix in Nix::both() {
         for (whose, folder) in [("--user", "config/nix"), ("--system", "etc")] {
@@ -170,4 +172,58 @@ fn one_command_has_nix_use_a_cache_and_another_undoes_it() {
             println!("{}: {whose}", nix.version);
         }
     }
+}
+
+/// What `docs/caches.md` says to a shell, block by block.
+fn commands() -> Vec<String> {
+    let page = support::root().join("docs/caches.md");
+    let page = fs::read_to_string(page).expect("docs/caches.md");
+    let blocks = page.split("```sh\n").skip(1);
+    let block = |text: &str| text.split("```").next().unwrap_or_default().to_owned();
+    blocks.map(block).collect()
+}
+
+#[test]
+fn the_operators_page_is_true() {
+    let (server, small, nix) = (Snowcached::start(), corpus::small(), Nix::installed());
+    let mut user = User::of(&server);
+    for setting in ["substituters", "trusted-public-keys", "netrc-file"] {
+        user.unset(setting);
+    }
+    user.variable("SNOWCACHE", &binary("snowcache").to_string_lossy());
+    user.variable("SOME_PATH", &small.top);
+    let etc = user.home().join("etc");
+    fs::create_dir_all(&etc).expect("a folder");
+    fs::write(etc.join("nix.conf"), BEFORE).expect("written");
+    fs::write(user.home().join("admin.token"), server.admin_token()).expect("written");
+    let blocks = commands();
+    assert!(blocks.len() >= 5, "{blocks:?}");
+    let script = |blocks: &[String]| {
+        let text = blocks.concat();
+        let text = text.replace("https://cache.example.org", &server.url());
+        format!(
+            "snowcache() {{ \"$SNOWCACHE\" \"$@\"; }}\nexport SNOWCACHE_URL={}\n{text}",
+            server.url()
+        )
+    };
+    // Caches and tokens; then something to read; then the rest.
+    Node::this_machine()
+        .sh(&user, &nix, &script(&blocks[..2]))
+        .ok();
+    let about = operator(&server, "cache show team-a --json");
+    let about = serde_json::from_str(&about).expect("JSON");
+    let token = fs::read_to_string(user.home().join("ci.token")).expect("a token");
+    let pusher = user_of(&server, &about, token.trim());
+    let copy = format!("nix copy --to \"$PUSH?compression=zstd\" {}", small.top);
+    Node::this_machine().sh(&pusher, &nix, &copy).ok();
+    let node = Node::empty();
+    node.sh(&user, &nix, &script(&blocks[2..])).ok();
+    assert_same_bytes(&node, &small.closure);
+    let conf = fs::read_to_string(etc.join("nix.conf")).expect("there");
+    assert_eq!(conf, BEFORE);
+    let listed = operator(&server, "cache list");
+    assert!(
+        listed.contains("team-a") && !listed.contains("docs"),
+        "{listed}"
+    );
 }

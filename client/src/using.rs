@@ -110,7 +110,11 @@ pub fn without(text: &str, key: &str) -> Result<Outcome, Broken> {
     // What was noted of the file goes over to the part that now stands in this place.
     if let Some(next) = parts.get(at + 1).filter(|next| next.from == part.to) {
         let rest = &text[next.lines.start..];
-        let note = if next.note == Note::None { part.note } else { next.note };
+        let note = if next.note == Note::None {
+            part.note
+        } else {
+            next.note
+        };
         let head = format!("{BEGIN}{}{note}\n", next.key);
         return Ok(Outcome::Text([before, &head, rest].concat()));
     }
@@ -210,7 +214,12 @@ mod tests {
             Some("a = b\n\n# c"),
         ] {
             let before = before.map(str::to_owned);
-            for order in [["x", "y", "z"], ["z", "y", "x"], ["y", "z", "x"], ["y", "x", "z"]] {
+            for order in [
+                ["x", "y", "z"],
+                ["z", "y", "x"],
+                ["y", "z", "x"],
+                ["y", "x", "z"],
+            ] {
                 let mut file = before.clone();
                 for key in ["x", "y", "z"] {
                     file = put(file, key, &format!("of {key}\n"));
@@ -246,6 +255,9 @@ mod tests {
             let error = without(text, "x").expect_err(text).to_string();
             assert!(error.starts_with("line 1, "), "{error}");
         }
-        assert_eq!(without("# <<< snowcache use x\n", "x").expect("nothing"), Outcome::Same);
+        assert_eq!(
+            without("# <<< snowcache use x\n", "x").expect("nothing"),
+            Outcome::Same
+        );
     }
 }

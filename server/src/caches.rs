@@ -24,13 +24,13 @@ pub use name::{MAX_NAME_BYTES, Name, NameError, title};
 pub use store::CachesError;
 
 use crate::clock::now_unix_s;
-use serde::{Deserialize, Serialize};
-use snowcache_depot::CacheName;
+use serde::{Deserialize, Deserializer, Serialize};
+use snowcache_depot::{CacheName, Policy, Stay};
 use snowcache_nix::SecretKey;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Named caches of one server: each that is asked for holds its routes (some 100 KB), and eight
 /// series of Prometheus': 25 MB and 2,000 series.
@@ -46,6 +46,31 @@ pub struct Settings {
     pub public: bool,
     /// As nix-cache-info says it; the lower one is asked first.
     pub priority: u32,
+    /// How long a path stays in any case after it was last put or asked for; None: as
+    /// `retention.grace_s` says.
+    #[serde(default)]
+    pub grace_s: Option<u64>,
+    /// After which a path goes that was neither put nor asked for and that no pin keeps; 0: never
+    /// by age; None: as `retention.max_age_s` says.
+    #[serde(default)]
+    pub max_age_s: Option<u64>,
+    /// Bytes of NARs, unpacked, of its visible paths; None: as many as there is room for.
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
+}
+
+impl Settings {
+    /// What stays of the cache, where `policy` says it of all others.
+    fn stay(&self, policy: &Policy) -> Stay {
+        let max_age_s = match self.max_age_s {
+            None => policy.max_age_s,
+            Some(seconds) => (seconds > 0).then_some(seconds),
+        };
+        Stay::For {
+            grace_s: self.grace_s.unwrap_or(policy.grace_s),
+            max_age_s,
+        }
+    }
 }
 
 /// What of it is to change; the rest stays, or is the default where the cache is new.
@@ -56,8 +81,43 @@ pub struct Change {
     pub public: Option<bool>,
     /// See [`Settings`]; a new cache has that of the cache at `/`.
     pub priority: Option<u32>,
+    /// See [`Settings`]; `null`: none of its own.
+    #[serde(default, deserialize_with = "said")]
+    pub grace_s: Option<Option<u64>>,
+    /// The same.
+    #[serde(default, deserialize_with = "said")]
+    pub max_age_s: Option<Option<u64>>,
+    /// The same.
+    #[serde(default, deserialize_with = "said")]
+    pub quota_bytes: Option<Option<u64>>,
     /// The name of a new cache's key; empty: `<host>-<name>-<time>-1`.
     pub key_name: Option<String>,
+}
+
+/// `null` is said, too.
+fn said<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+impl Change {
+    /// What is decided then.
+    fn made(&self, have: Option<&Settings>, default_priority: u32) -> Settings {
+        let new = Settings {
+            public: false,
+            priority: default_priority,
+            grace_s: None,
+            max_age_s: None,
+            quota_bytes: None,
+        };
+        let have = have.unwrap_or(&new);
+        Settings {
+            public: self.public.unwrap_or(have.public),
+            priority: self.priority.unwrap_or(have.priority),
+            grace_s: self.grace_s.unwrap_or(have.grace_s),
+            max_age_s: self.max_age_s.unwrap_or(have.max_age_s),
+            quota_bytes: self.quota_bytes.unwrap_or(have.quota_bytes),
+        }
+    }
 }
 
 /// A named cache, as it is.
@@ -76,6 +136,8 @@ pub struct Named {
     pub by: String,
     /// All of these sign.
     pub keys: Vec<SecretKey>,
+    /// Asked of it since the start.
+    pub requests: Arc<AtomicU64>,
 }
 
 /// What whoever changes a cache takes to be there before.
@@ -96,6 +158,8 @@ pub struct Caches {
     /// Whether there is any: most servers have none, and ask no further.
     any: AtomicBool,
     next_number: AtomicU32,
+    /// Whose paths are to go.
+    deleted: Mutex<Vec<CacheName>>,
     /// Held by whoever changes files.
     writing: Mutex<()>,
 }
@@ -111,12 +175,50 @@ impl Caches {
             named: RwLock::default(),
             any: AtomicBool::new(false),
             next_number: AtomicU32::new(DEFAULT_NUMBER + 1),
+            deleted: Mutex::default(),
             writing: Mutex::new(()),
         };
         for stored in store::read_all(&caches.folder)? {
             caches.insert(stored, None);
         }
+        *caches.deleted() = store::deleted(&caches.folder)?;
         Ok(caches)
+    }
+
+    /// What collections go by, where `policy` is that of the cache at `/`.
+    pub fn policy(&self, policy: &Policy) -> Policy {
+        let named = self.list();
+        let named = named
+            .iter()
+            .map(|it| (it.cache.clone(), it.settings.stay(policy)));
+        let deleted = self.deleted().clone();
+        let deleted = deleted.into_iter().map(|cache| (cache, Stay::Nothing));
+        Policy {
+            caches: named.chain(deleted).collect(),
+            ..policy.clone()
+        }
+    }
+
+    /// Forgets those of the deleted caches of which nothing is left.
+    ///
+    /// # Errors
+    /// What `is_gone` says; a folder that cannot be removed.
+    pub fn forget_gone<E: From<CachesError>>(
+        &self,
+        is_gone: impl Fn(&CacheName) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        for cache in self.deleted().clone() {
+            if is_gone(&cache)? {
+                store::forget(&self.folder, &cache)?;
+                self.deleted().retain(|it| *it != cache);
+                tracing::info!(%cache, "nothing is left of a deleted cache");
+            }
+        }
+        Ok(())
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, Vec<CacheName>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there is any.
@@ -186,15 +288,7 @@ impl Caches {
             (None, _) if self.list().len() >= MAX_CACHES => return Err(CachesError::TooMany),
             _ => {}
         }
-        let settings = Settings {
-            public: change
-                .public
-                .unwrap_or_else(|| have.as_ref().is_some_and(|it| it.settings.public)),
-            priority: change.priority.unwrap_or_else(|| {
-                let have = have.as_ref().map(|it| it.settings.priority);
-                have.unwrap_or(default_priority)
-            }),
-        };
+        let settings = change.made(have.as_deref().map(|it| &it.settings), default_priority);
         let stored = match &have {
             Some(have) => store::change(&self.folder, have, settings)?,
             None => {
@@ -202,7 +296,7 @@ impl Caches {
                 store::make(&self.folder, name, settings, key_name, by, now_unix_s())?
             }
         };
-        Ok(self.insert(stored, have.map(|have| have.number)))
+        Ok(self.insert(stored, have.as_deref()))
     }
 
     /// Deletes a cache: nobody is answered from it any more, and its paths go. None where there is
@@ -216,18 +310,20 @@ impl Caches {
             return Ok(None);
         };
         store::delete(&self.folder, &named)?;
+        self.deleted().push(named.cache.clone());
         let mut all = self.named.write().unwrap_or_else(PoisonError::into_inner);
         all.remove(name);
         self.any.store(!all.is_empty(), Ordering::Release);
         Ok(Some(named))
     }
 
-    fn insert(&self, stored: store::Stored, number: Option<u32>) -> Arc<Named> {
+    fn insert(&self, stored: store::Stored, before: Option<&Named>) -> Arc<Named> {
         let next = || self.next_number.fetch_add(1, Ordering::Relaxed);
         let named = Arc::new(Named {
             name: stored.name,
             cache: stored.kept.cache,
-            number: number.unwrap_or_else(next),
+            number: before.map_or_else(next, |it| it.number),
+            requests: before.map(|it| it.requests.clone()).unwrap_or_default(),
             settings: stored.kept.settings,
             created: stored.kept.created,
             by: stored.kept.by,

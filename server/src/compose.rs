@@ -121,7 +121,7 @@ impl Server {
         let identity = Identity::in_folder(&config.data, &config.cache.key_name)?;
         let issuers = Issuers::open(&config.auth.issuers_file)?;
         let tokens = Tokens::open(&config.data, now_unix_s())?;
-        let caches = Caches::open(&config.data)?;
+        let caches = Arc::new(Caches::open(&config.data)?);
         let gate = Gate::new(&identity, tokens, config.auth.allow_plaintext_writes);
         let certificates = match config.tls.is_on() {
             true => Some(Certificates::load(&config.tls)?),
@@ -187,6 +187,7 @@ impl Server {
         let serving = service(router::router(app.clone())).behind(front, doors);
         let serving = serving.on(self.listeners);
         let operators = service(router::of_operators(app.clone())).on(self.metrics_listeners);
+        count(&app);
         let background = background(&app, self.hangups);
         systemd::ready();
         stop.await;
@@ -211,14 +212,14 @@ impl Server {
 fn engine(
     config: Config,
     depot: Depot,
-    (gate, issuers, caches): (Gate, Issuers, Caches),
+    (gate, issuers, caches): (Gate, Issuers, Arc<Caches>),
     certificates: Option<Arc<Certificates>>,
     public_url: String,
 ) -> Engine {
     let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
     Engine {
         scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
-        collector: Collector::new(depot.clone(), policy, interval),
+        collector: Collector::new(depot.clone(), policy, caches.clone(), interval),
         depot,
         caches,
         gate,
@@ -236,6 +237,20 @@ fn engine(
         conflicts: AtomicU64::new(0),
         config,
     }
+}
+
+/// Has what the named caches hold counted, from now on.
+fn count(app: &Shared) {
+    for named in app.caches.list() {
+        let quota_bytes = named.settings.quota_bytes;
+        app.depot.watch_holding(&named.cache, quota_bytes);
+    }
+    let depot = app.depot.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = depot.count_holdings() {
+            tracing::error!(%error, "quotas are not kept until the next start or change of one");
+        }
+    });
 }
 
 /// What runs beside serving, until it is aborted. A cache that is read-only notes what is asked

@@ -151,7 +151,9 @@ fn size(text: &str) -> Result<Setting, String> {
     let bytes = number.and_then(|number| number.checked_mul(1 << shift));
     let bytes = bytes.filter(|bytes| *bytes > 0);
     let wrong = "write a number, with K, M, G or T behind for KiB to TiB: 200G, or none";
-    bytes.map(|bytes| Setting(Some(bytes))).ok_or_else(|| wrong.to_owned())
+    bytes
+        .map(|bytes| Setting(Some(bytes)))
+        .ok_or_else(|| wrong.to_owned())
 }
 
 impl CacheSettings {

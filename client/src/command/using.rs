@@ -24,7 +24,11 @@ struct Done {
     netrc: bool,
 }
 
-pub(super) async fn run(remote: &Remote, args: &UseArgs, token: Option<&str>) -> Result<(), Failure> {
+pub(super) async fn run(
+    remote: &Remote,
+    args: &UseArgs,
+    token: Option<&str>,
+) -> Result<(), Failure> {
     let whose = match (args.system, args.user) {
         (true, _) => Whose::System,
         (_, true) => Whose::Mine,
@@ -178,7 +182,11 @@ fn tell(done: &Done, endpoint: &Endpoint, args: &UseArgs) -> Result<(), Failure>
         .filter(|(_, changed)| *changed)
         .map(|(path, _)| path.display().to_string())
         .collect();
-    let word = if args.undo { "not used any more" } else { "used" };
+    let word = if args.undo {
+        "not used any more"
+    } else {
+        "used"
+    };
     print(&match changed.is_empty() {
         true => format!("{endpoint} is {word}: nothing was to be changed\n"),
         false => format!("{endpoint} is {word}: changed {}\n", changed.join(" and ")),

@@ -12,7 +12,9 @@ pub fn line(host: &str, token: &str) -> String {
 
 /// The password that a netrc has for a host, if any: the first one counts, as for curl.
 pub fn password<'a>(text: &'a str, host: &str) -> Option<&'a str> {
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
     let mut words = lines.flat_map(str::split_whitespace);
     let mut is_here = false;
     while let Some(word) = words.next() {

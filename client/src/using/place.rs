@@ -31,7 +31,9 @@ impl Place {
     /// There is no home.
     pub fn of(whose: Whose, read: impl Fn(&Path) -> Option<String>) -> Result<Place, Failure> {
         let folder = match whose {
-            Whose::System => std::env::var_os("NIX_CONF_DIR").map_or("/etc/nix".into(), PathBuf::from),
+            Whose::System => {
+                std::env::var_os("NIX_CONF_DIR").map_or("/etc/nix".into(), PathBuf::from)
+            }
             Whose::Mine => config_home()?.join("nix"),
         };
         Ok(Place::in_folder(&folder, whose, read))
@@ -66,7 +68,9 @@ fn netrc_file(text: &str) -> Option<PathBuf> {
         let (name, value) = line.split_once('=')?;
         (name.trim() == "netrc-file").then_some(value.trim())
     });
-    let value = values.filter(|value| !value.is_empty() && !ours(value)).last();
+    let value = values
+        .filter(|value| !value.is_empty() && !ours(value))
+        .last();
     value.map(PathBuf::from)
 }
 
@@ -86,13 +90,18 @@ mod tests {
 
     #[test]
     fn the_netrc_is_the_one_that_nix_reads() {
-        let place = |whose, text: &str| {
-            Place::in_folder(Path::new("/c"), whose, |_| Some(text.to_owned()))
-        };
+        let place =
+            |whose, text: &str| Place::in_folder(Path::new("/c"), whose, |_| Some(text.to_owned()));
         let mine = place(Whose::Mine, "");
-        assert_eq!((mine.netrc.to_str(), mine.names_netrc), (Some("/c/netrc"), true));
+        assert_eq!(
+            (mine.netrc.to_str(), mine.names_netrc),
+            (Some("/c/netrc"), true)
+        );
         let system = place(Whose::System, "");
-        assert_eq!((system.netrc.to_str(), system.names_netrc), (Some("/c/netrc"), false));
+        assert_eq!(
+            (system.netrc.to_str(), system.names_netrc),
+            (Some("/c/netrc"), false)
+        );
         let said = place(Whose::Mine, "netrc-file = /a\nnetrc-file = /b # here\n");
         assert_eq!((said.netrc.to_str(), said.names_netrc), (Some("/b"), false));
         // What we said ourselves is said again.

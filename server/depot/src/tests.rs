@@ -16,6 +16,7 @@ mod check;
 mod collect;
 mod delta;
 mod gather;
+mod holding;
 mod ingest;
 mod integrity;
 mod lookup;

@@ -199,6 +199,27 @@ pub(super) fn delete(folder: &Path, named: &Named) -> Result<(), CachesError> {
     Ok(())
 }
 
+/// What deleted caches were called in the depot.
+pub(super) fn deleted(folder: &Path) -> Result<Vec<CacheName>, CachesError> {
+    let folder = folder.join(DELETED);
+    let mut deleted = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(failed(&folder))? {
+        let name = entry.map_err(failed(&folder))?.file_name();
+        match name.to_string_lossy().parse() {
+            Ok(cache) => deleted.push(cache),
+            Err(_) => tracing::warn!(?name, "no deleted cache, but beside them"),
+        }
+    }
+    Ok(deleted)
+}
+
+/// Nothing is left of a deleted cache.
+pub(super) fn forget(folder: &Path, cache: &CacheName) -> Result<(), CachesError> {
+    let path = folder.join(DELETED).join(cache.as_str());
+    remove_if_there(&path)?;
+    sync_parent(&path).map_err(failed(&path))
+}
+
 fn write(path: &Path, kept: &Kept) -> Result<(), CachesError> {
     let json = serde_json::to_vec(kept);
     let mut json = json.expect("invariant: plain structures always become JSON");

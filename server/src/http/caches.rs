@@ -15,6 +15,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
+use snowcache_depot::Holding;
 
 /// Some numbers and a key's name.
 const MAX_QUESTION_BYTES: u64 = 4 << 10;
@@ -26,6 +27,14 @@ struct About {
     url: String,
     public: bool,
     priority: u32,
+    /// Null: as the server's configuration says.
+    grace_s: Option<u64>,
+    /// The same; 0: never by age.
+    max_age_s: Option<u64>,
+    /// Null: as much as there is room for.
+    quota_bytes: Option<u64>,
+    /// Null until it is counted.
+    holds: Option<Holding>,
     public_keys: Vec<String>,
     /// In seconds since 1970.
     created: u64,
@@ -80,7 +89,11 @@ pub async fn put(
         let put = engine
             .caches
             .put(&name, &change, before, priority, by.as_str());
-        put.map_err(Refusal::from)
+        let named = put?;
+        let (depot, quota_bytes) = (&engine.depot, named.settings.quota_bytes);
+        depot.watch_holding(&named.cache, quota_bytes);
+        depot.count_holdings()?;
+        Ok::<_, Refusal>(named)
     };
     let named = app.commits.run(put).await?;
     let (cache, subject) = (&named.name, subject.as_str());
@@ -96,7 +109,13 @@ pub async fn delete(
 ) -> Result<Response, Refusal> {
     let parsed: Name = name.parse()?;
     let engine = app.clone();
-    let delete = move || engine.caches.delete(&parsed).map_err(Refusal::from);
+    let delete = move || {
+        let named = engine.caches.delete(&parsed)?;
+        if let Some(named) = &named {
+            engine.depot.unwatch_holding(&named.cache);
+        }
+        Ok::<_, Refusal>(named)
+    };
     let Some(named) = app.commits.run(delete).await? else {
         return Err(CachesError::Unknown(name).into());
     };
@@ -111,6 +130,10 @@ fn about(app: &App, named: &Named) -> About {
         url: app.url_of(&named.name),
         public: named.settings.public,
         priority: named.settings.priority,
+        grace_s: named.settings.grace_s,
+        max_age_s: named.settings.max_age_s,
+        quota_bytes: named.settings.quota_bytes,
+        holds: app.depot.holding(&named.cache),
         public_keys: keys.map(|key| key.public().to_string()).collect(),
         created: named.created,
         by: named.by.clone(),

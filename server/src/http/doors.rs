@@ -15,6 +15,7 @@ use crate::caches::Named;
 use axum::Router;
 use axum::http::{Request, Uri};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// The URL of a request as it was sent, where it was for a named cache.
@@ -51,6 +52,7 @@ impl Doors {
         let within = behind(request.uri(), at)?;
         let sent = std::mem::replace(request.uri_mut(), within);
         request.extensions_mut().insert(Sent(sent));
+        named.requests.fetch_add(1, Ordering::Relaxed);
         Some(self.door(&named))
     }
 

@@ -72,7 +72,7 @@ pub struct Engine {
     /// Where everything is.
     pub depot: Depot,
     /// The caches beside the one at `/`.
-    pub caches: Caches,
+    pub caches: Arc<Caches>,
     /// Who may do what.
     pub gate: Gate,
     /// Whose identities are exchanged for tokens.

@@ -245,7 +245,8 @@ const OF_ALL: [&str; 3] = ["/metrics", "/api/v1/stats", "/api/v1/scrub"];
 /// Lets through everybody, or where the cache is private whoever may read.
 async fn admit_reader(State(app): State<Shared>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let is_private = !app.is_public || (app.caches.are_there() && OF_ALL.contains(&path));
+    let is_of_all = app.cache.is_default() && OF_ALL.contains(&path);
+    let is_private = !app.is_public || (is_of_all && app.caches.are_there());
     let is_open = !is_private || ALWAYS_OPEN.contains(&path);
     if is_open {
         return next.run(request).await;

@@ -154,7 +154,7 @@ fn a_nar_that_another_cache_has_looks_as_if_it_were_new() {
     let text: String = (0..40_000)
         .map(|line| format!("line {line} of many\n"))
         .collect();
-    let other = Sample::file(store_path('t', "other"), text.as_bytes());
+    let other = Sample::file(store_path('1', "other"), text.as_bytes());
     let parts = cut(&other.nar);
     let packed = parts.iter().map(|part| match part {
         Part::Frame {
@@ -226,7 +226,7 @@ fn nothing_of_a_private_cache_is_had_by_guessing() {
         assert_eq!(world.ask(&world.attacker, "GET", &url, b"").status, 404);
     }
     // A plan, or frames, of a NAR of theirs.
-    let own = Sample::file(store_path('o', "own"), &noise(5, 600_000));
+    let own = Sample::file(store_path('3', "own"), &noise(5, 600_000));
     push(&world.cache, "attacker", &world.attacker, &own);
     let pair = |wanted: &Sample, old: NarHash| Pair {
         wanted: wanted.path.hash(),

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use snowcache_nix::NarHash;
 
-use super::{Collection, Finding, duration};
+use super::{Collection, Finding, Stay, duration};
 use crate::Result;
 use crate::depot::Shared;
 use crate::index::{Batch, Rows, Table};
+use crate::keys::CacheName;
 use crate::layout::Layout;
 use crate::leases::Held;
 use crate::rows::{PathRow, UploadRow, nar_of_key, time_of, time_row};
@@ -56,7 +57,8 @@ impl<'a, 'b> Sweep<'a, 'b> {
             let state = UploadRow::decode(&value)?.state;
             let visible = state.cache.nar_key(&state.nar_hash);
             let named = shared.index.get(Table::Visible, &visible)?.is_some();
-            if !named && state.expires <= self.collection.now {
+            let is_over = state.expires <= self.collection.now;
+            if !named && (is_over || self.is_deleted(&state.cache)) {
                 over.push((key, value, state));
                 continue;
             }
@@ -82,16 +84,19 @@ impl<'a, 'b> Sweep<'a, 'b> {
                 Ok(batch)
             })?;
             for state in forgotten {
-                let over = self.collection.now.saturating_sub(state.expires);
+                let over = self.collection.now.checked_sub(state.expires);
                 self.ended.insert(state.nar_hash);
                 self.collection.collected.uploads += 1;
                 (self.collection.on)(Finding::Upload {
                     cache: state.cache.clone(),
                     name: state.name.clone(),
-                    reason: format!(
-                        "its lease ended {} ago, and no narinfo named it",
-                        duration(over)
-                    ),
+                    reason: match over {
+                        Some(over) => format!(
+                            "its lease ended {} ago, and no narinfo named it",
+                            duration(over)
+                        ),
+                        None => "its cache was deleted".to_owned(),
+                    },
                 });
             }
         }
@@ -188,6 +193,35 @@ impl<'a, 'b> Sweep<'a, 'b> {
             })?;
         }
         Ok(())
+    }
+
+    /// Forgets the documents of caches that were deleted. Their records are garbage then; where the
+    /// index is made anew before these are gone they come back, under a name that nobody asks for.
+    pub fn documents(&self) -> Result<()> {
+        for cache in self.collection.policy.deleted() {
+            for table in [Table::Documents, Table::Sent] {
+                self.forget_all(table, &cache.key(b""))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_all(&self, table: Table, prefix: &[u8]) -> Result<()> {
+        let keys = Rows::new(&*self.shared.index, table, prefix).map(|row| Ok(row?.0));
+        let keys: Vec<Bytes> = keys.collect::<Result<_>>()?;
+        for part in keys.chunks(ROWS_AT_ONCE) {
+            self.undisturbed(|_, _| {
+                let mut batch = Batch::default();
+                part.iter()
+                    .for_each(|key| batch.delete(table, key.as_ref()));
+                Ok(batch)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn is_deleted(&self, cache: &CacheName) -> bool {
+        self.collection.policy.of(cache) == Stay::Nothing
     }
 
     /// Forgets to which caches frames were sent that are gone.

@@ -74,6 +74,7 @@ pub fn take_in(
     subject: &Subject,
     queued: mpsc::Receiver<Message>,
 ) -> Result<Taken, Refusal> {
+    app.depot.check_quota(&app.cache)?;
     let file_size_bytes = Cell::new(0);
     let limit_bytes = app.config.uploads.max_nar_size_bytes;
     let mut reader = Reader::new(Received::new(queued, &file_size_bytes, limit_bytes));
