@@ -207,7 +207,9 @@ impl Caches {
         &self,
         is_gone: impl Fn(&CacheName) -> Result<bool, E>,
     ) -> Result<(), E> {
-        for cache in self.deleted().clone() {
+        // Not in the loop's head, where the lock would be held throughout.
+        let deleted = self.deleted().clone();
+        for cache in deleted {
             if is_gone(&cache)? {
                 store::forget(&self.folder, &cache)?;
                 self.deleted().retain(|it| *it != cache);

@@ -30,6 +30,7 @@ use crate::depot::Shared;
 use crate::index::{Batch, Table};
 use crate::keys::CacheName;
 use crate::layout::{Builder, Layout, Location};
+use crate::leases::holder;
 use crate::pool::Stream;
 use crate::record::{FrameHeader, Kind};
 use crate::relayout::header_of;
@@ -342,8 +343,9 @@ impl Frames {
         let gate = depot.commits()?;
         let visible = upload.cache.nar_key(&nar.nar_hash);
         let named = depot.index.get(Table::Visible, &visible)?.is_some();
+        let holder = holder(&upload.cache, &upload.subject);
         if !named {
-            depot.leases.check(&upload.subject, &nar)?;
+            depot.leases.check(&holder, &nar)?;
         }
         let mut batch = Batch::default();
         let frames: Vec<FrameId> = self.at().keys().copied().collect();
@@ -370,7 +372,7 @@ impl Frames {
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
         if !named {
-            depot.leases.hold(&state.subject, &nar);
+            depot.leases.hold(&holder, &nar);
         }
         UploadRow { place, state }.put(&mut batch);
         depot.uses.nar(nar.nar_hash);

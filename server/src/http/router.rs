@@ -23,7 +23,8 @@ pub fn router(app: Shared) -> Router {
 
 /// A named cache, as if its name were no part of its URLs.
 pub fn of_named(app: Shared) -> Router {
-    finished(of_cache(&app), app)
+    let router = of_cache(&app).route("/api/v1/stats", get(api::holding));
+    finished(router, app)
 }
 
 /// What each cache has.

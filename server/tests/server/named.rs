@@ -154,7 +154,7 @@ fn a_named_cache_has_urls_paths_and_keys_of_its_own() {
     );
     assert_eq!(said.text(), cache.get("/team-a/").text());
     // What is about all caches is at / alone.
-    for elsewhere in ["metrics", "api/v1/stats", "api/v1/caches", "api/v1/gc"] {
+    for elsewhere in ["metrics", "api/v1/scrub", "api/v1/caches", "api/v1/gc"] {
         let url = format!("/team-a/{elsewhere}");
         assert_eq!(cache.get(&url).status, 404, "{url}");
     }
@@ -284,6 +284,7 @@ fn caches_outlive_a_restart_and_the_loss_of_the_index() {
             Value::Null,
         ));
         again["url"] = about["url"].clone(); // the port is another one
+        again["holds"] = about["holds"].clone();
         assert_eq!(again, about);
         let put = with(
             &cache,
@@ -406,6 +407,7 @@ fn a_quota_is_kept_and_told() {
         Value::Null,
     ));
     assert_eq!(about["holds"], json!({"paths": 1, "nar_bytes": size}));
+    assert_eq!(parsed(&cache.get("/team-a/api/v1/stats")), about["holds"]);
     let nar = format!("nar/{}.nar", samples[1].hash().base32());
     let url = format!("/team-a/push/{nar}");
     let put = with(&cache, &writer, "PUT", &url, &samples[1].nar);

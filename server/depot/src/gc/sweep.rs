@@ -16,7 +16,7 @@ use crate::depot::Shared;
 use crate::index::{Batch, Rows, Table};
 use crate::keys::CacheName;
 use crate::layout::Layout;
-use crate::leases::Held;
+use crate::leases::{Held, holder};
 use crate::rows::{PathRow, UploadRow, nar_of_key, time_of, time_row};
 use crate::tenants::frame_of;
 
@@ -64,7 +64,8 @@ impl<'a, 'b> Sweep<'a, 'b> {
             }
             self.needed.insert(state.nar_hash);
             if !named {
-                let own = leased.entry(state.subject).or_default();
+                let holder = holder(&state.cache, &state.subject);
+                let own = leased.entry(holder).or_default();
                 own.insert(state.nar_hash, state.nar_size);
             }
         }

@@ -99,7 +99,10 @@ fn no_commit_takes_a_cache_over_its_quota() {
     let error = add(&yard, &a, 3, 3, &[]).expect_err("one too many");
     assert_eq!(error.kind(), ErrorKind::Full);
     assert!(error.to_string().contains("its quota is"), "{error}");
-    assert_eq!((paths(&yard, &a), holds(&yard, &a)), (2, Some((2, 2 * size))));
+    assert_eq!(
+        (paths(&yard, &a), holds(&yard, &a)),
+        (2, Some((2, 2 * size)))
+    );
     // What is there may be put again, and others are not concerned.
     add(&yard, &a, 2, 2, &[]).expect("the same");
     add(&yard, &b, 3, 3, &[]).expect("in another cache");
@@ -118,7 +121,10 @@ fn no_commit_takes_a_cache_over_its_quota() {
         signed(path(number as u8, nar, &[]), nar)
     });
     let published = depot.publish_all(&a, Vec::from(infos), "tester");
-    assert!(matches!(published[..], [Ok(Published::New), Err(_)]), "{published:?}");
+    assert!(
+        matches!(published[..], [Ok(Published::New), Err(_)]),
+        "{published:?}"
+    );
     assert_eq!(holds(&yard, &a), Some((3, 3 * size)));
 }
 
@@ -175,7 +181,9 @@ fn of_a_deleted_cache_all_goes_and_what_others_share_stays() {
         expires: None,
     };
     let pin: PinName = "web".parse().expect("a name");
-    depot.set_pin(&gone, &pin, change, "tester").expect("pinned");
+    depot
+        .set_pin(&gone, &pin, change, "tester")
+        .expect("pinned");
     let key = format!("{}-x.drv", "0".repeat(32));
     let log = depot.put_document(&gone, Document::Log, &key, b"a log", "tester");
     assert_eq!(log.expect("stored"), Stored::New);
