@@ -3,6 +3,7 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod cache;
 mod closure;
 mod gate;
 mod gc;
@@ -19,6 +20,7 @@ mod scrub;
 mod subject;
 mod switch;
 mod token;
+mod using;
 mod verify;
 mod watch_store;
 
@@ -83,6 +85,15 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&cache.cache, cache)?;
             block_on(token::run(&remote, command))
         }
+        Command::Cache(command) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(cache::run(&remote, command))
+        }
+        Command::Use(args) => {
+            let url = using::url(&cache.cache, args.cache.as_deref());
+            let (remote, token) = (connect(&url, cache)?, token(cache)?);
+            block_on(using::run(&remote, &args, token.as_deref()))
+        }
         Command::Gc(args) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(gc::run(&remote, &args))
@@ -110,6 +121,11 @@ fn connect_openly(url: &str) -> Result<Remote, Failure> {
 
 fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
     let endpoint = url.parse().map_err(Failure::usage)?;
+    Remote::new(endpoint, token(args)?.as_deref()).map_err(Failure::usage)
+}
+
+/// The token that was given, if one was.
+fn token(args: &CacheArgs) -> Result<Option<String>, Failure> {
     let token = match &args.token_file {
         Some(file) => {
             let cannot =
@@ -118,11 +134,8 @@ fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
         }
         None => std::env::var("SNOWCACHE_TOKEN").ok(),
     };
-    let token = token
-        .as_deref()
-        .map(str::trim)
-        .filter(|token| !token.is_empty());
-    Remote::new(endpoint, token).map_err(Failure::usage)
+    let token = token.map(|token| token.trim().to_owned());
+    Ok(token.filter(|token| !token.is_empty()))
 }
 
 /// The same cache; for a job of a CI that was given no token, with one for its identity.

@@ -19,6 +19,7 @@ mod show;
 pub mod sources;
 pub mod spool;
 pub mod store;
+pub mod using;
 pub mod watch;
 mod why;
 

@@ -70,12 +70,17 @@ impl Remote {
         Ok(body.map(|body| CacheInfo::parse(&String::from_utf8_lossy(&body))))
     }
 
-    /// What a snowcache counts; `None` of another sort of cache.
+    /// What a snowcache counts; `None` of another sort of cache, and of one that does not tell
+    /// everybody.
     ///
     /// # Errors
     /// When the cache cannot be asked, or answers no JSON.
     pub async fn stats(&self) -> Result<Option<serde_json::Value>, RemoteError> {
-        let Some(body) = self.http.fetch("api/v1/stats", MAX_STATS_BYTES).await? else {
+        let body = match self.http.fetch("api/v1/stats", MAX_STATS_BYTES).await {
+            Err(error) if error.is_denial() => return Ok(None),
+            body => body?,
+        };
+        let Some(body) = body else {
             return Ok(None);
         };
         self.json("api/v1/stats", &body).map(Some)
