@@ -4,6 +4,7 @@ mod agent;
 mod keep;
 mod push;
 mod queue;
+mod service;
 mod token;
 
 pub use agent::{GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, SwitchMode, WhyArgs};
@@ -12,6 +13,9 @@ pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 pub use push::PushArgs;
 pub use queue::{
     FlushArgs, HookArgs, PushingArgs, QueueCommand, RunArgs, SomeArgs, SpoolArgs, StatusArgs,
+};
+pub use service::{
+    AgentArgs, AgentCommand, AgentStatusArgs, PinsArgs, ServeArgs, SocketArgs, WaitArgs,
 };
 use std::path::PathBuf;
 pub use token::{Scope, TokenCommand, TokenCreateArgs, TokenRevokeArgs};
@@ -163,9 +167,29 @@ Examples:
   snowcache prefetch /nix/store/HASH-nixos-system --from http://cache.example.org:8420
   snowcache prefetch HASH --pin system --from http://first:8420 --from https://cache.nixos.org
   snowcache prefetch HASH --json | jq -c .summary
+  snowcache prefetch HASH --deadline 600 --priority 5
+
+Where an agent runs, it does the work, asks its own caches if none are named, and goes on when this
+command is interrupted; --foreground does it here.
 
 Exit codes: 0 ready, 1 not (it is said why), 2 wrong usage, 3 cache or nix-daemon unreachable.")]
     Prefetch(PrefetchArgs),
+    /// Bring closures to this node as a service, and tell the one that runs what to do
+    #[command(after_help = service::AGENT_HELP)]
+    Agent(AgentArgs),
+    /// Show what the agent of this node does, and what it was asked for
+    #[command(after_help = "\
+Examples:
+  snowcache status --watch
+  snowcache status --json | jq '.jobs[] | select(.state == \"waiting\") | .why'
+
+Exit codes: 0 shown, 2 wrong usage, 3 no agent answers.")]
+    Status(AgentStatusArgs),
+    /// Wait until a closure is ready on this node
+    #[command(after_help = service::WAIT_HELP)]
+    Wait(WaitArgs),
+    /// Show what this node keeps under which name, and which pins of caches its agent follows
+    Pins(PinsArgs),
     /// Let only what is ready pass: ends with 0 when this node's receipt for a root holds
     #[command(after_help = "\
 A receipt is written by prefetch, signed by this node's key. It is void when a path of the closure

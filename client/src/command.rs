@@ -3,6 +3,7 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod agent;
 mod closure;
 mod gate;
 mod gc;
@@ -11,15 +12,18 @@ mod info;
 mod key;
 mod ls;
 mod pin;
+mod pins;
 mod prefetch;
 mod push;
 mod queue;
 mod rm;
 mod scrub;
+mod status;
 mod subject;
 mod switch;
 mod token;
 mod verify;
+mod wait;
 mod watch_store;
 
 use crate::cli::{CacheArgs, Cli, Command};
@@ -91,6 +95,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&cache.cache, cache)?;
             block_on(scrub::run(&remote, &args))
         }
+        Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => block_on(status::run(&args)),
+        Command::Wait(args) => block_on(wait::run(&args)),
+        Command::Pins(args) => block_on(pins::run(&args)),
         Command::Gate(args) => gate::run(&args),
         Command::Switch(args) => switch::run(&args),
         Command::Why(args) => gate::why(&args),

@@ -63,6 +63,9 @@ in
     variables = config.environment.variables;
     packages = map toString config.environment.systemPackages;
   };
+  agent = pkgs.runCommand "agent" { } ''
+    echo '${config.systemd.services.snowcache-agent.serviceConfig.ExecStart}' >$out
+  '';
   # To build it is to build all that the service's command line needs.
   start = pkgs.runCommand "start" { } ''
     echo '${config.systemd.services.snowcached.serviceConfig.ExecStart}' >$out

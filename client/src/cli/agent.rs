@@ -1,6 +1,8 @@
 //! What can be said about this node: bringing closures here ahead of time.
 
+use super::SocketArgs;
 use crate::node::check_pin;
+use crate::rate::BytesPerSecond;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -22,6 +24,21 @@ pub struct PrefetchArgs {
     /// How many paths are fetched and imported at a time
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// What may be received a second: 50MB/s, 800KiB/s
+    #[arg(long, value_name = "RATE", default_value = "unlimited")]
+    pub rate: BytesPerSecond,
+    /// Seconds until which it must be ready: until then whatever fails is tried again (agent)
+    #[arg(long, value_name = "SECONDS")]
+    pub deadline: Option<u64>,
+    /// What has a higher one goes first, and breaks off what has a lower one (agent)
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    pub priority: i32,
+    /// Do it here, also where an agent runs
+    #[arg(long, conflicts_with_all = ["deadline", "priority"])]
+    pub foreground: bool,
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: SocketArgs,
     /// Where this node is.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -53,6 +70,9 @@ pub struct WhyArgs {
     /// What is asked about.
     #[command(flatten)]
     pub gate: GateArgs,
+    /// Which agent is asked how far it is.
+    #[command(flatten)]
+    pub agent: SocketArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -111,8 +131,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "SOCKET", env = "NIX_DAEMON_SOCKET_PATH")]
     #[arg(default_value = crate::store::DEFAULT_SOCKET)]
     pub store_socket: PathBuf,
-    /// The folder of this node's pins [default: /var/lib/snowcache for root, otherwise
-    /// $XDG_STATE_HOME/snowcache]
+    /// The folder of this node's pins [default: /var/lib/snowcache-agent for root, otherwise
+    /// $XDG_STATE_HOME/snowcache-agent]
     #[arg(long, value_name = "FOLDER", env = "SNOWCACHE_STATE")]
     pub state: Option<PathBuf>,
 }
