@@ -34,6 +34,43 @@ fn every_object_is_valid_for_old_and_new_kubernetes() {
 }
 
 #[test]
+fn the_agent_is_a_daemon_set_whose_configuration_it_takes_and_whose_folders_are_the_nodes() {
+    let objects = objects("agent");
+    let pod = &one(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(container["image"], json!(format!("snowcached:{version}")));
+    let file = text(&one(&objects, "ConfigMap")["data"]["agent.toml"]);
+    let folder = support::folder_on_disk();
+    let path = folder.path().join("agent.toml");
+    fs::write(&path, &file).expect("a file");
+    let mut command = Command::new(binary("snowcache"));
+    command
+        .args(["agent", "--check-config", "--config"])
+        .arg(&path);
+    let output = command.output().expect("snowcache runs");
+    assert!(output.status.success(), "{output:?}");
+    // The nix-daemon is told of links by their paths: they are the same inside as outside.
+    let list = |of: &Value| of.as_array().expect("a list").clone();
+    for mount in list(&container["volumeMounts"]) {
+        let volumes = list(&pod["volumes"]);
+        let volume = volumes.iter().find(|it| it["name"] == mount["name"]);
+        let host = &volume.expect("a volume")["hostPath"]["path"];
+        assert!(host.is_null() || *host == mount["mountPath"], "{mount}");
+    }
+    for folder in ["/var/lib/snowcache-agent", "/run/snowcache-agent"] {
+        assert!(file.contains(folder), "{file}");
+        let mounts = list(&container["volumeMounts"]);
+        assert!(
+            mounts.iter().any(|it| it["mountPath"] == folder),
+            "{folder}"
+        );
+    }
+    let port = container["ports"][0]["containerPort"].to_string();
+    assert!(file.contains(&format!(":{port}\"")), "{file}");
+}
+
+#[test]
 fn what_kubernetes_does_not_know_is_noticed() {
     let rendered = render("base").replace("readOnlyRootFilesystem", "readOnlyRootFileSystem");
     let output = validate(&rendered);

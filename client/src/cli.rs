@@ -7,7 +7,7 @@ mod queue;
 mod service;
 mod token;
 
-pub use agent::{GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, SwitchMode, WhyArgs};
+pub use agent::{ConfirmArgs, GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, WhyArgs};
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 pub use push::PushArgs;
@@ -219,10 +219,22 @@ Examples:
   snowcache switch /nix/store/HASH-nixos-system
   snowcache switch /nix/store/HASH-nixos-system --mode boot
   snowcache switch /nix/store/HASH-nixos-system --health 'systemctl is-active --quiet sshd'
+  snowcache switch /nix/store/HASH-nixos-system --control-plane tcp:deploy.example.org:22
+
+With --mode boot the health check and the control plane decide after the reboot: `snowcache confirm
+--decide`, which snowcache-confirm.service runs. It also sees to a switch whose command was killed.
 
 Exit codes: 0 switched, 1 not (it is said why, and what is running now), 2 wrong usage,
 3 nix-daemon unreachable.")]
     Switch(SwitchArgs),
+    /// Say that this node was reached after a switch, or decide about one that was left
+    #[command(after_help = "\
+Examples:
+  ssh NODE snowcache confirm        the control plane's word, for `switch --confirm-within 60`
+  snowcache confirm --decide        what snowcache-confirm.service runs at boot
+
+Exit codes: 0 confirmed, or nothing to decide; 1 gone back, or nothing to confirm; 2 wrong usage.")]
+    Confirm(ConfirmArgs),
 }
 
 /// Signing keys.

@@ -5,6 +5,7 @@
 
 mod agent;
 mod closure;
+mod confirm;
 mod gate;
 mod gc;
 mod hook;
@@ -101,6 +102,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Pins(args) => block_on(pins::run(&args)),
         Command::Gate(args) => gate::run(&args),
         Command::Switch(args) => switch::run(&args),
+        Command::Confirm(args) => confirm::run(&args),
         Command::Why(args) => gate::why(&args),
         Command::Prefetch(args) => prefetch::run(cache, &args),
         Command::Rm(args) => {

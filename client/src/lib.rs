@@ -22,6 +22,8 @@ mod show;
 pub mod sources;
 pub mod spool;
 pub mod store;
+pub mod system;
+pub mod trial;
 pub mod watch;
 mod why;
 

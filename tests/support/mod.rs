@@ -17,6 +17,7 @@ pub mod codec;
 pub mod corpus;
 pub mod daemon;
 pub mod disk;
+pub mod fault;
 pub mod http;
 pub mod issuer;
 pub mod machine;

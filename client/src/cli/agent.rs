@@ -3,6 +3,7 @@
 use super::SocketArgs;
 use crate::node::check_pin;
 use crate::rate::BytesPerSecond;
+use crate::trial::SwitchMode;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -100,28 +101,24 @@ pub struct SwitchArgs {
     /// How long that may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub health_timeout_s: u64,
+    /// Go back by itself unless the control plane is reached within so many seconds, or says
+    /// `snowcache confirm` here [default: 120 with --control-plane, otherwise never]
+    #[arg(long, value_name = "SECONDS")]
+    pub confirm_within: Option<u64>,
+    /// Where the control plane is: a URL, which may answer anything, or tcp:HOST:PORT
+    #[arg(long, value_name = "PLACE")]
+    pub control_plane: Vec<String>,
 }
 
-/// What switch-to-configuration is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum SwitchMode {
-    /// Now, and at every boot from now on.
-    Switch,
-    /// At every boot from now on.
-    Boot,
-    /// Now, until the next boot.
-    Test,
-}
-
-impl SwitchMode {
-    /// As switch-to-configuration calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            SwitchMode::Switch => "switch",
-            SwitchMode::Boot => "boot",
-            SwitchMode::Test => "test",
-        }
-    }
+/// `snowcache confirm`
+#[derive(Args, Debug)]
+pub struct ConfirmArgs {
+    /// Decide about a switch that was left, after a reboot say: confirm it or go back from it
+    #[arg(long)]
+    pub decide: bool,
+    /// Where this node is.
+    #[command(flatten)]
+    pub node: NodeArgs,
 }
 
 /// Where this node's things are.
