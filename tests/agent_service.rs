@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::agent::{Machine, PATIENCE, Service, World};
+use support::agent::{Machine, PATIENCE, Service, World, on_a_small_disk};
 use support::corpus;
 use support::nix::{Nix, Node, User};
 use support::server::{Snowcached, binary};
@@ -321,4 +321,53 @@ fn a_pin_that_is_followed_brings_what_it_points_to_and_again_when_it_moves() {
     }
     assert!(Path::new(&service.socket()).exists());
     machine.assert_sound();
+}
+
+#[test]
+fn a_disk_that_fills_in_the_middle_of_an_import_ends_in_a_clear_why() {
+    let world = World::system();
+    let (top, url) = (&world.generation.top, world.server.url());
+    let program = binary("snowcache");
+    for nix in Nix::both() {
+        let (node, mut user) = (Node::empty(), User::new());
+        user.set("trusted-public-keys", &world.server.public_key());
+        let home = user.home().to_owned();
+        let path = |name: &str| home.join(name).to_string_lossy().into_owned();
+        let (socket, state, agent) = (path("socket"), path("state"), path("agent"));
+        let config = format!(
+            "socket = {agent:?}\nstate = {state:?}\nstore_socket = {socket:?}\n\
+             [fetch]\ncaches = [\"{url}\"]\nrate = \"20MB/s\"\n"
+        );
+        std::fs::write(path("agent.toml"), config).expect("a configuration");
+        user.variable("NIX_DAEMON_SOCKET_PATH", &socket);
+        user.variable("SNOWCACHE_STATE", &state);
+        user.variable("SNOWCACHE_AGENT", &agent);
+        let program = program.display();
+        let script = format!(
+            "{program} agent --config $HOME/agent.toml 2>/dev/null & agent=$!\n\
+             trap \"kill $agent $daemon\" EXIT\n\
+             until {program} status >/dev/null 2>&1; do sleep 0.02; done\n\
+             {program} prefetch {top} >/dev/null & prefetch=$!\n\
+             until [ $(ls /nix/store | wc -l) -gt 4 ]; do sleep 0.01; done\n\
+             cat /dev/zero > /nix/filler 2>/dev/null || true\n\
+             wait $prefetch && exit 9\n\
+             {program} why {top} && exit 9\n\
+             {program} status --json > $HOME/status\n\
+             rm /nix/filler\n\
+             nix-store --verify --check-contents 2>&1\n\
+             {program} prefetch {top}\n\
+             {program} gate {top}"
+        );
+        let ran = node.sh(&user, &nix, &on_a_small_disk(1200, &script));
+        let (said, status) = (ran.stdout.clone(), path("status"));
+        let stderr = ran.stderr.clone();
+        ran.ok();
+        let status = std::fs::read_to_string(status).expect("a status");
+        let status: Value = serde_json::from_str(&status).expect("JSON");
+        let why = status["jobs"][0]["why"].as_str().expect("a reason");
+        assert!(why.contains("the node's disk is full: "), "{why}");
+        assert!(why.contains("make room"), "{why}");
+        assert!(said.contains("agent: given up"), "{said}{stderr}");
+        assert!(!said.contains("modified"), "{said}");
+    }
 }

@@ -39,16 +39,22 @@ fn the_unit_is_understood_and_exposes_little() {
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{}", said.lines().last().unwrap_or_default());
     assert!(output.status.success(), "{said}");
-    let output = analyze(&["verify", "--man=no"]);
+    for name in ["snowcache-confirm.service", "snowcache-confirm.path"] {
+        let text = fs::read_to_string(support::root().join("config/systemd").join(name));
+        let text = text.expect("a shipped unit");
+        let text = text.replace("/usr/local/bin/snowcache", "/bin/true");
+        fs::write(folder.path().join(name), text).expect("a copy");
+    }
+    let path = folder.path().join("snowcache-confirm.path");
+    let path = path.to_string_lossy();
+    let output = analyze(&["verify", "--man=no", &path]);
     let complaints = String::from_utf8_lossy(&output.stderr);
     let ours = complaints.lines().filter(|line| line.contains("snowcache"));
     assert_eq!(ours.collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
-#[test]
-fn a_closure_comes_with_every_restriction_in_force() {
-    let world = World::small();
-    let (top, closure) = (&world.generation.top, &world.generation.closure);
+/// A machine with an empty store, a nix-daemon, and the agent that asks this cache.
+fn boot(world: &World) -> Machine {
     let unit = shipped()
         .replace("/usr/local/bin/snowcache", "/run/units/snowcache")
         .replace("/etc/snowcache/", "/run/units/");
@@ -56,12 +62,14 @@ fn a_closure_comes_with_every_restriction_in_force() {
     let store = "[Service]\nType=oneshot\nRemainAfterExit=yes\n\
                  ExecStart=/usr/bin/mount -t tmpfs -o size=2g none /nix\n\
                  ExecStart=/usr/bin/mkdir -p /nix/store /nix/var/nix/daemon-socket\n";
-    let daemon = "[Unit]\nAfter=store.service\nRequires=store.service\n\
-                  [Service]\nExecStart=/usr/bin/env nix-daemon\n\
-                  Environment=\"NIX_CONFIG=build-users-group =\"\n";
     let changes = "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n\
                    StandardError=append:/run/units/log\n";
     let key = world.server.public_key();
+    let daemon = format!(
+        "[Unit]\nAfter=store.service\nRequires=store.service\n\
+         [Service]\nExecStart=/usr/bin/env nix-daemon\n\
+         Environment=\"NIX_CONFIG=build-users-group =\\ntrusted-public-keys = {key}\"\n"
+    );
     let config = format!(
         "[fetch]\ncaches = [\"{}\"]\ntrusted_public_keys = [\"{key}\"]\n",
         world.server.url()
@@ -70,13 +78,7 @@ fn a_closure_comes_with_every_restriction_in_force() {
         (SERVICE, unit),
         ("snowcache-agent.service.d/test.conf", changes.to_owned()),
         ("store.service", store.to_owned()),
-        (
-            "nix-daemon.service",
-            daemon.replace(
-                "build-users-group =",
-                &format!("build-users-group =\\ntrusted-public-keys = {key}"),
-            ),
-        ),
+        ("nix-daemon.service", daemon),
         ("agent.toml", config),
     ]);
     let program = machine.units().join("snowcache");
@@ -84,6 +86,15 @@ fn a_closure_comes_with_every_restriction_in_force() {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own file");
     machine.ok(&["start", "nix-daemon.service"]);
     machine.ok(&["start", SERVICE]);
+    machine
+}
+
+#[test]
+fn a_closure_comes_with_every_restriction_in_force() {
+    let world = World::small();
+    let (top, closure) = (&world.generation.top, &world.generation.closure);
+    let machine = boot(world);
+    let key = world.server.public_key();
     let log = || fs::read_to_string(machine.units().join("log")).unwrap_or_default();
     let pid = || wait_for(|| machine.main_pid(SERVICE)).unwrap_or_else(|| panic!("{}", log()));
     let first = pid();

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 
 use support::agent::{Machine, PATIENCE, Service};
 use support::fault::{Mode, Wire};
-use support::nix::{Nix, Node, User};
+use support::nix::Nix;
 use support::random::Random;
 use support::server::{Snowcached, binary};
+use support::systems::{PARTS, System, Systems};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
@@ -54,8 +55,6 @@ const FAULTS: [Fault; 5] = [
 const STAGES: [Stage; 4] = [Stage::Prefetch, Stage::Verify, Stage::Pin, Stage::Switch];
 /// Systems that take turns: one runs, one ran before, and one is not there any more.
 const SYSTEMS: usize = 4;
-/// Paths of a system beside itself, of 300 kB that do not compress.
-const PARTS: usize = 5;
 /// How long a cache that was made to fail stays so.
 const HEALS_AFTER: Duration = Duration::from_millis(300);
 /// A stage that was over when the fault came is tried for again, so often.
@@ -148,71 +147,10 @@ struct Fleet {
     random: Random,
 }
 
-struct System {
-    top: String,
-    closure: Vec<String>,
-}
-
-/// Makes systems with references of their own, and pushes them.
-fn systems(server: &Snowcached, seed: u64) -> Vec<System> {
-    let mut user = User::of(server);
-    user.set("substituters", "");
-    let expression = user.home().join("systems.nix");
-    fs::write(&expression, EXPRESSION).expect("an expression");
-    let builder = Node::empty();
-    user.variable("EXPRESSION", &expression.to_string_lossy());
-    let nix = Nix::installed();
-    let of = |number: usize| {
-        let build = format!(
-            "top=$(nix-build --no-out-link $EXPRESSION --argstr name {number} \
-             --argstr seed {seed} --arg parts {PARTS})\n\
-             nix copy --to \"$PUSH?compression=zstd\" $top\nnix-store -qR $top\necho $top"
-        );
-        let said = builder.sh(&user, &nix, &build).ok();
-        let mut lines: Vec<String> = said.lines().map(str::to_owned).collect();
-        let top = lines.pop().expect("a path");
-        assert_eq!(lines.len(), PARTS + 1, "{said}");
-        System {
-            top,
-            closure: lines,
-        }
-    };
-    (0..SYSTEMS).map(of).collect()
-}
-
-const EXPRESSION: &str = r#"{ name, seed, parts }:
-let
-  make = name: script: derivation {
-    inherit name;
-    system = builtins.currentSystem;
-    builder = "/bin/sh";
-    PATH = "/usr/bin:/bin";
-    args = [ "-ec" script ];
-  };
-  key = text: builtins.hashString "md5" text;
-  part = number: make "part-${toString number}" ''
-    mkdir $out
-    head -c 300000 /dev/zero | openssl enc -aes-128-ctr -nosalt \
-      -K ${key "${seed}-${name}-${toString number}"} -iv 00 >$out/data 2>/dev/null
-  '';
-in
-make "system" ''
-  mkdir -p $out/bin
-  echo '${toString (builtins.genList part parts)}' >$out/parts
-  echo ${name} >$out/kernel
-  cat >$out/bin/switch-to-configuration <<'END'
-  #!/bin/sh
-  echo "$0 $1" >>$HOME/configured
-  sleep 0.05
-  END
-  chmod +x $out/bin/switch-to-configuration
-''
-"#;
-
 impl Fleet {
     fn new(nix: &Nix, seed: u64) -> Fleet {
         let server = Snowcached::start_with(support::folder_on_disk(), "warn", &[]);
-        let systems = systems(&server, seed);
+        let systems = Systems::make(&server, seed, SYSTEMS).all;
         let mut machine = Machine::new(nix, &server.public_key());
         let wires = [(); 2].map(|()| Wire::to(server.address()));
         let urls: Vec<String> = wires.iter().map(Wire::url).collect();
@@ -261,7 +199,13 @@ impl Fleet {
         let target = (self.at + 1) % SYSTEMS;
         self.forget(target);
         let top = self.systems[target].top.clone();
+        let last = self.last_job();
         let mut asking = self.start(&format!("prefetch {top} --pin system --deadline 100"));
+        let begin = Instant::now();
+        while self.last_job() == last {
+            assert!(begin.elapsed() < PATIENCE, "it was not asked for");
+            thread::sleep(Duration::from_micros(50));
+        }
         let mut hit = None;
         if stage != Stage::Switch {
             self.wait_for(stage, target);
@@ -313,6 +257,14 @@ impl Fleet {
         let mut command = self.machine.node.command(user, nix, &script);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().expect("setpriv runs")
+    }
+
+    /// The number of the last thing that the agent was asked for.
+    fn last_job(&self) -> Option<u64> {
+        let jobs = fs::read_dir(self.state().join("jobs")).expect("the agent's");
+        let names = jobs.flatten().map(|job| job.file_name());
+        let number = |name: std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+        names.filter_map(number).max()
     }
 
     /// Paths that have come and are rooted.

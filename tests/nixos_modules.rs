@@ -37,7 +37,38 @@ fn the_module_makes_the_units_that_are_shipped() {
 }
 
 #[test]
-fn the_agents_module_makes_its_unit_and_the_agent_reads_the_file_that_the_settings_become() {
+fn the_agents_module_makes_the_units_that_are_shipped() {
+    for nix in Nix::both() {
+        let plain = Machine::with("services.snowcache-agent.enable = true;").report(&nix);
+        let unit = support::root().join("config/systemd/snowcache-agent.service");
+        let unit = fs::read_to_string(unit).expect("a shipped unit");
+        let rendered = plain["services"]["snowcache-agent"]
+            .as_str()
+            .expect("a unit");
+        assert_eq!(lines_of(rendered), lines_of(&unit));
+        for (made, shipped) in [("services", "service"), ("paths", "path")] {
+            let file = format!("config/systemd/snowcache-confirm.{shipped}");
+            let file = fs::read_to_string(support::root().join(file)).expect("a shipped unit");
+            // NixOS has the programs elsewhere.
+            let file = file
+                .lines()
+                .filter(|line| !line.starts_with("Environment=PATH"));
+            let file: String = file.map(|line| format!("{line}\n")).collect();
+            let rendered = plain[made]["snowcache-confirm"].as_str().expect("a unit");
+            assert_eq!(lines_of(rendered), lines_of(&file), "{shipped}");
+        }
+        assert_eq!(plain["checks"], json!({}));
+        let gated = "services.snowcache-agent = { enable = true; gate = true; };";
+        let gated = Machine::with(gated).report(&nix);
+        let check = gated["checks"]["snowcache"].as_str().expect("a script");
+        assert!(check.contains("/bin/snowcache gate \"$1\""), "{check}");
+        let off = "services.snowcache-agent = { enable = true; daemon = false; };";
+        assert_eq!(Machine::with(off).report(&nix)["services"], json!({}));
+    }
+}
+
+#[test]
+fn the_agent_reads_the_file_that_the_settings_become() {
     let machine = Machine::with(
         r#"services.snowcache-agent = {
             enable = true;
@@ -51,16 +82,6 @@ fn the_agents_module_makes_its_unit_and_the_agent_reads_the_file_that_the_settin
         };"#,
     );
     for nix in Nix::both() {
-        let plain = Machine::with("services.snowcache-agent.enable = true;").report(&nix);
-        let unit = support::root().join("config/systemd/snowcache-agent.service");
-        let unit = fs::read_to_string(unit).expect("a shipped unit");
-        let rendered = plain["services"]["snowcache-agent"]
-            .as_str()
-            .expect("a unit");
-        assert_eq!(lines_of(rendered), lines_of(&unit));
-        let off = "services.snowcache-agent = { enable = true; daemon = false; };";
-        assert_eq!(Machine::with(off).report(&nix)["services"], json!({}));
-
         let report = machine.report(&nix);
         let unit = report["services"]["snowcache-agent"]
             .as_str()

@@ -27,7 +27,7 @@ mod verify;
 mod wait;
 mod watch_store;
 
-use crate::cli::{CacheArgs, Cli, Command};
+use crate::cli::{CacheArgs, Cli, Command, PinCommand};
 use crate::failure::Failure;
 use crate::identity;
 use crate::remote::{Remote, RemoteError};
@@ -74,16 +74,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Hook(args) => hook::run(&args),
         Command::Queue(command) => queue::run(cache, command),
         Command::WatchStore(args) => watch_store::run(&args),
-        Command::Pin(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(async {
-                let remote = match command.is_reading() {
-                    true => remote,
-                    false => admitted(remote).await?,
-                };
-                pin::run(&remote, command).await
-            })
-        }
+        Command::Pin(command) => pins_of(cache, command),
         Command::Token(command) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(token::run(&remote, command))
@@ -96,6 +87,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&cache.cache, cache)?;
             block_on(scrub::run(&remote, &args))
         }
+        Command::Rm(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(rm::run(&remote, &args))
+        }
         Command::Agent(args) => agent::run(&args),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Wait(args) => block_on(wait::run(&args)),
@@ -105,11 +100,19 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Confirm(args) => confirm::run(&args),
         Command::Why(args) => gate::why(&args),
         Command::Prefetch(args) => prefetch::run(cache, &args),
-        Command::Rm(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(rm::run(&remote, &args))
-        }
     }
+}
+
+/// Pins of a cache; who changes them may be a job of a CI.
+fn pins_of(cache: &CacheArgs, command: PinCommand) -> Result<(), Failure> {
+    let remote = connect(&cache.cache, cache)?;
+    block_on(async {
+        let remote = match command.is_reading() {
+            true => remote,
+            false => admitted(remote).await?,
+        };
+        pin::run(&remote, command).await
+    })
 }
 
 /// A cache that gets no token.

@@ -82,6 +82,15 @@ in
       '';
     };
 
+    gate = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether a switch to a system that is not ready is refused, whatever tool switches: nixos-rebuild, colmena, deploy-rs
+        and comin all ask `system.preSwitchChecks`. `NIXOS_NO_CHECK=1` passes it by.
+      '';
+    };
+
     proxy = mkOption {
       type = types.nullOr types.str;
       default = null;
@@ -141,6 +150,44 @@ in
       download-attempts = cfg.downloadAttempts;
       # Also makes nix leave a cache alone for a minute that did not answer; without it, it waits anew for every path.
       fallback = lib.mkDefault true;
+    };
+
+    system.preSwitchChecks = mkIf cfg.gate {
+      snowcache = ''
+        case "''${2-switch}" in
+          switch | boot | test) ${cfg.package}/bin/snowcache gate "$1" ;;
+        esac
+      '';
+    };
+
+    # A switch by `snowcache switch` that was left, by a reboot or because it was killed, is confirmed or gone back from.
+    systemd.paths.snowcache-confirm = mkIf cfg.daemon {
+      description = "Snowcache, notices a switch";
+      wantedBy = [ "paths.target" ];
+      pathConfig = {
+        PathExists = "/var/lib/snowcache-agent/trial.json";
+        Unit = "snowcache-confirm.service";
+      };
+    };
+
+    systemd.services.snowcache-confirm = mkIf cfg.daemon {
+      description = "Snowcache, confirms a switch or goes back";
+      wantedBy = [ "multi-user.target" ];
+      after = [
+        "network.target"
+        "nix-daemon.socket"
+        "multi-user.target"
+      ];
+      # It may be what switches.
+      restartIfChanged = false;
+      stopIfChanged = false;
+      path = [ config.nix.package ];
+      unitConfig.ConditionPathExistsGlob = "/var/lib/snowcache-agent/trial*.json";
+      serviceConfig = {
+        Type = "oneshot";
+        ExecStart = "${cfg.package}/bin/snowcache confirm --decide";
+        TimeoutStartSec = "infinity";
+      };
     };
 
     systemd.services.snowcache-agent = mkIf cfg.daemon {

@@ -314,3 +314,14 @@ pub fn secret(folder: &Path, name: &str, text: &str) -> PathBuf {
     fs::set_permissions(&path, closed).expect("our own file");
     path
 }
+
+/// A store on a disk of so many MiB.
+pub fn on_a_small_disk(mib: u32, script: &str) -> String {
+    format!(
+        "mount -t tmpfs -o size={mib}m none /nix\nmkdir -p /nix/store /nix/var\n\
+         nix-daemon 2>/dev/null & daemon=$!\n\
+         trap \"kill $daemon\" EXIT\n\
+         for _ in $(seq 500); do [ -S $NIX_DAEMON_SOCKET_PATH ] && break; sleep 0.02; done\n\
+         {script}"
+    )
+}

@@ -32,6 +32,7 @@ pub mod server;
 pub mod snowread;
 pub mod stocked;
 pub mod strace;
+pub mod systems;
 pub mod wire;
 pub mod world;
 

@@ -87,7 +87,17 @@ fn want(agent: &Agent, follow: &Follow, roots: Vec<String>) -> Result<(), super:
     for id in others {
         agent.cancel(id)?;
     }
-    let known = last.is_some_and(|job| hashes(&job.roots) == wanted);
+    // Somebody may have let go of what was ready.
+    let pinned = agent.node.pins().unwrap_or_default();
+    let pinned = pinned.get(&follow.name).map(|roots| {
+        let roots = roots.iter().map(|root| root.hash().to_string());
+        roots.collect::<Vec<_>>()
+    });
+    let is_pinned = |hash: &String| pinned.as_ref().is_some_and(|all| all.contains(hash));
+    let known = last.is_some_and(|job| {
+        let there = job.state == State::Waiting || wanted.iter().all(is_pinned);
+        hashes(&job.roots) == wanted && there
+    });
     if known {
         return Ok(());
     }

@@ -28,7 +28,8 @@ pub struct PrefetchArgs {
     /// What may be received a second: 50MB/s, 800KiB/s
     #[arg(long, value_name = "RATE", default_value = "unlimited")]
     pub rate: BytesPerSecond,
-    /// Seconds until which it must be ready: until then whatever fails is tried again (agent)
+    /// Seconds until which it must be ready: until then whatever fails is tried again, and the
+    /// agent waited for
     #[arg(long, value_name = "SECONDS")]
     pub deadline: Option<u64>,
     /// What has a higher one goes first, and breaks off what has a lower one (agent)

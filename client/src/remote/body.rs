@@ -2,8 +2,8 @@
 //!
 //! Guarantees: the bytes of one resource, each once, in order. When the connection breaks, or stays
 //! silent for [`IDLE_TIMEOUT`], the rest is asked for - if the server said that it takes ranges and
-//! its ETag is still the same. Bounded: three resumptions in a row without progress are the end, and
-//! so is a stall once somebody else has what is missing.
+//! its ETag is still the same. Bounded: three resumptions in a row without progress are the end,
+//! and so is a stall once somebody else has what is missing.
 
 use super::elsewhere::{Elsewhere, Stalled};
 use super::error::RemoteError;

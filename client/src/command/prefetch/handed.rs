@@ -33,7 +33,7 @@ pub(super) struct Agent {
 /// The agent that is to do it, if there is one and nothing is wanted that only happens here.
 ///
 /// # Errors
-/// When only an agent could do it, and there is none.
+/// When only an agent could do it, and there is none, until the deadline if there is one.
 pub(super) async fn agent_for(node: &Node, args: &PrefetchArgs) -> Result<Option<Agent>, Failure> {
     let only_here = args.foreground
         || args.jobs != DEFAULT_JOBS
@@ -43,15 +43,32 @@ pub(super) async fn agent_for(node: &Node, args: &PrefetchArgs) -> Result<Option
         return Ok(None);
     }
     let ask = Ask::at(&args.agent.socket());
-    match ask.status().await {
-        Ok(status) => {
-            let serves_us =
-                status.state == node.folder() && status.store_socket == args.node.store_socket;
-            let caches = status.caches;
-            Ok(serves_us.then_some(Agent { ask, caches }))
+    let deadline = args
+        .deadline
+        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut told = false;
+    loop {
+        let error = match ask.status().await {
+            Ok(status) => {
+                let serves_us =
+                    status.state == node.folder() && status.store_socket == args.node.store_socket;
+                let caches = status.caches;
+                return Ok(serves_us.then_some(Agent { ask, caches }));
+            }
+            Err(error) => error,
+        };
+        match (deadline, &error) {
+            // On a node that boots, whoever asks may be there before the agent.
+            (Some(deadline), AskError::Away { .. }) if Instant::now() < deadline => {
+                if !std::mem::replace(&mut told, true) && !args.quiet {
+                    eprintln!("snowcache: waiting: {error}");
+                }
+                sleep(JSON_INTERVAL).await;
+            }
+            (Some(_), _) => return Err(error.into()),
+            (None, _) if args.priority != 0 => return Err(error.into()),
+            (None, _) => return Ok(None),
         }
-        Err(error) if args.deadline.is_some() || args.priority != 0 => Err(error.into()),
-        Err(_) => Ok(None),
     }
 }
 
@@ -74,7 +91,7 @@ pub(super) async fn over(
         deadline_in_s: args.deadline,
         from,
     };
-    let id = agent.ask.wish(&wish).await?.job.id;
+    let id = ask_for(&agent.ask, &wish).await?;
     let job = follow(&agent.ask, id, args).await?;
     let done = job.done.unwrap_or_default();
     let summary = Summary {
@@ -88,6 +105,20 @@ pub(super) async fn over(
         seconds: done.seconds,
     };
     summary.show(args)
+}
+
+/// The job of a wish; the same wish again is the same job.
+async fn ask_for(agent: &Ask, wish: &Wish) -> Result<u64, Failure> {
+    let begin = Instant::now();
+    loop {
+        match agent.wish(wish).await {
+            Ok(shown) => return Ok(shown.job.id),
+            Err(AskError::Away { .. }) if begin.elapsed() < AWAY_PATIENCE => {
+                sleep(JSON_INTERVAL).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 async fn follow(agent: &Ask, id: u64, args: &PrefetchArgs) -> Result<Job, Failure> {
