@@ -273,13 +273,13 @@ impl Service {
     /// What `snowcache status` says of the last job about a root.
     pub fn job(&self, machine: &Machine, root: &str) -> Option<Value> {
         let status = machine.snowcache("status --json").json();
-        let jobs = status["jobs"].as_array().expect("a list").iter().rev();
+        let mut jobs = status["jobs"].as_array().expect("a list").iter().rev();
         let about = |job: &&Value| {
             job["roots"]
                 .as_array()
                 .is_some_and(|all| all.iter().any(|it| it.as_str() == Some(root)))
         };
-        jobs.filter(about).next().cloned()
+        jobs.find(about).cloned()
     }
 
     /// Waits until the last job about a root is so.
