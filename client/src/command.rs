@@ -3,8 +3,10 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod agent;
 mod cache;
 mod closure;
+mod confirm;
 mod gate;
 mod gc;
 mod hook;
@@ -12,19 +14,22 @@ mod info;
 mod key;
 mod ls;
 mod pin;
+mod pins;
 mod prefetch;
 mod push;
 mod queue;
 mod rm;
 mod scrub;
+mod status;
 mod subject;
 mod switch;
 mod token;
 mod using;
 mod verify;
+mod wait;
 mod watch_store;
 
-use crate::cli::{CacheArgs, Cli, Command};
+use crate::cli::{CacheArgs, Cli, Command, PinCommand};
 use crate::failure::Failure;
 use crate::identity;
 use crate::remote::{Remote, RemoteError};
@@ -71,16 +76,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Hook(args) => hook::run(&args),
         Command::Queue(command) => queue::run(cache, command),
         Command::WatchStore(args) => watch_store::run(&args),
-        Command::Pin(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(async {
-                let remote = match command.is_reading() {
-                    true => remote,
-                    false => admitted(remote).await?,
-                };
-                pin::run(&remote, command).await
-            })
-        }
+        Command::Pin(command) => pins_of(cache, command),
         Command::Token(command) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(token::run(&remote, command))
@@ -102,15 +98,32 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&cache.cache, cache)?;
             block_on(scrub::run(&remote, &args))
         }
-        Command::Gate(args) => gate::run(&args),
-        Command::Switch(args) => switch::run(&args),
-        Command::Why(args) => gate::why(&args),
-        Command::Prefetch(args) => prefetch::run(cache, &args),
         Command::Rm(args) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(rm::run(&remote, &args))
         }
+        Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => block_on(status::run(&args)),
+        Command::Wait(args) => block_on(wait::run(&args)),
+        Command::Pins(args) => block_on(pins::run(&args)),
+        Command::Gate(args) => gate::run(&args),
+        Command::Switch(args) => switch::run(&args),
+        Command::Confirm(args) => confirm::run(&args),
+        Command::Why(args) => gate::why(&args),
+        Command::Prefetch(args) => prefetch::run(cache, &args),
     }
+}
+
+/// Pins of a cache; who changes them may be a job of a CI.
+fn pins_of(cache: &CacheArgs, command: PinCommand) -> Result<(), Failure> {
+    let remote = connect(&cache.cache, cache)?;
+    block_on(async {
+        let remote = match command.is_reading() {
+            true => remote,
+            false => admitted(remote).await?,
+        };
+        pin::run(&remote, command).await
+    })
 }
 
 /// A cache that gets no token.
