@@ -50,18 +50,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&url, cache)?;
             block_on(info::run(&remote, &args))
         }
-        Command::Ls(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(ls::run(&remote, &args))
-        }
-        Command::Closure(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(closure::run(&remote, &args))
-        }
-        Command::Verify(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(verify::run(&remote, &args))
-        }
+        Command::Ls(args) => block_on(ls::run(&connected(cache)?, &args)),
+        Command::Closure(args) => block_on(closure::run(&connected(cache)?, &args)),
+        Command::Verify(args) => block_on(verify::run(&connected(cache)?, &args)),
         Command::Push(args) => {
             let to = args.to.clone().unwrap_or_else(|| cache.cache.clone());
             let remote = connect(&to, cache)?;
@@ -77,31 +68,16 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Queue(command) => queue::run(cache, command),
         Command::WatchStore(args) => watch_store::run(&args),
         Command::Pin(command) => pins_of(cache, command),
-        Command::Token(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(token::run(&remote, command))
-        }
-        Command::Cache(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(cache::run(&remote, command))
-        }
+        Command::Token(command) => block_on(token::run(&connected(cache)?, command)),
+        Command::Cache(command) => block_on(cache::run(&connected(cache)?, command)),
         Command::Use(args) => {
             let url = using::url(&cache.cache, args.cache.as_deref());
             let (remote, token) = (connect(&url, cache)?, token(cache)?);
             block_on(using::run(&remote, &args, token.as_deref()))
         }
-        Command::Gc(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(gc::run(&remote, &args))
-        }
-        Command::Scrub(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(scrub::run(&remote, &args))
-        }
-        Command::Rm(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(rm::run(&remote, &args))
-        }
+        Command::Gc(args) => block_on(gc::run(&connected(cache)?, &args)),
+        Command::Scrub(args) => block_on(scrub::run(&connected(cache)?, &args)),
+        Command::Rm(args) => block_on(rm::run(&connected(cache)?, &args)),
         Command::Agent(args) => agent::run(&args),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Wait(args) => block_on(wait::run(&args)),
@@ -112,6 +88,11 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Why(args) => gate::why(&args),
         Command::Prefetch(args) => prefetch::run(cache, &args),
     }
+}
+
+/// The cache that was named.
+fn connected(cache: &CacheArgs) -> Result<Remote, Failure> {
+    connect(&cache.cache, cache)
 }
 
 /// Pins of a cache; who changes them may be a job of a CI.
