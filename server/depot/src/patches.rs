@@ -35,8 +35,8 @@ use crate::{Error, Result};
 
 /// What of new NARs is packed for one pair at most: a minute of one core.
 const MAX_RAW_BYTES: u64 = 4 << 30;
-/// A patch is made once for a fleet: those of 27 Debian packages in two versions are a fifth smaller
-/// than at level 3, and take one and a half times as long.
+/// A patch is made once for a fleet: those of 27 Debian packages in two versions are a fifth
+/// smaller than at level 3, and take one and a half times as long.
 const LEVEL: i32 = 6;
 /// What zstd remembers of where bytes were: 4 bytes a place, so 16 MiB each. Of a prefix of 32 MiB
 /// that is every eighth.

@@ -102,6 +102,9 @@ pub struct Rule {
     pub subject: Name,
     /// What the token allows.
     pub scopes: Scopes,
+    /// In which caches, by name; none: the one at `/`, and with `admin` everything.
+    #[serde(default)]
+    pub caches: Vec<String>,
     /// How long.
     #[serde(default = "default_life_s")]
     pub expires_in_s: u64,

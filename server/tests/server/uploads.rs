@@ -16,7 +16,7 @@ const UPLOADS: &str = "/api/v1/uploads";
 
 /// A part of a NAR as a client sends it.
 #[derive(Clone, Debug)]
-enum Part {
+pub enum Part {
     Literal(Vec<u8>),
     Frame {
         id: FrameId,
@@ -50,7 +50,7 @@ impl Part {
     }
 
     /// The same by name only.
-    fn known(&self) -> Part {
+    pub fn known(&self) -> Part {
         match self {
             Part::Frame { id, raw_len, .. } => Part::Known {
                 id: *id,
@@ -62,7 +62,7 @@ impl Part {
 }
 
 /// A NAR in pieces, all of them compressed.
-fn cut(nar: &[u8]) -> Vec<Part> {
+pub fn cut(nar: &[u8]) -> Vec<Part> {
     let (mut files, mut parts) = (Vec::new(), Vec::new());
     let mut parser = Parser::new();
     let mut on = |event: Event<'_>| {
@@ -95,7 +95,7 @@ fn frame(raw: &[u8]) -> Part {
 }
 
 /// A stream of one NAR, which it says is `nar`.
-fn stream_of(nar_hash: NarHash, nar_size_bytes: u64, parts: &[Part]) -> Vec<u8> {
+pub fn stream_of(nar_hash: NarHash, nar_size_bytes: u64, parts: &[Part]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     let begin = Record::Nar {
         nar_hash,
@@ -109,7 +109,7 @@ fn stream_of(nar_hash: NarHash, nar_size_bytes: u64, parts: &[Part]) -> Vec<u8> 
     bytes
 }
 
-fn stream(sample: &Sample, parts: &[Part]) -> Vec<u8> {
+pub fn stream(sample: &Sample, parts: &[Part]) -> Vec<u8> {
     stream_of(sample.hash(), sample.nar.len() as u64, parts)
 }
 
@@ -172,7 +172,7 @@ fn id_of(part: &Part) -> Option<FrameId> {
 
 impl Sample {
     /// Its narinfo without what is about a file.
-    fn record(&self) -> String {
+    pub fn record(&self) -> String {
         let narinfo = self.narinfo("nar/x.nar", "none");
         PathInfo::from(&NarInfo::parse(&narinfo).unwrap()).to_record()
     }
