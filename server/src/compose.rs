@@ -16,6 +16,7 @@ use crate::http::front::Front;
 use crate::http::kept_nars::KeptNars;
 use crate::http::narinfos::Narinfos;
 use crate::http::sending::Windows;
+use crate::http::uploads::UnderWay;
 use crate::http::{App, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
@@ -226,6 +227,7 @@ fn app(
         reads: Workers::new(config.reads.max_at_once),
         windows: Windows::default(),
         uploads: Workers::new(config.uploads.max_at_once),
+        under_way: UnderWay::default(),
         commits: Workers::new(COMMITS_AT_ONCE),
         metrics: Arc::default(),
         certificates,

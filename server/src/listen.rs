@@ -10,6 +10,7 @@
 //! in between.
 
 mod io;
+pub mod line;
 pub mod outlet;
 mod sender;
 mod signals;
@@ -34,6 +35,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use io::WriteTimeout;
+use line::Line;
 use outlet::Outlet;
 use sender::{Sender, Width};
 use socket::Accepted;
@@ -223,9 +225,10 @@ impl Service {
     where
         S: Transport + Send + 'static,
     {
-        let outlet = Outlet::default();
+        let (outlet, line) = (Outlet::default(), Line::default());
         let stream = WriteTimeout::new(stream, self.http.write_timeout());
         let stream = Sender::new(stream, outlet.clone(), Width::new(self.wide.clone()));
+        let stream = stream.on(line.clone());
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
             let meter = self.metrics.meter(request.method(), request.uri().path());
             let front = self.front.as_ref();
@@ -234,6 +237,7 @@ impl Service {
                 None => {
                     request.extensions_mut().insert(peer.clone());
                     request.extensions_mut().insert(outlet.clone());
+                    request.extensions_mut().insert(line.clone());
                     let router = TowerToHyperService::new(self.router.clone());
                     Either::Right(hyper::service::Service::call(&router, request))
                 }

@@ -31,6 +31,7 @@ pub mod server;
 pub mod snowread;
 pub mod stocked;
 pub mod strace;
+pub mod tap;
 pub mod wire;
 pub mod world;
 

@@ -14,7 +14,7 @@
 
 mod offered;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, MutexGuard};
 
@@ -347,14 +347,14 @@ impl Frames {
         let sick = depot.quarantine.is_sick(&nar.nar_hash);
         let whole = known.is_some() && !sick && self.adds_nothing()?;
         if whole {
-            self.at().clear();
+            self.forget_new();
             self.streams.clear(); // cuts them back
         } else {
             let recipe = Recipe::new(std::mem::take(&mut self.ops))
                 .map_err(|e| Error::caused(ErrorKind::Corrupt, "the NAR was cut wrongly", e))?;
             let payload = recipe_payload(&nar.nar_hash, nar.nar_size_bytes, &recipe)?;
             let place = self.stream()?.state(Kind::Recipe, false, &payload)?;
-            self.index_frames(&mut batch)?;
+            self.index_frames(&recipe, &mut batch)?;
             if let Some(known) = known {
                 known.remove(&mut batch, &nar.nar_hash);
             }
@@ -389,15 +389,16 @@ impl Frames {
         Ok(found.iter().all(Option::is_some))
     }
 
-    /// Puts the frames stored here into `batch`, and looks the shared ones up once more: they may
-    /// have been moved since.
-    fn index_frames(&self, batch: &mut Batch) -> Result<()> {
+    /// Puts the frames stored here into `batch`, and looks those up once more that `recipe` shares:
+    /// they may have been moved since.
+    fn index_frames(&self, recipe: &Recipe, batch: &mut Batch) -> Result<()> {
         let mut at = self.at();
-        let shared = at.iter().filter_map(|(id, place)| match place {
-            FramePlace::Known(_) => Some(*id),
-            _ => None,
+        let named = recipe.ops().iter().filter_map(|op| match op {
+            Op::Frame { id, .. } | Op::Dense { id, .. } => Some(*id),
+            Op::Literal(_) => None,
         });
-        let shared: Vec<FrameId> = shared.collect();
+        let is_shared = |id: &FrameId| matches!(at.get(id), Some(FramePlace::Known(_)));
+        let shared: HashSet<FrameId> = named.filter(is_shared).collect();
         let keys: Vec<&[u8]> = shared.iter().map(|id| id.as_bytes().as_slice()).collect();
         let found = self.depot.index.get_many(Table::Frames, &keys)?;
         for (id, value) in shared.iter().zip(found) {

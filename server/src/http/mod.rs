@@ -59,6 +59,7 @@ use snowcache_depot::{CacheName, Depot, NarReader};
 use snowcache_nix::SecretKey;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use uploads::UnderWay;
 
 /// What every handler works with.
 pub struct App {
@@ -82,6 +83,8 @@ pub struct App {
     pub windows: Windows,
     /// One for each NAR that comes in.
     pub uploads: Workers,
+    /// Those of them that come over the native API.
+    pub under_way: UnderWay,
     /// For narinfos and documents on their way to the disk.
     pub commits: Workers,
     /// Runs collections.
