@@ -452,6 +452,16 @@ fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
         let pushed = place.client(environment, &["push", "--json", leaf]);
         let said = String::from_utf8_lossy(&pushed.stderr);
         assert!(pushed.status.success(), "{environment:?}: {said}");
+        // What a hook queues is pushed by the same identity.
+        let spool = tempfile::tempdir().expect("a folder");
+        let spool = spool.path().to_str().expect("UTF-8");
+        let leaf = leaves.next().expect("a path");
+        let hook = place.client(&[], &["hook", "--strict", "--spool", spool, leaf]);
+        assert!(hook.status.success(), "{hook:?}");
+        let flush = ["queue", "flush", "--wait", "--require-complete", "--spool"];
+        let flushed = place.client(environment, &[&flush[..], &[spool]].concat());
+        let said = String::from_utf8_lossy(&flushed.stderr);
+        assert!(flushed.status.success(), "{environment:?}: {said}");
         let token = place.client(environment, &["token", "exchange"]);
         let token = String::from_utf8(token.stdout).expect("UTF-8");
         assert!(token.starts_with("snow_"), "{token}");

@@ -28,9 +28,10 @@ const LEASE_S: u64 = 20;
 /// A push that is begun anew so often does not end.
 const MAX_PUSHES: usize = 8;
 /// NARs of so many MiB are long: the server keeps what came of them each 8 MiB.
-const LONG_MIB: u64 = 18;
-/// Frames of a long NAR, of some 256 KiB, of which one is broken in its midst: behind 4 to 15 MiB.
-const LONG_FRAMES: std::ops::Range<u64> = 16..60;
+const LONG_MIB: u64 = 36;
+/// Frames of a long NAR, of some 300 KB, of which one is broken in its midst: behind 19 to 29 MB,
+/// more than a server's death may cost.
+const LONG_FRAMES: std::ops::Range<u64> = 64..96;
 /// What a server's death may cost a stream: what it keeps at once, 8 MiB, and what waits on the way
 /// there: 6 MiB that the kernel receives (net.ipv4.tcp_rmem), and 1 MiB in five pieces of 256 KiB.
 const LOST_WITH_SERVER_BYTES: u64 = 15 << 20;

@@ -3,6 +3,7 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod admission;
 mod closure;
 mod gate;
 mod gc;
@@ -24,8 +25,8 @@ mod watch_store;
 
 use crate::cli::{CacheArgs, Cli, Command};
 use crate::failure::Failure;
-use crate::identity;
 use crate::remote::{Remote, RemoteError};
+use admission::Admission;
 use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
@@ -61,7 +62,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(async {
                 let remote = match args.dry_run {
                     true => remote,
-                    false => admitted(remote).await?,
+                    false => Admission::default().admitted(remote).await?,
                 };
                 push::run(&remote, &args).await
             })
@@ -74,7 +75,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(async {
                 let remote = match command.is_reading() {
                     true => remote,
-                    false => admitted(remote).await?,
+                    false => Admission::default().admitted(remote).await?,
                 };
                 pin::run(&remote, command).await
             })
@@ -123,21 +124,6 @@ fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
         .map(str::trim)
         .filter(|token| !token.is_empty());
     Remote::new(endpoint, token).map_err(Failure::usage)
-}
-
-/// The same cache; for a job of a CI that was given no token, with one for its identity.
-async fn admitted(remote: Remote) -> Result<Remote, Failure> {
-    if remote.has_token() {
-        return Ok(remote);
-    }
-    match identity::of_environment(remote.endpoint()).await? {
-        None => Ok(remote),
-        Some(identity) => {
-            let made = remote.exchange(&identity).await?;
-            let endpoint = remote.endpoint().clone();
-            Remote::new(endpoint, Some(&made.token)).map_err(Failure::failed)
-        }
-    }
 }
 
 /// A failed request; of one that lacked the right token it is said which one to take.

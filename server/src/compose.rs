@@ -27,6 +27,7 @@ use crate::workers::Workers;
 use crate::{reload, systemd};
 use futures::FutureExt;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use snowcache_core::upstream;
 use snowcache_depot::{CacheName, Depot, Options};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -223,6 +224,8 @@ fn app(
         gate,
         issuers,
         keys: identity.keys,
+        // Looked at when the configuration was.
+        upstreams: upstream::keys(&config.cache.upstream_keys).unwrap_or_default(),
         public_url,
         reads: Workers::new(config.reads.max_at_once),
         windows: Windows::default(),

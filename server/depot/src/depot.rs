@@ -278,6 +278,7 @@ impl Depot {
             cache,
             info,
             subject: subject.to_owned(),
+            vouched: Arc::default(),
         };
         match self.committer.commit(change)? {
             Outcome::Published(published) => Ok(published),

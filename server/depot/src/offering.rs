@@ -3,8 +3,11 @@
 //! Guarantees: what is said to be here is committed durably. That it stays is promised of NARs
 //! only, for their lease; a frame may be collected before it is used, and is then asked for.
 
+use std::sync::Arc;
+
 use snowcache_core::path_info::Signed;
 use snowcache_core::recipe::FrameId;
+use snowcache_core::upstream::Vouched;
 use snowcache_nix::NarHash;
 
 use crate::commit::{Change, Outcome};
@@ -31,8 +34,8 @@ impl Depot {
         }
     }
 
-    /// Makes paths visible in this order, references first; each is durable, or was refused, when
-    /// this returns.
+    /// Makes paths visible in this order, references first; what is `vouched` for need not be here.
+    /// Each is durable, or was refused, when this returns.
     ///
     /// # Errors
     /// Of each path as [`Depot::publish`].
@@ -40,12 +43,15 @@ impl Depot {
         &self,
         cache: &CacheName,
         paths: Vec<Signed>,
+        vouched: Vouched,
         subject: &str,
     ) -> Vec<Result<Published>> {
+        let vouched = Arc::new(vouched);
         let changes = paths.into_iter().map(|path| Change::Publish {
             cache: cache.clone(),
             info: path.into_info(),
             subject: subject.to_owned(),
+            vouched: vouched.clone(),
         });
         let outcomes = self.commit_all(changes).into_iter();
         let published = |outcome| match outcome {

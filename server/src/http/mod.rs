@@ -56,7 +56,7 @@ use kept_nars::{KeptNars, Small};
 use narinfos::Narinfos;
 use sending::Windows;
 use snowcache_depot::{CacheName, Depot, NarReader};
-use snowcache_nix::SecretKey;
+use snowcache_nix::{PublicKey, SecretKey};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use uploads::UnderWay;
@@ -69,6 +69,8 @@ pub struct App {
     pub cache: CacheName,
     /// All of these sign.
     pub keys: Vec<SecretKey>,
+    /// Whose signature stands for a path that is not here.
+    pub upstreams: Vec<PublicKey>,
     /// Who may do what.
     pub gate: Gate,
     /// Whose identities are exchanged for tokens.

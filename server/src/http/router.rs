@@ -33,6 +33,7 @@ pub fn router(app: Shared) -> Router {
         .route("/api/v1/paths", get(api::paths))
         .route("/api/v1/stats", get(api::stats))
         .route("/api/v1/missing", post(api::missing))
+        .route("/api/v1/upstreams", get(api::upstreams))
         .route("/api/v1/cost/{hash}", get(api::cost))
         .route("/api/v1/plan", post(deltas::plan))
         .route("/api/v1/frames", post(deltas::frames))

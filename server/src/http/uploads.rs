@@ -150,8 +150,9 @@ pub async fn commit(
     let text = whole(&app, &app.commits, &headers, body, MAX_COMMIT_BYTES).await?;
     let asked: commit::Asked = body::parsed(&text, r#"{"paths": ["<narinfo>", …]}"#)?;
     at_most(asked.paths.len(), "paths")?;
+    at_most(asked.vouched.len(), "vouched paths")?;
     let commits = app.commits.clone();
-    let work = move || Ok::<_, Refusal>(commit::commit(&app, &subject, &asked));
+    let work = move || commit::commit(&app, &subject, &asked);
     let committed = commits.run(work).await?;
     let mut response = json(&method, &committed);
     *response.status_mut() = committed.status();

@@ -33,6 +33,7 @@ routes! {
     PushNar = "push_nar",
     PushDocument = "push_document",
     Missing = "missing",
+    Upstreams = "upstreams",
     Uploads = "uploads",
     Paths = "paths",
     Cost = "cost",
@@ -75,6 +76,7 @@ impl Route {
 fn native(path: &str) -> Route {
     match path.split('/').next().unwrap_or(path) {
         "missing" => Route::Missing,
+        "upstreams" => Route::Upstreams,
         "uploads" => Route::Uploads,
         "paths" => Route::Paths,
         "cost" => Route::Cost,
