@@ -6,10 +6,14 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 use support::http::Response;
 use support::issuer::Issuer;
 use support::nix::inputs;
 use support::server::{Snowcached, binary};
+
+/// Longer than a signal takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const RULES: &str = r#"
 [[issuer.rule]]
@@ -41,6 +45,21 @@ impl Place {
         let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{more}{rules}");
         let server = serving(folder, &file);
         Place { issuer, server }
+    }
+
+    /// Writes other rules, tells the server, and waits until it has looked.
+    fn reloads(&self, rules: &str, says: &str) {
+        let url = &self.issuer.url;
+        let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{rules}");
+        let data = self.server.data();
+        let folder = data.parent().expect("a folder above");
+        fs::write(folder.join("issuers.toml"), file).expect("written");
+        let (log, pid) = (&self.server.log, self.server.pid().to_string());
+        let before = log.len();
+        let kill = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(kill.expect("kill runs").success());
+        let seen = log.wait_for(before, PATIENCE, |line| line.contains(says));
+        assert!(seen.is_some(), "no word of {says:?}: {}", log.tail(10));
     }
 
     fn exchange(&self, identity: &str) -> Response {
@@ -131,6 +150,23 @@ fn an_identity_gets_the_token_of_the_first_rule_that_means_it() {
     );
     let list = http.request("GET", "/api/v1/tokens").bearer(&main).send();
     refused(&list, 403, "this takes admin");
+}
+
+/// New rules take no restart; such as cannot be used leave the old ones in place.
+#[test]
+fn rules_are_read_again_when_the_server_is_told() {
+    let place = Place::new();
+    let claims = || json!({"ref": "refs/heads/main"});
+    let asked = || place.issuer.tell(json!({}))["asked"].as_i64();
+    place.says(claims()).is(200);
+    let before = asked();
+    place.reloads(&RULES.replace("\"main\"", "\"trunk\""), "read again");
+    let trunk = place.says(claims()).is(200).json();
+    assert_eq!(trunk["subject"], "trunk");
+    assert_eq!(asked(), before, "its keys are known");
+    place.reloads("[[issuer.rule]]\nsubject = \"all\"\n", "left as it was");
+    let trunk = place.says(claims()).is(200).json();
+    assert_eq!(trunk["subject"], "trunk");
 }
 
 #[test]

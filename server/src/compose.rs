@@ -248,11 +248,7 @@ fn background(app: &Shared, hangups: Signal) -> Vec<JoinHandle<()>> {
     let mut tasks = vec![
         tokio::spawn(app.collector.clone().note()),
         tokio::spawn(systemd::keep_watch(app.depot.clone())),
-        tokio::spawn(reload::keep_up(
-            app.certificates.clone(),
-            app.config.tls.clone(),
-            hangups,
-        )),
+        tokio::spawn(reload::keep_up(app.clone(), hangups)),
     ];
     if !app.config.read_only {
         tasks.push(tokio::spawn(app.scrubber.clone().by_itself()));

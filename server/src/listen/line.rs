@@ -56,6 +56,11 @@ impl Line {
 }
 
 impl Watched {
+    /// Whether nothing was read since it is watched, so that nothing is known of the client.
+    pub fn is_blind(&self) -> bool {
+        self.0.0.wanted.load(Ordering::Relaxed)
+    }
+
     /// Whether the client has closed its side, or is gone; false as long as that is not known.
     pub fn is_cut(&self) -> bool {
         let socket = self.0.socket();
@@ -94,8 +99,9 @@ mod tests {
         let line = Line::default();
         line.show(server.as_fd());
         let watched = line.watch();
-        assert!(!watched.is_cut(), "nothing is known yet");
+        assert!(watched.is_blind() && !watched.is_cut());
         line.show(server.as_fd());
+        assert!(!watched.is_blind());
         client.write_all(b"not read").expect("there is room");
         assert!(!watched.is_cut());
         drop(client);

@@ -119,6 +119,17 @@ fn default_life_s() -> u64 {
     3600
 }
 
+impl Issuer {
+    /// Whether keys that were had from the one are the other's, too.
+    pub fn is_asked_like(&self, other: &Issuer) -> bool {
+        let asked = |it: &Issuer| {
+            let files = [&it.jwks_file, &it.ca_file, &it.token_file].map(Option::clone);
+            (it.url.clone(), it.jwks_url.clone(), files)
+        };
+        asked(self) == asked(other)
+    }
+}
+
 impl Rule {
     /// Whether an identity is one that is meant.
     pub fn fits(&self, claims: &Claims) -> bool {

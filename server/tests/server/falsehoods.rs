@@ -132,7 +132,7 @@ fn is_signed(data: &Path) -> bool {
 fn about_bytes() -> Vec<Lie> {
     let (one, other) = (
         Sample::tree('1', "bytes", 200_000, &[]),
-        Sample::tree('2', "other", 200_000, &[]),
+        Sample::tree('2', "other", 100_000, &[]),
     );
     let (hash, nobodys) = (one.hash(), NarHash::from_bytes([7; 32]));
     let to = |of: NarHash| move |text: &str| text.replace(&hash.to_string(), &of.to_string());
@@ -155,14 +155,17 @@ fn about_bytes() -> Vec<Lie> {
         Lie::about("a NarSize too small", &one, size(one.nar.len() - 8)),
         Lie::about("a NarSize too large", &one, size(one.nar.len() + 8)),
         Lie::about("a NarSize of 0", &one, size(0)),
-        Lie::instead("another NAR's bytes", &third, &cut(&other.nar), {
-            ("third.nar", other.nar.clone())
-        }),
+        Lie::instead(
+            "another NAR's bytes",
+            &third,
+            &cut(&other.nar),
+            ("third.nar", other.nar.clone()),
+        ),
         Lie::instead(
             "bytes in another order, or more of them",
             &fourth,
             &swapped,
-            { ("fourth.nar", trailing) },
+            ("fourth.nar", trailing),
         ),
     ]
 }
@@ -188,18 +191,26 @@ fn about_paths() -> Vec<Lie> {
             text.replace("-path\n", "-path/../../etc\n")
         }),
         Lie::about("an open closure", &sample, open),
-        Lie::about("a forged content address", &sample, {
-            with(format!("CA: fixed:r:sha256:{zeros}"))
-        }),
-        Lie::about("a content address of another path", &sample, {
-            with(format!("CA: fixed:r:{true_hash}"))
-        }),
-        Lie::about("a flat content address", &sample, {
-            with(format!("CA: fixed:sha256:{zeros}"))
-        }),
-        Lie::about("a text's content address", &sample, {
-            with(format!("CA: text:sha256:{zeros}"))
-        }),
+        Lie::about(
+            "a forged content address",
+            &sample,
+            with(format!("CA: fixed:r:sha256:{zeros}")),
+        ),
+        Lie::about(
+            "a content address of another path",
+            &sample,
+            with(format!("CA: fixed:r:{true_hash}")),
+        ),
+        Lie::about(
+            "a flat content address",
+            &sample,
+            with(format!("CA: fixed:sha256:{zeros}")),
+        ),
+        Lie::about(
+            "a text's content address",
+            &sample,
+            with(format!("CA: text:sha256:{zeros}")),
+        ),
     ]
 }
 

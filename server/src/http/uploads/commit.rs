@@ -76,7 +76,9 @@ pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Result<Committed, 
         outcomes.push(Outcome::of(path, checked.as_ref().err()));
         signed.extend(checked);
     }
-    let published = app.depot.publish_all(&app.cache, signed, vouched, subject.as_str());
+    let published = app
+        .depot
+        .publish_all(&app.cache, signed, vouched, subject.as_str());
     for ((place, _), published) in places.into_iter().zip(published) {
         let path = std::mem::take(&mut outcomes[place].path);
         let refusal = match published {

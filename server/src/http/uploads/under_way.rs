@@ -20,6 +20,12 @@ use tokio::sync::Notify;
 /// of 1 MB/s; afterwards it is sent again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// An upload's first bytes come with its head, or right behind it; one that sends none so long holds
+/// nobody up for it.
+const BLIND: Duration = Duration::from_millis(100);
+/// How often to look whether they have.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct UnderWay(Arc<Inner>);
@@ -59,6 +65,13 @@ impl UnderWay {
 
     /// Waits for those of the subject's uploads whose client has gone.
     pub async fn behind_what_was_cut(&self, subject: &Subject) {
+        let seeing = async {
+            while self.0.any(subject, Watched::is_blind) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        // Late or not: of those that were seen it is known whether they are cut.
+        drop(tokio::time::timeout(BLIND, seeing).await);
         let cut = self.0.cut(subject);
         if cut.is_empty() {
             return;
@@ -83,6 +96,12 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, Uploads> {
         let uploads = self.uploads.lock();
         uploads.expect("invariant: no panic while the lock is held")
+    }
+
+    fn any(&self, subject: &Subject, is_so: impl Fn(&Watched) -> bool) -> bool {
+        let uploads = self.lock();
+        let mut all = uploads.by_number.values();
+        all.any(|(by, line)| by.as_str() == subject.as_str() && is_so(line))
     }
 
     fn cut(&self, subject: &Subject) -> Vec<u64> {
