@@ -24,7 +24,7 @@ use support::server::binary;
 /// Of each filesystem.
 const CUTS: u64 = 3;
 const HOOKS: u64 = 4;
-const DISK_MIB: u64 = 320;
+const DISK_MIB: u64 = 512;
 /// Calls that change a disk, or open what is to be changed.
 const CALLS: [&str; 12] = [
     "openat",
@@ -251,7 +251,7 @@ impl Stage {
     }
 
     fn trace(&self, place: &Place, strace: &[&str]) -> Output {
-        let before = [&["strace", "-f", "-qq"], strace].concat();
+        let before = [&["strace", "-f", "-q"], strace].concat();
         let arguments = (self.arguments)(&path(1));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let output = place.command(&words(&before), &arguments).output();
@@ -300,7 +300,8 @@ impl Stage {
         let again = place.run(&arguments);
         assert!(again.status.success(), "{about}: {again:?}");
         assert!((self.done)(&place.state(), &name), "{about}, then again");
-        fs::read_to_string(&log).is_ok_and(|log| log.contains("INJECTED") || log.contains("killed"))
+        let log = fs::read_to_string(&log);
+        log.is_ok_and(|log| log.contains("(INJECTED)") || log.contains("killed by SIGKILL"))
     }
 }
 
