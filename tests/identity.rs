@@ -5,98 +5,10 @@ mod support;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::process::Command;
+use support::corpus;
 use support::http::Response;
-use support::issuer::Issuer;
-use support::nix::inputs;
-use support::server::{Snowcached, binary};
-
-/// Longer than a signal takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const RULES: &str = r#"
-[[issuer.rule]]
-subject = "main"
-scopes = ["push", "pin"]
-expires_in_s = 600
-claims = { repository_id = 42, ref = "refs/heads/main" }
-
-[[issuer.rule]]
-subject = "branches"
-scopes = ["push"]
-claims = { repository_id = "42" }
-"#;
-
-/// A server that trusts an issuer.
-struct Place {
-    issuer: Issuer,
-    server: Snowcached,
-}
-
-impl Place {
-    fn new() -> Place {
-        Place::with(Issuer::start(), "", RULES)
-    }
-
-    fn with(issuer: Issuer, more: &str, rules: &str) -> Place {
-        let folder = support::folder_on_disk();
-        let url = &issuer.url;
-        let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{more}{rules}");
-        let server = serving(folder, &file);
-        Place { issuer, server }
-    }
-
-    /// Writes other rules, tells the server, and waits until it has looked.
-    fn reloads(&self, rules: &str, says: &str) {
-        let url = &self.issuer.url;
-        let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{rules}");
-        let data = self.server.data();
-        let folder = data.parent().expect("a folder above");
-        fs::write(folder.join("issuers.toml"), file).expect("written");
-        let (log, pid) = (&self.server.log, self.server.pid().to_string());
-        let before = log.len();
-        let kill = Command::new("kill").args(["-HUP", &pid]).status();
-        assert!(kill.expect("kill runs").success());
-        let seen = log.wait_for(before, PATIENCE, |line| line.contains(says));
-        assert!(seen.is_some(), "no word of {says:?}: {}", log.tail(10));
-    }
-
-    fn exchange(&self, identity: &str) -> Response {
-        let body = json!({ "identity": identity }).to_string();
-        let http = self.server.http();
-        let request = http.request("POST", "/api/v1/tokens/exchange");
-        request.bytes(body.as_bytes()).send()
-    }
-
-    /// Exchanges an identity that is good but for these claims.
-    fn says(&self, claims: Value) -> Response {
-        self.exchange(&self.issuer.identity(claims))
-    }
-
-    /// What the client says in an environment, at this cache.
-    fn client(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
-        let mut command = Command::new(binary("snowcache"));
-        command
-            .args(["--cache", &self.server.url()])
-            .args(arguments);
-        command.env_remove("SNOWCACHE_TOKEN");
-        command.envs(environment.iter().copied());
-        command.output().expect("snowcache runs")
-    }
-}
-
-fn serving(folder: tempfile::TempDir, issuers: &str) -> Snowcached {
-    let (file, config) = (
-        folder.path().join("issuers.toml"),
-        folder.path().join("snowcached.toml"),
-    );
-    fs::write(&file, issuers).expect("written");
-    let text = format!("[auth]\nissuers_file = \"{}\"\n", file.display());
-    fs::write(&config, text).expect("written");
-    let config = config.to_str().expect("UTF-8").to_owned();
-    Snowcached::start_with(folder, "info", &["--config", &config])
-}
+use support::issuer::{Issuer, Place, RULES, serving};
 
 fn now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -458,16 +370,8 @@ fn a_cluster_says_who_its_pods_are() {
 #[test]
 fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
     let place = Place::new();
-    let path = inputs()
-        .join("corpus-120/top1")
-        .canonicalize()
-        .expect("run: make test-setup");
-    let path = path.to_str().expect("UTF-8");
-    let leaf = Command::new("nix-store")
-        .args(["-q", "--requisites", path])
-        .output();
-    let leaf = String::from_utf8(leaf.expect("nix-store runs").stdout).expect("UTF-8");
-    let mut leaves = leaf.lines();
+    let [generation, _] = corpus::generations();
+    let (path, mut leaves) = (&generation.top, generation.closure.iter());
     let identity = place.issuer.identity(json!({"ref": "refs/heads/main"}));
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), format!("{identity}\n")).expect("written");
@@ -488,16 +392,7 @@ fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
         let pushed = place.client(environment, &["push", "--json", leaf]);
         let said = String::from_utf8_lossy(&pushed.stderr);
         assert!(pushed.status.success(), "{environment:?}: {said}");
-        // What a hook queues is pushed by the same identity.
-        let spool = tempfile::tempdir().expect("a folder");
-        let spool = spool.path().to_str().expect("UTF-8");
-        let leaf = leaves.next().expect("a path");
-        let hook = place.client(&[], &["hook", "--strict", "--spool", spool, leaf]);
-        assert!(hook.status.success(), "{hook:?}");
-        let flush = ["queue", "flush", "--wait", "--require-complete", "--spool"];
-        let flushed = place.client(environment, &[&flush[..], &[spool]].concat());
-        let said = String::from_utf8_lossy(&flushed.stderr);
-        assert!(flushed.status.success(), "{environment:?}: {said}");
+        assert_queued_is_pushed(&place, environment, leaves.next().expect("a path"));
         let token = place.client(environment, &["token", "exchange"]);
         let token = String::from_utf8(token.stdout).expect("UTF-8");
         assert!(token.starts_with("snow_"), "{token}");
@@ -533,4 +428,16 @@ fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
     let output = place.client(&[], &["token", "exchange"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("$SNOWCACHE_ID_TOKEN_FILE"));
+}
+
+/// What a hook queues is pushed by the identity of the job, too.
+fn assert_queued_is_pushed(place: &Place, environment: &[(&str, &str)], path: &str) {
+    let spool = tempfile::tempdir().expect("a folder");
+    let spool = spool.path().to_str().expect("UTF-8");
+    let hook = place.client(&[], &["hook", "--strict", "--spool", spool, path]);
+    assert!(hook.status.success(), "{hook:?}");
+    let flush = ["queue", "flush", "--wait", "--require-complete", "--spool"];
+    let flushed = place.client(environment, &[&flush[..], &[spool]].concat());
+    let said = String::from_utf8_lossy(&flushed.stderr);
+    assert!(flushed.status.success(), "{environment:?}: {said}");
 }

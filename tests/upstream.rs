@@ -29,8 +29,13 @@ struct Yard {
 
 impl Yard {
     fn new(nix: &Nix) -> Yard {
-        let upstream = Snowcached::start();
+        // Of two keys with one name in a nix.conf Nix takes one.
         let configured = support::folder_on_disk();
+        let config = configured.path().join("upstream.toml");
+        fs::write(&config, "[cache]\nkey_name = \"upstream-1\"\n").expect("a configuration");
+        let config = config.to_string_lossy().into_owned();
+        let folder = support::folder_on_disk();
+        let upstream = Snowcached::start_with(folder, "info", &["--config", &config]);
         let [flag, config] = oracle::quick_collections(configured.path(), 3600);
         let text = fs::read_to_string(&config).expect("a configuration");
         let keys = format!("\n[cache]\nupstream_keys = {:?}\n", upstream.public_key());

@@ -8,7 +8,7 @@
 //! ```
 //! Guarantees: memory is bounded by lanes, not by NARs; what is published has its references
 //! published before; whatever breaks, asking again what is absent and going on ends complete.
-//! Never: a byte of a frame sent that the cache has, or a path that an upstream of the cache signed.
+//! Never: a byte of a frame sent that the cache has, or a path that its upstreams signed.
 
 mod engine;
 mod lane;

@@ -22,8 +22,7 @@ use thiserror::Error;
 pub const FIELD: &str = "Upstream";
 
 /// The key of cache.nixos.org, which most closures end at.
-pub const NIXOS_KEY: &str =
-    "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+pub const NIXOS_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
 
 /// Keys as nix.conf's `trusted-public-keys` has them: separated by spaces.
 ///
@@ -35,16 +34,12 @@ pub fn keys(text: &str) -> Result<Vec<PublicKey>, snowcache_nix::KeyError> {
 
 /// The first of `keys` that signed what is said of a path.
 pub fn signed_by<'a>(info: &PathInfo, keys: &'a [PublicKey]) -> Option<&'a PublicKey> {
-    let names = info.signatures.iter().map(|signature| signature.key_name());
-    let named: Vec<&PublicKey> = names
-        .filter_map(|name| keys.iter().find(|key| key.name() == name))
-        .collect();
-    if named.is_empty() {
-        return None; // most paths: no need for the message
-    }
+    let signatures = &info.signatures;
+    let is_named = |key: &&PublicKey| signatures.iter().any(|it| it.key_name() == key.name());
+    let mut named = keys.iter().filter(is_named).peekable();
+    named.peek()?; // most paths have none: no need for the message
     let message = fingerprint(info);
-    let signs = |key: &PublicKey| info.signatures.iter().any(|it| key.verify(&message, it));
-    named.into_iter().find(|key| signs(key))
+    named.find(|key| signatures.iter().any(|it| key.verify(&message, it)))
 }
 
 /// Paths that upstreams vouch for, each with the name of the key.
@@ -93,8 +88,8 @@ impl Vouched {
     }
 }
 
-/// What stands in the line of a path that was read from a cache: of each reference that is elsewhere
-/// the name of the key that vouches for it.
+/// What stands in the line of a path that was read from a cache: each reference that is elsewhere,
+/// with the name of the key that vouches for it.
 pub fn noted(info: &PathInfo) -> BTreeMap<&str, &str> {
     let line = info.unknown.iter().find(|(name, _)| name == FIELD);
     let words = line.map_or("", |(_, words)| words).split_whitespace();

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Guarantees: nothing is answered before it is durable; of two offers for one path the first
-//! stays; a path becomes visible only when its NAR and all its references are, but for what an
-//! upstream vouches for, and goes only when nothing visible refers to it; after a failed write the segment is given up and the whole group
-//! is told.
+//! stays; a path becomes visible only when its NAR and all its references are, but for what
+//! an upstream vouches for, and goes only when nothing visible refers to it; after a failed write
+//! the segment is given up and the whole group is told.
 
 mod again;
 mod draft;

@@ -43,7 +43,7 @@ impl Config {
                 upstream::keys(&self.cache.upstream_keys).is_ok(),
                 "cache.upstream_keys",
                 &self.cache.upstream_keys,
-                "it must be public keys, NAME:BASE64, separated by spaces, as nix.conf has them",
+                KEYS,
             ),
             (
                 is_url_or_empty(&self.public_url),
@@ -106,6 +106,8 @@ impl Config {
         }
     }
 }
+
+const KEYS: &str = "it must be public keys, NAME:BASE64, separated by spaces, as nix.conf has them";
 
 const ADDRESSES: &str =
     "it must be ADDRESS:PORT ([::]:8420 for IPv6), unix:PATH or systemd, or a list of such";

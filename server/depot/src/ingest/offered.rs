@@ -228,7 +228,7 @@ impl Frames {
         Ok(())
     }
 
-    /// What was appended is committed, or stays of no use; what the upload shares it still counts on.
+    /// What was appended is committed, or of no use; what the upload shares it still counts on.
     pub(super) fn forget_new(&self) {
         let is_shared = |place: &FramePlace| matches!(place, FramePlace::Known(_));
         self.at().retain(|_, place| is_shared(place));

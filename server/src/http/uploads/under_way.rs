@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 /// of 1 MB/s; afterwards it is sent again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An upload's first bytes come with its head, or right behind it; one that sends none so long holds
-/// nobody up for it.
+/// An upload's first bytes come with its head, or right behind it; one that sends none for so long
+/// holds nobody up.
 const BLIND: Duration = Duration::from_millis(100);
 /// How often to look whether they have.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
