@@ -16,7 +16,6 @@ pub mod trust;
 pub use fetch::FetchError;
 pub use jwt::MAX_JWT_BYTES;
 
-use crate::auth::tokens::Wish;
 use fetch::Fetch;
 use jwt::{Claims, Shown, Terms, Unverified, Wrong};
 use keys::Keys;
@@ -24,7 +23,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use thiserror::Error;
-use trust::{Issuer, TrustError};
+use trust::{Issuer, Rule, TrustError};
 
 /// Why the issuers cannot be worked with.
 #[derive(Debug, Error)]
@@ -128,11 +127,11 @@ impl Issuers {
         trusted.clone()
     }
 
-    /// The token that an identity is good for.
+    /// The rule of the token that an identity is good for, and the issuer.
     ///
     /// # Errors
     /// Why it is good for none.
-    pub async fn exchange(&self, identity: &str, now: u64) -> Result<Wish, Refused> {
+    pub async fn exchange(&self, identity: &str, now: u64) -> Result<(Rule, String), Refused> {
         let all = self.trusted();
         if all.is_empty() {
             return Err(Refused::NoIssuers);
@@ -164,12 +163,7 @@ impl Issuers {
             subject = %rule.subject,
             "an identity is exchanged"
         );
-        Ok(Wish {
-            subject: rule.subject.clone(),
-            scopes: rule.scopes,
-            life_s: rule.expires_in_s,
-            by: issuer.url.clone(),
-        })
+        Ok((rule.clone(), issuer.url.clone()))
     }
 }
 

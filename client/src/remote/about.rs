@@ -2,6 +2,7 @@
 
 use super::Remote;
 use super::error::RemoteError;
+use super::http::Ask;
 use bytes::Bytes;
 use serde::Deserialize;
 use snowcache_nix::{Base32Error, KeyError, PublicKey, StoreHash, StorePath, StorePathError};
@@ -75,12 +76,23 @@ impl Remote {
         Ok(body.map(|body| CacheInfo::parse(&String::from_utf8_lossy(&body))))
     }
 
-    /// What a snowcache counts; `None` of another sort of cache.
+    /// Whether anybody answers there, whatever they say.
+    pub async fn answers(&self) -> bool {
+        let url = self.http.endpoint.join("nix-cache-info");
+        self.http.send(&Ask::get(url)).await.is_ok()
+    }
+
+    /// What a snowcache counts; `None` of another sort of cache, and of one that does not tell
+    /// everybody.
     ///
     /// # Errors
     /// When the cache cannot be asked, or answers no JSON.
     pub async fn stats(&self) -> Result<Option<serde_json::Value>, RemoteError> {
-        let Some(body) = self.http.fetch("api/v1/stats", MAX_STATS_BYTES).await? else {
+        let body = match self.http.fetch("api/v1/stats", MAX_STATS_BYTES).await {
+            Err(error) if error.is_denial() => return Ok(None),
+            body => body?,
+        };
+        let Some(body) = body else {
             return Ok(None);
         };
         self.json("api/v1/stats", &body).map(Some)

@@ -206,7 +206,11 @@ impl Journal {
             answers.push((reply, draft.decide(change)));
         }
         let removes = draft.removes();
+        let steps = draft.take_steps();
         let durable = self.write(draft);
+        if durable.is_ok() {
+            shared.tallies.made(&steps);
+        }
         if removes {
             shared.uses.left();
         }

@@ -30,13 +30,14 @@ use crate::depot::Shared;
 use crate::index::{Batch, Table};
 use crate::keys::CacheName;
 use crate::layout::{Builder, Layout, Location};
+use crate::leases::holder;
 use crate::pool::Stream;
 use crate::record::{FrameHeader, Kind};
 use crate::relayout::header_of;
 use crate::rows::UploadRow;
 use crate::state::{UploadState, recipe_payload, to_json};
 use crate::uses::{Flight, FramePlace};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, tenants};
 use offered::Offers;
 
 pub use offered::{KEEP_BYTES, Lease, is_nar, native_name};
@@ -82,6 +83,8 @@ pub struct Ingest {
     cutter: Cutter,
     /// Large files of the bytes being pushed: offset and size.
     files: Vec<(u64, u64)>,
+    /// Frames are not stored as they are sent.
+    packs_anew: bool,
     frames: Frames,
 }
 
@@ -96,6 +99,7 @@ impl Ingest {
             sha256: Sha256::new(),
             cutter: Cutter::new(Params::V1),
             files: Vec::new(),
+            packs_anew: false,
             frames: Frames {
                 flight: depot.uses.take_off(),
                 depot,
@@ -339,10 +343,13 @@ impl Frames {
         let gate = depot.commits()?;
         let visible = upload.cache.nar_key(&nar.nar_hash);
         let named = depot.index.get(Table::Visible, &visible)?.is_some();
+        let holder = holder(&upload.cache, &upload.subject);
         if !named {
-            depot.leases.check(&upload.subject, &nar)?;
+            depot.leases.check(&holder, &nar)?;
         }
         let mut batch = Batch::default();
+        let frames: Vec<FrameId> = self.at().keys().copied().collect();
+        tenants::sent(&*depot.index, &upload.cache, &frames, &mut batch)?;
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
         let sick = depot.quarantine.is_sick(&nar.nar_hash);
         let whole = known.is_some() && !sick && self.adds_nothing()?;
@@ -365,7 +372,7 @@ impl Frames {
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
         if !named {
-            depot.leases.hold(&state.subject, &nar);
+            depot.leases.hold(&holder, &nar);
         }
         UploadRow { place, state }.put(&mut batch);
         depot.uses.nar(nar.nar_hash);

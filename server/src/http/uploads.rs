@@ -8,7 +8,8 @@
 //! ```
 //! Guarantees: those of `PUT /push`: nothing is believed, nothing acknowledged that is not durable,
 //! and a path is published when its references are. All of it may be asked again, or be broken off
-//! anywhere: what is held is not sent twice. Never: a way around a limit that `/push` has.
+//! anywhere: what is held is not sent twice. Never: a way around a limit that `/push` has; a word
+//! of what was sent to another cache.
 
 mod commit;
 mod take;
@@ -94,8 +95,11 @@ pub async fn frames(
     let ids = upload::asked(&question)
         .map_err(|error| Refusal::malformed(format!("the question: {error}")))?;
     app.under_way.behind_what_was_cut(&subject).await;
-    let depot = app.depot.clone();
-    let here = app.reads.run(move || depot.has_frames(&ids)).await?;
+    let (depot, cache) = (app.depot.clone(), app.cache.clone());
+    let here = app
+        .reads
+        .run(move || depot.has_frames(&cache, &ids))
+        .await?;
     let absent: Vec<bool> = here.into_iter().map(|here| !here).collect();
     Ok(answer(&method, BINARY, upload::answer(&absent)))
 }

@@ -95,13 +95,16 @@ pub struct Issuer {
 }
 
 /// `[[issuer.rule]]`
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// As whom the bearer is recorded.
     pub subject: Name,
     /// What the token allows.
     pub scopes: Scopes,
+    /// In which caches, by name; none: the one at `/`, and with `admin` everything.
+    #[serde(default)]
+    pub caches: Vec<String>,
     /// How long.
     #[serde(default = "default_life_s")]
     pub expires_in_s: u64,

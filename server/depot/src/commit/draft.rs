@@ -20,6 +20,7 @@ use crate::state::{
     ConflictState, DocumentState, PathState, RemovedState, SignaturesState, UploadState,
     document_payload, to_json,
 };
+use crate::tallies::{Holding, Step};
 use crate::{Error, Result};
 
 /// The most signatures kept with a path: keys of a chain of caches, each with a rotation under way.
@@ -57,6 +58,8 @@ pub struct Draft {
     pins: HashMap<Vec<u8>, Option<Pin>>,
     /// NARs that paths of this group have.
     pub(super) nars: Vec<NarHash>,
+    /// Paths that appear and disappear.
+    steps: Vec<Step>,
     removes: bool,
 }
 
@@ -71,6 +74,7 @@ impl Draft {
             documents: HashMap::new(),
             pins: HashMap::new(),
             nars: Vec::new(),
+            steps: Vec::new(),
             removes: false,
         }
     }
@@ -78,6 +82,11 @@ impl Draft {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// What caches hold more and less by this group, once it is durable.
+    pub fn take_steps(&mut self) -> Vec<Step> {
+        std::mem::take(&mut self.steps)
     }
 
     /// Whether paths are on their way out.
@@ -196,9 +205,13 @@ impl Draft {
                  send fewer lines that Nix does not know"
             )));
         }
+        let tallies = &self.shared.tallies;
+        tallies.check(&cache, info.nar_size, &self.steps)?;
         if let Some(lost) = have {
             self.give_up(&cache, &key, &lost)?;
+            self.step(&cache, &key, lost.info()?.nar_size, false);
         }
+        self.step(&cache, &key, info.nar_size, true);
         let narinfo = info.to_record();
         let time = (self.shared.clock)();
         self.batch.put(Table::Visible, cache.nar_key(&nar), []);
@@ -221,6 +234,17 @@ impl Draft {
         };
         self.record(Kind::Path, to_json(&state), Row::Path(key));
         Ok(Published::New)
+    }
+
+    fn step(&mut self, cache: &CacheName, key: &[u8], nar_bytes: u64, appears: bool) {
+        if !cache.is_default() {
+            self.steps.push(Step {
+                cache: cache.clone(),
+                key: key.to_vec(),
+                path: Holding::of(nar_bytes),
+                appears,
+            });
+        }
     }
 
     /// A path becomes visible only when all that it refers to is, or an upstream has it: which
@@ -427,6 +451,7 @@ impl Draft {
                 subject: removals.subject.clone(),
                 time,
             };
+            self.step(&removals.cache, key, info.nar_size, false);
             let key = key.clone();
             self.batch.delete(Table::Paths, key.as_slice());
             self.batch.delete(Table::Used, key.as_slice());

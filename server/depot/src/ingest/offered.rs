@@ -29,7 +29,7 @@ use crate::layout::Location;
 use crate::quarantine::{Broken, Damage};
 use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
 use crate::uses::FramePlace;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, tenants};
 
 /// What begins the names of frames kept without a NAR; no URL leads to them.
 const KEPT: &str = "frames/";
@@ -113,16 +113,29 @@ impl Ingest {
     /// [`Ingest::write`].
     pub fn frame(&mut self, id: FrameId, raw_len: u32, stored: &[u8]) -> Result<()> {
         let raw = unpack(id, raw_len, stored)?;
-        self.offer(id, raw_len, Some(stored.to_vec()));
+        if !self.packs_anew {
+            self.offer(id, raw_len, Some(stored.to_vec()));
+        }
         self.write(&raw)
     }
 
-    /// Takes the next bytes of the NAR from a frame that is here. False where it is not, or not
-    /// whole: the upload is over then, and the frame has to be sent.
+    /// From here on the frames that are sent are compressed here: how a frame was packed would tell
+    /// another cache that has it, too, that it was here before.
+    pub fn pack_anew(&mut self) {
+        self.packs_anew = true;
+    }
+
+    /// Takes the next bytes of the NAR from a frame that is here, and known to the cache that it is
+    /// for. False where it is not, or not whole: the upload is over then, and the frame has to be
+    /// sent.
     ///
     /// # Errors
     /// `Refused` where the frame has another length; as [`Ingest::write`].
-    pub fn known(&mut self, id: FrameId, raw_len: u32) -> Result<bool> {
+    pub fn known(&mut self, cache: &CacheName, id: FrameId, raw_len: u32) -> Result<bool> {
+        let known = tenants::known(&*self.frames.depot.index, cache, &[id])?;
+        if known != [true] {
+            return Ok(false);
+        }
         let Some(raw) = self.frames.read_frame(id)? else {
             return Ok(false);
         };
