@@ -107,6 +107,7 @@ impl Ingest {
                 cut: 0,
                 offers: Offers::default(),
                 queue: VecDeque::new(),
+                fresh: Vec::new(),
                 uncommitted: 0,
                 streams: Vec::new(),
             },
@@ -224,6 +225,8 @@ struct Frames {
     /// Where each frame of the NAR lies; the collector leaves alone what is shared.
     flight: Arc<Flight>,
     queue: VecDeque<Coming>,
+    /// Frames that came since the last commit.
+    fresh: Vec<FrameId>,
     /// Stored bytes appended since the last commit.
     uncommitted: u64,
     /// The segments written to; all but the last are full.
@@ -269,13 +272,13 @@ impl Frames {
             Some(frame) => Coming::Sent(frame),
             None => Coming::Compressed(self.depot.compressors.compress(id, raw)?),
         });
-        self.at().insert(id, FramePlace::Queued);
+        self.queued(id);
         Ok(())
     }
 
     /// Whether the frame needs no storing. Looked up and noted under one lock, so that the
     /// collector sees it noted, or the look-up sees it gone.
-    fn is_here(&self, id: FrameId) -> Result<bool> {
+    fn is_here(&mut self, id: FrameId) -> Result<bool> {
         let mut at = self.at();
         if at.contains_key(&id) {
             return Ok(true);
@@ -284,7 +287,15 @@ impl Frames {
             return Ok(false);
         };
         at.insert(id, FramePlace::Known(Location::decode(&value)?));
+        drop(at);
+        self.fresh.push(id);
         Ok(true)
+    }
+
+    /// The frame is stored by this upload.
+    fn queued(&mut self, id: FrameId) {
+        self.at().insert(id, FramePlace::Queued);
+        self.fresh.push(id);
     }
 
     fn at(&self) -> MutexGuard<'_, HashMap<FrameId, FramePlace>> {
@@ -348,8 +359,8 @@ impl Frames {
             depot.leases.check(&holder, &nar)?;
         }
         let mut batch = Batch::default();
-        let frames: Vec<FrameId> = self.at().keys().copied().collect();
-        tenants::sent(&*depot.index, &upload.cache, &frames, &mut batch)?;
+        let fresh = std::mem::take(&mut self.fresh);
+        tenants::sent(&*depot.index, &upload.cache, &fresh, &mut batch)?;
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
         let sick = depot.quarantine.is_sick(&nar.nar_hash);
         let whole = known.is_some() && !sick && self.adds_nothing()?;

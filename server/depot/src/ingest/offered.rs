@@ -234,7 +234,7 @@ impl Frames {
             if FrameId::of(&unpack(id, raw_len, &stored)?) != id || self.is_here(id)? {
                 continue;
             }
-            self.at().insert(id, FramePlace::Queued);
+            self.queued(id);
             let frame = frame_of(id, raw_len, stored);
             self.queue.push_back(Coming::Sent(frame));
         }
