@@ -90,7 +90,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(cache::run(&remote, command))
         }
         Command::Use(args) => {
-            let url = using::url(&cache.cache, args.cache.as_deref());
+            let url = using::url(&cache.cache, args.which.as_deref());
             let (remote, token) = (connect(&url, cache)?, token(cache)?);
             block_on(using::run(&remote, &args, token.as_deref()))
         }
