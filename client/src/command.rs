@@ -3,8 +3,10 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod agent;
 mod cache;
 mod closure;
+mod confirm;
 mod gate;
 mod gc;
 mod hook;
@@ -12,19 +14,22 @@ mod info;
 mod key;
 mod ls;
 mod pin;
+mod pins;
 mod prefetch;
 mod push;
 mod queue;
 mod rm;
 mod scrub;
+mod status;
 mod subject;
 mod switch;
 mod token;
 mod using;
 mod verify;
+mod wait;
 mod watch_store;
 
-use crate::cli::{CacheArgs, Cli, Command};
+use crate::cli::{CacheArgs, Cli, Command, PinCommand};
 use crate::failure::Failure;
 use crate::identity;
 use crate::remote::{Remote, RemoteError};
@@ -45,18 +50,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&url, cache)?;
             block_on(info::run(&remote, &args))
         }
-        Command::Ls(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(ls::run(&remote, &args))
-        }
-        Command::Closure(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(closure::run(&remote, &args))
-        }
-        Command::Verify(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(verify::run(&remote, &args))
-        }
+        Command::Ls(args) => block_on(ls::run(&connected(cache)?, &args)),
+        Command::Closure(args) => block_on(closure::run(&connected(cache)?, &args)),
+        Command::Verify(args) => block_on(verify::run(&connected(cache)?, &args)),
         Command::Push(args) => {
             let to = args.to.clone().unwrap_or_else(|| cache.cache.clone());
             let remote = connect(&to, cache)?;
@@ -71,46 +67,44 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Hook(args) => hook::run(&args),
         Command::Queue(command) => queue::run(cache, command),
         Command::WatchStore(args) => watch_store::run(&args),
-        Command::Pin(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(async {
-                let remote = match command.is_reading() {
-                    true => remote,
-                    false => admitted(remote).await?,
-                };
-                pin::run(&remote, command).await
-            })
-        }
-        Command::Token(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(token::run(&remote, command))
-        }
-        Command::Cache(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(cache::run(&remote, command))
-        }
+        Command::Pin(command) => pins_of(cache, command),
+        Command::Token(command) => block_on(token::run(&connected(cache)?, command)),
+        Command::Cache(command) => block_on(cache::run(&connected(cache)?, command)),
         Command::Use(args) => {
             let url = using::url(&cache.cache, args.which.as_deref());
             let (remote, token) = (connect(&url, cache)?, token(cache)?);
             block_on(using::run(&remote, &args, token.as_deref()))
         }
-        Command::Gc(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(gc::run(&remote, &args))
-        }
-        Command::Scrub(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(scrub::run(&remote, &args))
-        }
+        Command::Gc(args) => block_on(gc::run(&connected(cache)?, &args)),
+        Command::Scrub(args) => block_on(scrub::run(&connected(cache)?, &args)),
+        Command::Rm(args) => block_on(rm::run(&connected(cache)?, &args)),
+        Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => block_on(status::run(&args)),
+        Command::Wait(args) => block_on(wait::run(&args)),
+        Command::Pins(args) => block_on(pins::run(&args)),
         Command::Gate(args) => gate::run(&args),
         Command::Switch(args) => switch::run(&args),
+        Command::Confirm(args) => confirm::run(&args),
         Command::Why(args) => gate::why(&args),
         Command::Prefetch(args) => prefetch::run(cache, &args),
-        Command::Rm(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(rm::run(&remote, &args))
-        }
     }
+}
+
+/// The cache that was named.
+fn connected(cache: &CacheArgs) -> Result<Remote, Failure> {
+    connect(&cache.cache, cache)
+}
+
+/// Pins of a cache; who changes them may be a job of a CI.
+fn pins_of(cache: &CacheArgs, command: PinCommand) -> Result<(), Failure> {
+    let remote = connect(&cache.cache, cache)?;
+    block_on(async {
+        let remote = match command.is_reading() {
+            true => remote,
+            false => admitted(remote).await?,
+        };
+        pin::run(&remote, command).await
+    })
 }
 
 /// A cache that gets no token.

@@ -284,7 +284,9 @@ impl Prefetch<'_> {
                 return Err(Error::new(error.kind(), error.blame(), exhausted));
             }
             (self.on)(Event::Again { error: &error });
-            sleep(wait).await;
+            if !self.sources.has_another(&path) {
+                sleep(wait).await;
+            }
             (attempt, wait) = (attempt + 1, wait * 2);
             narinfo = match self.sources.narinfo(path.hash()).await? {
                 Some(narinfo) if narinfo.info.store_path == path => narinfo,

@@ -1,5 +1,5 @@
-//! A part of a file that is ours, among lines that are not: how `snowcache use` changes nix.conf and
-//! netrc files, and takes its changes back.
+//! A part of a file that is ours, among lines that are not: how `snowcache use` changes nix.conf
+//! and netrc files, and takes its changes back.
 //!
 //! ```text
 //!   substituters = https://cache.nixos.org        somebody's

@@ -9,6 +9,7 @@
 //! again
 //!   frame, upload        frames made elsewhere, and the stream in which they come
 //!   delta, swap          a NAR told by an older one, and tokens put in the place of others
+//!   exposition, nearest  metrics as text, and what a misspelt word was meant to be
 //! ```
 //!
 //! Guarantees: pure. The same input gives the same output, on any machine, at any time.
@@ -21,8 +22,10 @@ pub mod contract;
 pub mod cut;
 pub mod delta;
 pub mod error;
+pub mod exposition;
 pub mod failover;
 pub mod frame;
+pub mod nearest;
 pub mod path_info;
 pub mod recipe;
 pub mod replicate;

@@ -9,9 +9,9 @@
 //!   made      <name>.new/ --all of it written and synced--> renamed to <name>/
 //!   deleted   <name>/ --renamed--> .deleted/<in the depot>/ --> its keys are removed
 //! ```
-//! The files are the truth, as they are of tokens: a lost index loses no cache. In the depot a cache
-//! has the time of its making behind its name, so that one made anew under a name that was deleted
-//! shows nothing of the old one.
+//! The files are the truth, as they are of tokens: a lost index loses no cache. In the depot a
+//! cache has the time of its making behind its name, so that one made anew under a name that
+//! was deleted shows nothing of the old one.
 //!
 //! Guarantees: a cache that was answered is durable, and whole or absent after a crash; so is a
 //! deletion. Never: a secret key in an error; a cache that is neither here nor deleted by command

@@ -107,8 +107,8 @@ fn lines(cache: &NamedCache) -> String {
     let mut text = String::new();
     write!(
         text,
-        "\n# nix.conf (or: snowcache use {url}):\nextra-substituters = {url}\nextra-trusted-public-keys = {keys}\n\
-         # to push: {url}/push\n"
+        "\n# nix.conf (or: snowcache use {url}):\nextra-substituters = {url}\n\
+         extra-trusted-public-keys = {keys}\n# to push: {url}/push\n"
     )
     .expect("invariant: writing to a String cannot fail");
     text
@@ -154,8 +154,8 @@ mod tests {
         };
         assert_eq!(
             row(&cache),
-            "team-a  private, priority 30; 1,234 paths, 1.0 GiB of 2.0 GiB; https://cache.example.org/team-a; \
-             made 2020-09-13 12:26 UTC by admin\n"
+            "team-a  private, priority 30; 1,234 paths, 1.0 GiB of 2.0 GiB; \
+             https://cache.example.org/team-a; made 2020-09-13 12:26 UTC by admin\n"
         );
         let lines = lines(&cache);
         assert!(lines.contains("\nextra-substituters = https://cache.example.org/team-a\n"));

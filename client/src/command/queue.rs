@@ -61,7 +61,7 @@ async fn serve(cache: &CacheArgs, args: &RunArgs) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     notify::tell("READY=1\nSTATUS=pushing what is queued");
-    tokio::spawn(keep_watch());
+    tokio::spawn(notify::keep_watch());
     tokio::select! {
         worked = queue.work(|_| Ok(false)) => worked.map_err(Failure::failed),
         _ = terminate.recv() => stop(),
@@ -73,17 +73,6 @@ async fn serve(cache: &CacheArgs, args: &RunArgs) -> Result<(), Failure> {
 fn stop() -> Result<(), Failure> {
     notify::tell("STOPPING=1");
     Ok(())
-}
-
-/// Tells systemd that the queue lives, while its threads get around to it.
-async fn keep_watch() {
-    let Some(patience) = notify::watchdog() else {
-        return;
-    };
-    loop {
-        notify::tell("WATCHDOG=1");
-        tokio::time::sleep(patience).await;
-    }
 }
 
 fn retry(args: &SomeArgs) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use super::Remote;
 use super::error::RemoteError;
+use super::http::Ask;
 use bytes::Bytes;
 use serde::Deserialize;
 use snowcache_nix::{Base32Error, KeyError, PublicKey, StoreHash, StorePath, StorePathError};
@@ -68,6 +69,12 @@ impl Remote {
             .fetch("nix-cache-info", MAX_CACHE_INFO_BYTES)
             .await?;
         Ok(body.map(|body| CacheInfo::parse(&String::from_utf8_lossy(&body))))
+    }
+
+    /// Whether anybody answers there, whatever they say.
+    pub async fn answers(&self) -> bool {
+        let url = self.http.endpoint.join("nix-cache-info");
+        self.http.send(&Ask::get(url)).await.is_ok()
     }
 
     /// What a snowcache counts; `None` of another sort of cache, and of one that does not tell

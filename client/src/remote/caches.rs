@@ -24,7 +24,7 @@ pub struct NamedCache {
     pub priority: u32,
     /// How long a path stays in any case; None: as the server's configuration says.
     pub grace_s: Option<u64>,
-    /// After which a path goes that nobody used; 0: never; None: as the server's configuration says.
+    /// After which a path goes that nobody used; 0: never; None: as the server says.
     pub max_age_s: Option<u64>,
     /// What it may hold.
     pub quota_bytes: Option<u64>,

@@ -2,15 +2,16 @@
 //! how many of these a cache may hold.
 //!
 //! ```text
-//!   counting   rows of paths, by rising key  |#########>           |   what is published or removed
-//!                                                      counted up to   before here changes the sum
+//!   counting   rows of paths, by rising key  |#########>           |
+//!                                               counted up to here: what is published or removed
+//!                                               before it changes the sum
 //! ```
 //! NARs are counted as they are, and not as they are stored: what a cache holds by that measure is
 //! the same whatever other caches hold.
 //!
-//! Guarantees: once a cache is counted, its figures are exact with every commit, and no commit takes
-//! it over its quota. Never: a walk over the paths of a cache that nobody watches; a commit that
-//! waits for more than [`ROWS_AT_ONCE`] rows of a count.
+//! Guarantees: once a cache is counted, its figures are exact with every commit, and no commit
+//! takes it over its quota. Never: a walk over the paths of a cache that nobody watches; a
+//! commit that waits for more than [`ROWS_AT_ONCE`] rows of a count.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
@@ -84,8 +85,8 @@ pub struct Step {
 pub struct Tallies(Mutex<HashMap<CacheName, Tally>>);
 
 impl Tallies {
-    /// Whether a path with a NAR of so many bytes may be added, after `steps` that were decided just
-    /// before. A cache that is not counted yet is not held up.
+    /// Whether a path with a NAR of so many bytes may be added, after `steps` that were decided
+    /// just before. A cache that is not counted yet is not held up.
     ///
     /// # Errors
     /// `Full` where it is over the quota then.

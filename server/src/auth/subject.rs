@@ -178,8 +178,8 @@ pub enum Within {
 }
 
 impl Within {
-    /// Where a token is good that was made for `caches`: for none, in the cache at `/`, and where it
-    /// allows everything, everywhere.
+    /// Where a token is good that was made for `caches`: for none, in the cache at `/`, and where
+    /// it allows everything, everywhere.
     pub fn of(caches: &[CacheName], scopes: Scopes) -> Within {
         match caches {
             [] if scopes.has(Scope::Admin) => Within::Server,

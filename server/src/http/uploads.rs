@@ -8,8 +8,8 @@
 //! ```
 //! Guarantees: those of `PUT /push`: nothing is believed, nothing acknowledged that is not durable,
 //! and a path is published when its references are. All of it may be asked again, or be broken off
-//! anywhere: what is held is not sent twice. Never: a way around a limit that `/push` has; a word of
-//! what was sent to another cache.
+//! anywhere: what is held is not sent twice. Never: a way around a limit that `/push` has; a word
+//! of what was sent to another cache.
 
 mod commit;
 mod take;

@@ -4,16 +4,16 @@
 //! thread that takes no more than a [`SHARE`]th of the time, and until it has ended the figures of
 //! the last count are told. Never: waits for a place among the readers.
 
-use super::exposition::Exposition;
 use super::{Counted, Metrics, process};
 use crate::caches::Named;
 use crate::http::{App, Shared};
+use snowcache_core::exposition::Exposition;
 use snowcache_depot::Stats;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use super::exposition::CONTENT_TYPE;
+pub use snowcache_core::exposition::CONTENT_TYPE;
 
 /// A scraper gives up after 10 s by default.
 const PATIENCE: Duration = Duration::from_secs(3);
