@@ -72,7 +72,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Token(command) => block_on(token::run(&connected(cache)?, command)),
         Command::Cache(command) => block_on(cache::run(&connected(cache)?, command)),
         Command::Use(args) => {
-            let url = using::url(&cache.cache, args.cache.as_deref());
+            let url = using::url(&cache.cache, args.which.as_deref());
             let (remote, token) = (connect(&url, cache)?, token(cache)?);
             block_on(using::run(&remote, &args, token.as_deref()))
         }
