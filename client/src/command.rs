@@ -15,6 +15,7 @@ mod prefetch;
 mod push;
 mod queue;
 mod rm;
+mod recompress;
 mod scrub;
 mod subject;
 mod switch;
@@ -90,6 +91,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Scrub(args) => {
             let remote = connect(&cache.cache, cache)?;
             block_on(scrub::run(&remote, &args))
+        }
+        Command::Recompress(args) => {
+            let remote = connect(&cache.cache, cache)?;
+            block_on(recompress::run(&remote, &args))
         }
         Command::Gate(args) => gate::run(&args),
         Command::Switch(args) => switch::run(&args),
@@ -184,4 +189,14 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value)
         .map_err(|error| Failure::failed(format!("cannot be written as JSON: {error}")))?;
     print(&(text + "\n"))
+}
+
+/// Writes to a terminal how far something is.
+fn draw(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // A terminal that has gone away needs no progress.
+    let drawn = stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.flush());
+    drop(drawn);
 }

@@ -3,7 +3,7 @@
 use super::errors::Refusal;
 use super::{
     Shared, api, batch, cache_info, deltas, documents, gc, head, health, linger, listing, nar,
-    narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
+    narinfo, pins, push_nar, push_narinfo, recompress, remove, scrub, tokens, uploads,
 };
 use crate::auth::subject::{Scope, Subject};
 use crate::listen::Peer;
@@ -113,9 +113,11 @@ fn keeping(app: &Shared) -> Router<Shared> {
         .route("/api/v1/pins/{name}", delete(pins::delete))
         .route("/api/v1/gc", post(gc::post))
         .route("/api/v1/remove", post(remove::post))
+        .route("/api/v1/recompress", post(recompress::post))
         .route("/api/v1/scrub", post(scrub::post))
         .route_layer(from_fn_with_state((app.clone(), Scope::Admin), admit));
     Router::new()
+        .route("/api/v1/recompress", get(recompress::get))
         .route("/api/v1/scrub", get(scrub::get))
         .route("/api/v1/pins", get(pins::list))
         .route("/api/v1/pins/{name}", get(pins::get))

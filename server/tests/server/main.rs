@@ -14,6 +14,7 @@ mod limits;
 mod operating;
 mod pushing;
 mod reading;
+mod recompressing;
 mod remembered;
 mod sample;
 mod sending;
