@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   data folder --lock--> keys and tokens --> depot --> sockets --> router --> serve until stopped
-//!                                               '--> collector, scrubber, recompressor, by the clock
+//!                                           '--> collector, scrubber, recompressor, by the clock
 //! ```
 
 use crate::auth::Gate;

@@ -1,10 +1,10 @@
-//! P2: what narinfo hits notice of a storm of misses beside them: a fleet that asks for 50,000 paths
-//! which this cache does not have must not be felt by those who get what they ask for.
+//! P2: what narinfo hits notice of a storm of misses beside them: a fleet that asks for 50,000
+//! paths which this cache does not have must not be felt by those who get what they ask for.
 //!
 //! Hits come at a fixed rate (open loop), alone and with the storm, in the same round. Of the storm
-//! there are two: one spread over ten seconds, as from 200 nodes that each ask for 250 paths; and one as
-//! fast as it goes, which takes half a second of all the cores of a small machine, the generator's part
-//! included, so that every hit of that time waits for a core whoever serves it.
+//! there are two: one spread over ten seconds, as from 200 nodes that each ask for 250 paths; and
+//! one as fast as it goes, which takes half a second of all the cores of a small machine, the
+//! generator's part included, so that every hit of that time waits for a core whoever serves it.
 
 use std::io;
 use std::sync::Arc;

@@ -296,8 +296,8 @@ impl Depot {
         }
     }
 
-    /// Writes down when paths were last used, all that were until now: call it every minute or so. What a crash loses of it
-    /// is at most what came since the last [`Depot::checkpoint`].
+    /// Writes down when paths were last used, all that were until now: call it every minute or so.
+    /// What a crash loses of it is at most what came since the last [`Depot::checkpoint`].
     pub fn write_uses(&self) -> Result<()> {
         let _noting = self.shared.noting.lock().expect(AT_THE_GATE);
         let now = time_row((self.shared.clock)());
@@ -357,7 +357,8 @@ impl Depot {
         NarReader::open(self.shared.clone(), *nar)
     }
 
-    /// The same, in the encoding of this name, as long as that one is kept; in the current one then.
+    /// The same, in the encoding of this name, as long as that one is kept; in the current one
+    /// then.
     pub fn nar_as(
         &self,
         cache: &CacheName,

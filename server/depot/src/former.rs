@@ -4,13 +4,14 @@
 //!   layout --frames compressed anew--> layout           what narinfos name from here on
 //!      '---> former, until clients have forgotten it    what URLs name that went out before
 //! ```
-//! A URL names an encoding, and who broke off a download asks for the rest of those very bytes. So the
-//! layout that is replaced is kept, and the segments that it leads to are not rewritten, until no
-//! client remembers a narinfo with it. It lives in the index only: where that is lost, or the room is
-//! needed, a request for all of it gets the current encoding whole, and one for a part is refused.
+//! A URL names an encoding, and who broke off a download asks for the rest of those very bytes. So
+//! the layout that is replaced is kept, and the segments that it leads to are not rewritten, until
+//! no client remembers a narinfo with it. It lives in the index only: where that is lost, or the
+//! room is needed, a request for all of it gets the current encoding whole, and one for a part is
+//! refused.
 //!
-//! Guarantees: what a former leads to stays where it is as long as it is in the index. Never: counts
-//! on what a former leads to; the NAR is whole without it.
+//! Guarantees: what a former leads to stays where it is as long as it is in the index. Never:
+//! counts on what a former leads to; the NAR is whole without it.
 
 use bytes::Bytes;
 use snowcache_nix::NarHash;

@@ -32,8 +32,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Level 3, a thread a core, NARs up to 1 TiB, as many as the disk holds, URLs for the 30 days of
-    /// Nix's clients, the system's clock.
+    /// Level 3, a thread a core, NARs up to 1 TiB, as many as the disk holds, URLs for the 30 days
+    /// of Nix's clients, the system's clock.
     pub fn new(dir: impl Into<PathBuf>) -> Options {
         let clock = || {
             SystemTime::now()

@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!   due      paths that are old enough, whose NARs lie in segments of another level
-//!   compress each frame unpacked, hashed, packed, unpacked again; appended to a segment of the level
+//!   compress each frame unpacked, hashed, packed, unpacked again; to a segment of the level
 //!   durable  fsync, with a commit at the end; noted in the index as replayed
 //!   repoint  the frames' rows; then NAR by NAR its layout: a new encoding, a new URL
 //!   keep     the former encoding, until no client remembers its URL (former.rs)
 //! ```
 //!
 //! What a NAR needs moves as a whole, in the order of its recipe, so that it lies together; frames
-//! that do not become smaller are copied as they are. Only NARs that are due get another encoding: one
-//! that shares frames with them keeps its own copies until it is due as well. The old records become
-//! garbage for the collector when nothing leads to them any more.
+//! that do not become smaller are copied as they are. Only NARs that are due get another encoding:
+//! one that shares frames with them keeps its own copies until it is due as well. The old records
+//! become garbage for the collector when nothing leads to them any more.
 //!
 //! Guarantees: what is stored unpacks to the bytes that the frame's id names, seen before anything
 //! leads to it; until the copies are durable the old records serve, so that a crash at any point
@@ -46,8 +46,8 @@ use crate::{Error, ErrorKind, Result};
 /// some ten seconds of a core; the places of 10,000 frames are kept meanwhile, 1 MB.
 const SLICE_BYTES: u64 = 256 << 20;
 
-/// A former encoding is kept so long at least: downloads of it are under way. As for bytes of a path
-/// that went.
+/// A former encoding is kept so long at least: downloads of it are under way. As for bytes of a
+/// path that went.
 const DOWNLOADS_S: u64 = 60 * 60;
 
 /// Times that a recipe is looked up once more after it moved.
@@ -311,7 +311,7 @@ impl Run<'_> {
         if unpack(id, raw.len() as u32, &packed).is_ok_and(|again| again == raw) {
             return Ok(Some(packed));
         }
-        tracing::error!(frame = %id, "zstd unpacks what it packed to something else: kept as it was");
+        tracing::error!(frame = %id, "zstd does not unpack what it packed: kept as it was");
         Ok(None)
     }
 

@@ -97,8 +97,8 @@ impl<'a, 'b> Sweep<'a, 'b> {
         Ok(())
     }
 
-    /// Lets go of former encodings whose URLs no client remembers any more, and of those whose NAR is
-    /// gone.
+    /// Lets go of former encodings whose URLs no client remembers any more, and of those whose NAR
+    /// is gone.
     pub fn formers(&mut self) -> Result<()> {
         let (shared, now) = (self.shared.clone(), self.collection.now);
         for former in former::all(&*shared.index, &[]) {

@@ -32,12 +32,12 @@ const METADATA_BLOCK_BYTES: usize = 4096;
 /// crash.
 const MEMTABLE_BYTES: usize = 8 << 20;
 
-/// Memtables of a table that wait to be flushed, the one that is written to included: with two, as by
-/// default, a write that fills one while the other is flushed waits for the disk.
+/// Memtables of a table that wait to be flushed, the one that is written to included: with two, as
+/// by default, a write that fills one while the other is flushed waits for the disk.
 const MEMTABLES: i32 = 4;
 
-/// Tables that are written go to the disk so many bytes at a time, and not all at once at their end,
-/// where whoever reads would wait behind them.
+/// Tables that are written go to the disk so many bytes at a time, and not all at once at their
+/// end, where whoever reads would wait behind them.
 const SYNC_BYTES: u64 = 1 << 20;
 
 /// What RocksDB calls its count of writes that were held up.

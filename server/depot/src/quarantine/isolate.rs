@@ -61,8 +61,8 @@ impl Shared {
         self.index.write(batch)
     }
 
-    /// Lets go of former encodings that lie in damaged places, of one NAR or of all: their NARs have
-    /// current ones.
+    /// Lets go of former encodings that lie in damaged places, of one NAR or of all: their NARs
+    /// have current ones.
     pub fn forget_formers(&self, prefix: &[u8], damage: &[Damage]) -> Result<()> {
         for former in former::all(&*self.index, prefix) {
             let former = former?;

@@ -1,5 +1,5 @@
-//! What has stayed is compressed harder; what a URL named stays what it was, for as long as somebody
-//! may remember it.
+//! What has stayed is compressed harder; what a URL named stays what it was, for as long as
+//! somebody may remember it.
 
 use std::ops::ControlFlow;
 
