@@ -153,7 +153,7 @@ fn patient_server(level: u8) -> Snowcached {
     let folder = support::folder_on_disk();
     let config = folder.path().join("snowcached.toml");
     let text = format!(
-        "[recompression]\nlevel = {level}\nmin_age_s = 0\n[retention]\ngrace_s = 0\n\
+        "[recompression]\nlevel = {level}\nmin_idle_s = 0\n[retention]\ngrace_s = 0\n\
          sweep_grace_s = 0\n"
     );
     std::fs::write(&config, text).expect("a configuration");

@@ -153,12 +153,12 @@ Examples:
 Takes the admin token. A scrub ends with this command.
 Exit codes: 0 all well, 1 damage found or not all read, 2 wrong usage, 3 cache unreachable.")]
     Scrub(ScrubArgs),
-    /// Let the cache compress harder what has stayed, and show how far it is
+    /// Let the cache compress harder what nobody asks for, and show how far it is
     #[command(after_help = "\
-Paths that were published recompression.min_age_s ago or earlier are compressed anew, at the level
-recompression.level. Their NARs get new URLs; the former ones stay readable as long as clients may
-remember them, and the space comes back with the collections after that. The server also does it by
-itself, every recompression.interval_s.
+Paths that were neither put nor asked for in recompression.min_idle_s are compressed anew, at the
+level recompression.level. Their NARs get new URLs; the former ones stay readable as long as clients
+may remember them, and the space comes back with the collections after that. The server also does
+it by itself, every recompression.interval_s.
 
 Examples:
   snowcache --token-file /var/lib/snowcached/admin.token recompress

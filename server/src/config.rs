@@ -55,7 +55,7 @@ pub struct Config {
     pub retention: Retention,
     /// Reading everything again, to find damage before a client does.
     pub scrub: Scrub,
-    /// Compressing harder what has stayed.
+    /// Compressing harder what nobody asks for.
     pub recompression: Recompression,
     /// What the server tells of its work.
     pub log: Log,

@@ -5,8 +5,8 @@
 //!   every interval_s --------+                          '--> lines --> the client
 //! ```
 //! Guarantees: one at a time. One that a client asked for ends with the client, and what is done
-//! then stays done. Its thread runs only where no other wants to. Never: begins by itself where the
-//! interval is 0.
+//! then stays done. The thread that packs runs only where no other wants to. Never: begins by
+//! itself where the interval is 0.
 
 use crate::background::{next_turn, since_1970, stand_back};
 use crate::config;
@@ -156,12 +156,9 @@ impl Recompressor {
         }
         let (sender, lines) = mpsc::channel(QUEUED_LINES);
         let (recompressor, span) = (self.clone(), tracing::Span::current());
-        // A thread of its own: it stands back for others, which a pool's thread must not keep
-        // doing.
         let thread = std::thread::Builder::new().name("recompress".to_owned());
         let started = thread.spawn(move || {
             let _in_span = span.entered();
-            stand_back();
             recompressor.run(&how, &sender);
         });
         if let Err(error) = started {
@@ -175,7 +172,7 @@ impl Recompressor {
     fn how(&self, rate_bytes_per_s: Option<u64>) -> Recompress {
         Recompress {
             level: self.config.level,
-            min_age_s: self.config.min_age_s,
+            min_idle_s: self.config.min_idle_s,
             rate_bytes_per_s,
         }
     }
@@ -214,7 +211,8 @@ impl Recompressor {
     }
 
     fn run(&self, how: &Recompress, to: &Sender<String>) {
-        let recompressed = self.depot.recompress(how, &mut |done| self.note(done, to));
+        let mut note = |done: &Recompressed| self.note(done, to);
+        let recompressed = self.depot.recompress(how, stand_back, &mut note);
         let line = {
             let mut state = self.lock();
             state.running = None;
@@ -301,14 +299,14 @@ mod tests {
         let options = snowcache_depot::Options::new(dir.path());
         let config = config::Recompression {
             level: 17,
-            min_age_s: 1234,
+            min_idle_s: 1234,
             rate_bytes_per_s: 567,
             ..config::Recompression::default()
         };
         let recompressor = Recompressor::new(Depot::open(options).expect("opens"), config);
         let how = Recompress {
             level: 17,
-            min_age_s: 1234,
+            min_idle_s: 1234,
             rate_bytes_per_s: Some(567),
         };
         assert_eq!(recompressor.by_the_clock(), how);

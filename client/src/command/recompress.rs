@@ -1,4 +1,5 @@
-//! `snowcache recompress`: lets the cache compress harder what has stayed, and shows how far it is.
+//! `snowcache recompress`: lets the cache compress harder what nobody asks for, and shows how far
+//! it is.
 //!
 //! Guarantees: ends well only when the cache said that it went through all that was due.
 

@@ -19,17 +19,21 @@ use crate::{Error, Result};
 /// minutes, a frame is read in milliseconds.
 const MAX_MOVES: usize = 8;
 
-/// A frame that is here and committed.
-pub struct ReadFrame {
-    /// As it is stored: one zstd frame.
-    pub stored: Vec<u8>,
-    /// What is in it.
-    pub raw: Vec<u8>,
-}
-
 impl Shared {
-    /// Reads a frame; None where it is not here, or not whole.
-    pub fn read_frame(self: &Arc<Shared>, id: FrameId) -> Result<Option<ReadFrame>> {
+    /// What is in a frame; None where it is not here, or not whole.
+    pub fn read_frame(self: &Arc<Shared>, id: FrameId) -> Result<Option<Vec<u8>>> {
+        let Some((at, stored)) = self.stored_frame(id)? else {
+            return Ok(None);
+        };
+        let raw = unpack(id, at.raw_len, &stored).ok();
+        if raw.is_none() {
+            self.damaged_frame(id, &at);
+        }
+        Ok(raw)
+    }
+
+    /// The same as it is stored, and where.
+    pub fn stored_frame(self: &Arc<Shared>, id: FrameId) -> Result<Option<(Location, Vec<u8>)>> {
         for _ in 0..MAX_MOVES {
             let Some(row) = self.index.get(Table::Frames, id.as_bytes())? else {
                 return Ok(None);
@@ -43,21 +47,17 @@ impl Shared {
                 Err(error) if error.is_gone() => continue, // moved since it was looked up
                 Err(error) => return Err(error),
             }
-            let whole = Checksum::of(&stored) == at.checksum;
-            let raw = whole
-                .then(|| unpack(id, at.raw_len, &stored).ok())
-                .flatten();
-            let Some(raw) = raw else {
-                self.damaged_frame(id, &at);
-                return Ok(None);
-            };
-            return Ok(Some(ReadFrame { stored, raw }));
+            if Checksum::of(&stored) == at.checksum {
+                return Ok(Some((at, stored)));
+            }
+            self.damaged_frame(id, &at);
+            return Ok(None);
         }
         Ok(None)
     }
 
     /// Takes a damaged frame out of use, so that what is sent in its place is stored.
-    fn damaged_frame(self: &Arc<Shared>, id: FrameId, at: &Location) {
+    pub fn damaged_frame(self: &Arc<Shared>, id: FrameId, at: &Location) {
         self.found_damaged_frame(Damage {
             segment: at.segment.0,
             offset: at.offset,

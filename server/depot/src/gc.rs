@@ -35,6 +35,7 @@ use serde::Serialize;
 use snowcache_nix::{NarHash, StoreHash, StorePath};
 
 use self::cover::cover;
+pub(crate) use self::cover::cover_frames;
 use self::gather::Gather;
 pub(crate) use self::graph::LOW_WATER_PERCENT;
 use self::graph::{Graph, Limit, Node, Reason};
@@ -42,7 +43,7 @@ pub use self::removals::Removals;
 use self::removals::{Doomed, REMOVALS_AT_ONCE};
 pub(crate) use self::rewrite::ROWS_AT_ONCE;
 use self::rewrite::Rewrite;
-use self::space::Coverage;
+pub(crate) use self::space::Coverage;
 use self::sweep::Sweep;
 use crate::commit::{Change, Outcome};
 use crate::depot::{Depot, Shared};
@@ -285,10 +286,11 @@ impl Collection<'_> {
         let mut coverage = Coverage::default();
         let mut cost = |nar| cover(&shared, &nar, &mut coverage, &mut |_| {});
         // Comfort goes before paths: with the next collection these will, if it was not enough.
-        let refused = !self.dry_run && shared.room.take_refused() && !self.let_go_of_formers()?;
+        let pressed = !self.dry_run && shared.room.take_pressed();
+        let has_given = pressed && self.let_go_of_formers()?;
         let limit = shared.room.usable_bytes().map(|bytes| Limit {
             bytes,
-            was_met: refused,
+            was_met: !self.dry_run && shared.room.take_refused() && !has_given,
         });
         let verdict = graph.judge(self.policy, limit, &pinned, self.now, &mut cost)?;
         let goes = verdict.goes.iter().enumerate();

@@ -1,22 +1,26 @@
-//! Recompression: NARs that have stayed are compressed again, harder, while nobody waits for it.
+//! Recompression: NARs that nobody asks for are compressed again, harder, in idle time.
 //!
 //! ```text
-//!   due      paths that are old enough, whose NARs lie in segments of another level
-//!   compress each frame unpacked, hashed, packed, unpacked again; to a segment of the level
+//!   due      NARs of paths that were not put or asked for in a while
+//!   compress what only these need: each frame unpacked, hashed, packed, unpacked again; appended
+//!            to a segment of the level
 //!   durable  fsync, with a commit at the end; noted in the index as replayed
 //!   repoint  the frames' rows; then NAR by NAR its layout: a new encoding, a new URL
 //!   keep     the former encoding, until no client remembers its URL (former.rs)
 //! ```
 //!
-//! What a NAR needs moves as a whole, in the order of its recipe, so that it lies together; frames
-//! that do not become smaller are copied as they are. Only NARs that are due get another encoding:
-//! one that shares frames with them keeps its own copies until it is due as well. The old records
-//! become garbage for the collector when nothing leads to them any more.
+//! A frame that something else needs too, a NAR in use or an upload, stays as it is, so that it is
+//! not stored twice and no URL in use changes. What does not become smaller is copied as it is, so
+//! that a NAR's frames lie together, in the order of its recipe. The old records become garbage for
+//! the collector when nothing leads to them any more.
 //!
 //! Guarantees: what is stored unpacks to the bytes that the frame's id names, seen before anything
 //! leads to it; until the copies are durable the old records serve, so that a crash at any point
-//! costs time only; memory for [`SLICE_BYTES`] of frames' places, and some 150 bytes for each path;
-//! one thread. Never: takes room that uploads would miss; changes what a URL names.
+//! costs time only; memory for [`SLICE_BYTES`] of frames' places, some 150 bytes for each path, and
+//! what a collection takes for what lives; one thread that packs. Never: takes room that uploads
+//! would miss; changes what a URL names.
+
+mod packer;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -26,17 +30,15 @@ use std::time::Instant;
 use serde::Serialize;
 use snowcache_core::recipe::{FrameId, Recipe};
 use snowcache_nix::NarHash;
-use zstd::bulk::Compressor;
 
+use self::packer::{Packer, Packing};
 use crate::depot::{Depot, Shared};
 use crate::former::{self, Former};
-use crate::frames::unpack;
-use crate::gc::{LOW_WATER_PERCENT, ROWS_AT_ONCE};
-use crate::index::{Batch, Rows, Table};
+use crate::gc::{Coverage, LOW_WATER_PERCENT, ROWS_AT_ONCE, cover_frames};
+use crate::index::{Batch, Index, Rows, Table};
 use crate::layout::{Layout, Location, Part};
 use crate::pool::{Level, Stream};
-use crate::quarantine::{Broken, Damage};
-use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader, Kind};
+use crate::record::{Checksum, FrameHeader, Kind};
 use crate::relayout::{frame_id, recipe_at, relayout};
 use crate::rows::{PathRow, Place, SINCE_KEY, time_of};
 use crate::scrub::{NAP, Pace, REPORT_EVERY};
@@ -58,9 +60,8 @@ const MAX_MOVES: usize = 8;
 pub struct Recompress {
     /// zstd's level, from 1.
     pub level: Level,
-    /// Only what was published so long ago: most of what a cache is sent goes soon, and what goes
-    /// need not be made smaller.
-    pub min_age_s: u64,
+    /// Only paths that were not put or asked for in so many seconds.
+    pub min_idle_s: u64,
     /// Stored bytes read a second, at most; as fast as it goes where there is none.
     pub rate_bytes_per_s: Option<u64>,
 }
@@ -109,14 +110,16 @@ struct Slice {
 }
 
 impl Depot {
-    /// Compresses again what is due, NAR by NAR. `on` is told now and then how far it is, and may
-    /// stop it; what is done then stays.
+    /// Compresses again what is due, NAR by NAR. `stand_back` is called on the thread that packs,
+    /// before it begins: this one holds the gate at times, and must not. `on` is told now and then
+    /// how far it is, and may stop it; what is done then stays.
     ///
     /// # Errors
     /// `Busy` while another recompression runs; what the disk says.
     pub fn recompress(
         &self,
         how: &Recompress,
+        stand_back: fn(),
         on: &mut dyn FnMut(&Recompressed) -> ControlFlow<()>,
     ) -> Result<Recompressed> {
         let shared = self.shared();
@@ -127,21 +130,23 @@ impl Depot {
             )
         })?;
         let began = Instant::now();
-        let level = how.level.into();
-        let mut run = Run {
-            depot: self,
-            shared,
-            how,
-            on,
-            pace: Pace::new(how.rate_bytes_per_s),
-            told: began,
-            compressor: Compressor::new(level).map_err(|e| Error::io("starting zstd", e))?,
-            slice: Slice::default(),
-            done: Recompressed::default(),
-        };
-        run.all()?;
-        run.done.seconds = began.elapsed().as_secs_f64();
-        Ok(run.done)
+        std::thread::scope(|scope| {
+            let mut run = Run {
+                depot: self,
+                shared,
+                how,
+                on,
+                pace: Pace::new(how.rate_bytes_per_s),
+                told: began,
+                packer: Packer::start(scope, how.level, stand_back)?,
+                in_use: Coverage::default(),
+                slice: Slice::default(),
+                done: Recompressed::default(),
+            };
+            run.all()?;
+            run.done.seconds = began.elapsed().as_secs_f64();
+            Ok(run.done)
+        })
     }
 }
 
@@ -153,7 +158,9 @@ struct Run<'a> {
     on: &'a mut dyn FnMut(&Recompressed) -> ControlFlow<()>,
     pace: Pace,
     told: Instant,
-    compressor: Compressor<'static>,
+    packer: Packer,
+    /// Frames of NARs that are not idle.
+    in_use: Coverage,
     slice: Slice,
     done: Recompressed,
 }
@@ -177,27 +184,27 @@ impl Run<'_> {
         self.done.stopped || self.done.no_room
     }
 
-    /// NARs of paths that are old enough, of which something lies in a segment of another level; in
-    /// the order in which they came.
+    /// NARs of which something lies in a segment of another level that only idle ones need; in the
+    /// order in which they came.
     fn due(&mut self) -> Result<Vec<Due>> {
+        let Some(idle) = self.idle()? else {
+            return Ok(Vec::new());
+        };
         let index = &*self.shared.index;
-        let before = (self.shared.clock)().saturating_sub(self.how.min_age_s);
-        let mut nars: HashMap<NarHash, (u64, Keys)> = HashMap::new();
-        for row in Rows::new(index, Table::Paths, &[]) {
-            let (key, value) = row?;
-            let row = PathRow::decode(&value)?;
-            let (first, paths) = nars
-                .entry(row.info()?.nar_hash)
-                .or_insert((u64::MAX, vec![]));
-            *first = row.time.min(*first);
-            paths.push(key.as_ref().into());
+        for row in Rows::new(index, Table::Layouts, &[]) {
+            let Ok(hash) = <[u8; 32]>::try_from(row?.0.as_ref()) else {
+                continue; // a block
+            };
+            let nar = NarHash::from_bytes(hash);
+            if !idle.contains_key(&nar)
+                && let Some(layout) = Layout::read(index, &nar)?
+            {
+                cover_frames(self.shared, &nar, &layout, &mut self.in_use, &mut |_| {})?;
+            }
         }
         let mut due: Vec<(Place, Due)> = Vec::new();
-        for (nar, (first, paths)) in nars {
-            if first <= before
-                && !self.shared.quarantine.is_sick(&nar)
-                && let Some(place) = self.lies_elsewhere(&nar)?
-            {
+        for (nar, paths) in idle {
+            if let Some(place) = self.lies_elsewhere(&nar)? {
                 due.push((place, Due { nar, paths }));
             }
         }
@@ -205,7 +212,32 @@ impl Run<'_> {
         Ok(due.into_iter().map(|(_, due)| due).collect())
     }
 
-    /// Where the recipe of a NAR lies, if some of the frames lie in segments of another level.
+    /// NARs of which no path was used lately, with the paths; None where it was stopped.
+    fn idle(&mut self) -> Result<Option<HashMap<NarHash, Keys>>> {
+        self.depot.write_uses()?;
+        let index = &*self.shared.index;
+        let before = (self.shared.clock)().saturating_sub(self.how.min_idle_s);
+        let since = counted_since(index)?;
+        let mut nars: HashMap<NarHash, (u64, Keys)> = HashMap::new();
+        for row in Rows::new(index, Table::Paths, &[]) {
+            let (key, value) = row?;
+            let row = PathRow::decode(&value)?;
+            let (last, paths) = nars.entry(row.info()?.nar_hash).or_insert((since, vec![]));
+            *last = last_use(index, &key)?.max(*last);
+            paths.push(key.as_ref().into());
+            self.read(0);
+            if self.done.stopped {
+                return Ok(None);
+            }
+        }
+        let sick = &self.shared.quarantine;
+        nars.retain(|nar, (last, _)| *last <= before && !sick.is_sick(nar));
+        let idle = nars.into_iter().map(|(nar, (_, paths))| (nar, paths));
+        Ok(Some(idle.collect()))
+    }
+
+    /// Where the recipe of a NAR lies, if something of it lies in a segment of another level and
+    /// is not in use.
     fn lies_elsewhere(&self, nar: &NarHash) -> Result<Option<Place>> {
         let index = &*self.shared.index;
         let Some(layout) = Layout::read(index, nar)? else {
@@ -214,7 +246,11 @@ impl Run<'_> {
         for number in 0..layout.blocks.len() {
             let parts = layout.block(index, nar, number)?.unwrap_or_default();
             let elsewhere = |part: &Part| match part {
-                Part::Extent(extent) => self.shared.pool.level(extent.segment) != self.how.level,
+                Part::Extent(extent) => {
+                    let end = extent.offset + u64::from(extent.stored_len);
+                    self.shared.pool.level(extent.segment) != self.how.level
+                        && !self.in_use.holds(extent.segment, extent.offset..end)
+                }
                 Part::Literal(_) => false,
             };
             if parts.iter().any(elsewhere) {
@@ -271,48 +307,34 @@ impl Run<'_> {
             return Ok(());
         };
         let at = Location::decode(&row)?;
-        if self.shared.pool.level(at.segment) == self.how.level {
+        let is_done = self.shared.pool.level(at.segment) == self.how.level;
+        if is_done || self.in_use.has(at.segment, at.offset) {
             return Ok(());
         }
-        let Some(read) = self.shared.read_frame(id)? else {
+        let Some((at, stored)) = self.shared.stored_frame(id)? else {
             return Ok(());
         };
-        if FrameId::of(&read.raw) != id {
-            self.shared.found_damaged_frame(Damage {
-                segment: at.segment.0,
-                offset: at.offset,
-                bytes: FRAME_HEADER_BYTES as u64 + u64::from(at.stored_len),
-                what: Broken::Frame(id),
-            });
-            return Ok(());
-        }
-        if !self.has_room(read.stored.len() as u64)? {
+        let before_bytes = stored.len() as u64;
+        if !self.has_room(before_bytes)? {
             self.done.no_room = true;
             return Ok(());
         }
-        let before_bytes = read.stored.len() as u64;
-        let raw_len = read.raw.len() as u32;
-        let packed = self.pack(id, &read.raw)?;
-        let stored = packed
-            .filter(|packed| packed.len() < read.stored.len())
-            .unwrap_or(read.stored);
+        let raw_len = at.raw_len;
+        let Some(stored) = self.packer.pack(Packing {
+            id,
+            raw_len,
+            stored,
+        })?
+        else {
+            self.shared.damaged_frame(id, &at);
+            return Ok(());
+        };
         self.append(id, raw_len, &stored)?;
         self.done.frames += 1;
         self.done.before_bytes += before_bytes;
         self.done.after_bytes += stored.len() as u64;
         self.read(before_bytes);
         Ok(())
-    }
-
-    /// Packed harder; None where that does not come to the same bytes again.
-    fn pack(&mut self, id: FrameId, raw: &[u8]) -> Result<Option<Vec<u8>>> {
-        let packed = self.compressor.compress(raw);
-        let packed = packed.map_err(|e| Error::io("compressing", e))?;
-        if unpack(id, raw.len() as u32, &packed).is_ok_and(|again| again == raw) {
-            return Ok(Some(packed));
-        }
-        tracing::error!(frame = %id, "zstd does not unpack what it packed: kept as it was");
-        Ok(None)
     }
 
     fn append(&mut self, id: FrameId, raw_len: u32, stored: &[u8]) -> Result<()> {
@@ -435,17 +457,11 @@ impl Run<'_> {
         let (shared, grace_s) = (self.shared, self.shared.url_grace_s);
         let index = &*shared.index;
         self.depot.write_uses()?;
-        let since = index.get(Table::About, SINCE_KEY)?;
-        let since = since.map(|row| time_of(&row)).transpose()?.unwrap_or(0);
+        let since = counted_since(index)?;
         for (due, name) in replaced {
             let mut used = since;
             for key in &due.paths {
-                if let Some(row) = PathRow::get(index, key)? {
-                    used = used.max(row.time);
-                }
-                if let Some(row) = index.get(Table::Used, key)? {
-                    used = used.max(time_of(&row)?);
-                }
+                used = last_use(index, key)?.max(used);
             }
             let soonest = (shared.clock)().saturating_add(DOWNLOADS_S.min(grace_s));
             let until = used.saturating_add(grace_s).max(soonest);
@@ -460,4 +476,18 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Since when the index knows what was used.
+fn counted_since(index: &dyn Index) -> Result<u64> {
+    let since = index.get(Table::About, SINCE_KEY)?;
+    Ok(since.map(|row| time_of(&row)).transpose()?.unwrap_or(0))
+}
+
+/// When a path was last put or asked for, as far as that is written down; 0 where it is gone.
+fn last_use(index: &dyn Index, key: &[u8]) -> Result<u64> {
+    let put = PathRow::get(index, key)?.map_or(0, |row| row.time);
+    let asked = index.get(Table::Used, key)?;
+    let asked = asked.map(|row| time_of(&row)).transpose()?;
+    Ok(put.max(asked.unwrap_or(0)))
 }

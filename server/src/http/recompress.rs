@@ -1,5 +1,5 @@
-//! `POST /api/v1/recompress`: what has stayed is compressed harder, and told of while it is; `GET`:
-//! what is known.
+//! `POST /api/v1/recompress`: what nobody asks for is compressed harder, and told of while it is;
+//! `GET`: what is known.
 //!
 //! Guarantees: one JSON object a line, as for a collection: `progress`, at the end `summary` or
 //! `error`. It ends when the client that asked for it goes away; what is done stays.

@@ -213,9 +213,9 @@ const STORIES: &[(&str, &str, &str)] = &[
         "it_does_as_configured",
     ),
     (
-        "recompression.min_age_s",
+        "recompression.min_idle_s",
         "tests/server/recompressing.rs",
-        "only_what_has_stayed_is_compressed_again",
+        "only_what_nobody_asks_for_is_compressed_again",
     ),
     (
         "recompression.rate_bytes_per_s",

@@ -24,7 +24,7 @@ use super::space::Coverage;
 use super::{Collection, Finding};
 use crate::backup::Hold;
 use crate::depot::Shared;
-use crate::former;
+use crate::former::{self, Former};
 use crate::gc::rows::{self, Target};
 use crate::index::{Batch, Index, Rows, Table};
 use crate::layout::Location;
@@ -84,9 +84,12 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             if let Ok(hash) = <[u8; 32]>::try_from(row?.0.as_ref()) {
                 let nar = NarHash::from_bytes(hash);
                 if !dead.contains(&nar) {
-                    rewrite.cover(nar)?;
+                    rewrite.cover_current(nar)?;
                 }
             }
+        }
+        for former in former::all(&*shared.index, &[]) {
+            rewrite.hold(&former?)?;
         }
         for table in rows::TABLES {
             for row in Rows::new(&*shared.index, table, &[]) {
@@ -100,6 +103,32 @@ impl<'a, 'b> Rewrite<'a, 'b> {
     }
 
     fn cover(&mut self, nar: NarHash) -> Result<()> {
+        self.cover_current(nar)?;
+        let shared = self.shared.clone();
+        let mut formers = former::all(&*shared.index, nar.as_bytes());
+        formers.try_for_each(|former| self.hold(&former?))
+    }
+
+    /// Covers what a former encoding leads to, which is not moved.
+    fn hold(&mut self, former: &Former) -> Result<()> {
+        if self.collection.dry_run && former.until <= self.collection.now {
+            return Ok(());
+        }
+        let (held, coverage) = (&mut self.held, &mut self.coverage);
+        let mut hold = |segment| {
+            held.insert(segment);
+        };
+        cover_frames(
+            &self.shared,
+            &former.nar,
+            &former.layout,
+            coverage,
+            &mut hold,
+        )?;
+        Ok(())
+    }
+
+    fn cover_current(&mut self, nar: NarHash) -> Result<()> {
         let users = &mut self.users;
         cover(&self.shared, &nar, &mut self.coverage, &mut |segment| {
             let users = users.entry(segment).or_default();
@@ -107,17 +136,6 @@ impl<'a, 'b> Rewrite<'a, 'b> {
                 users.push(nar);
             }
         })?;
-        for former in former::all(&*self.shared.index, nar.as_bytes()) {
-            let former = former?;
-            if former.until > self.collection.now || !self.collection.dry_run {
-                let held = &mut self.held;
-                let mut hold = |segment| {
-                    held.insert(segment);
-                };
-                let (layout, coverage) = (&former.layout, &mut self.coverage);
-                cover_frames(&self.shared, &nar, layout, coverage, &mut hold)?;
-            }
-        }
         Ok(())
     }
 

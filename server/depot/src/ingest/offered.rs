@@ -116,7 +116,7 @@ impl Ingest {
     /// # Errors
     /// `Refused` where the frame has another length; as [`Ingest::write`].
     pub fn known(&mut self, id: FrameId, raw_len: u32) -> Result<bool> {
-        let Some(raw) = self.frames.depot.read_frame(id)?.map(|read| read.raw) else {
+        let Some(raw) = self.frames.depot.read_frame(id)? else {
             return Ok(false);
         };
         if raw.len() != raw_len as usize {

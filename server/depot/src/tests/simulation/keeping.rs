@@ -19,11 +19,11 @@ impl Life {
     pub fn recompress(&mut self) {
         let how = Recompress {
             level: [3, 19][self.random.below(2) as usize],
-            min_age_s: [0, DAY][self.random.below(2) as usize],
+            min_idle_s: [0, DAY][self.random.below(2) as usize],
             rate_bytes_per_s: None,
         };
         let mut left = self.random.below(4);
-        let answer = self.depot().recompress(&how, &mut |_| {
+        let answer = self.depot().recompress(&how, || {}, &mut |_| {
             left = left.saturating_sub(1);
             match left {
                 0 => ControlFlow::Break(()),
