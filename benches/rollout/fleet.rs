@@ -55,7 +55,8 @@ fn measure(server: &Snowcached, tops: [&str; 2]) {
         narinfos,
         plan: post("/api/v1/plan", &question),
     });
-    let calm = runtime.block_on(fleet.clone().walked(sleep(Duration::from_secs(3))));
+    let nothing = async { sleep(Duration::from_secs(3)).await };
+    let calm = runtime.block_on(fleet.clone().walked(nothing));
     let (made, cpu) = (
         figure(server, "snowcache_plans_made_total "),
         server_cpu(server),

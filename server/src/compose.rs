@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   data folder --lock--> keys and tokens --> depot --> sockets --> router --> serve until stopped
-//!                                               '--> collector, scrubber, by the clock
+//!                                           '--> collector, scrubber, recompressor, by the clock
 //! ```
 
 use crate::auth::Gate;
@@ -19,17 +19,20 @@ use crate::http::kept_nars::KeptNars;
 use crate::http::narinfos::Narinfos;
 use crate::http::plans::Plans;
 use crate::http::sending::Windows;
+use crate::http::uploads::UnderWay;
 use crate::http::{App, Engine, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
 use crate::lock::{DataLock, LockError};
 use crate::oidc::{Issuers, IssuersError};
 use crate::patcher::Patcher;
+use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use crate::{reload, systemd};
 use futures::FutureExt;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use snowcache_core::upstream;
 use snowcache_depot::{Depot, Options};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -201,9 +204,11 @@ impl Server {
             () = hurry.clone() => {},
         }
         app.scrubber.halt(); // its client would be waited for
+        app.recompressor.halt();
         serving.end(hurry).await;
         background.iter().for_each(|task| task.abort());
         app.scrubber.stop().await;
+        app.recompressor.stop().await;
         app.collector.stop().await;
         drop(operators); // until here they were told that it drains
         drop(app);
@@ -221,15 +226,19 @@ fn engine(
     let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
     Engine {
         scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
+        recompressor: Recompressor::new(depot.clone(), config.recompression.clone()),
         collector: Collector::new(depot.clone(), policy, caches.clone(), interval),
         depot,
         caches,
         gate,
         issuers,
+        // Looked at when the configuration was.
+        upstreams: upstream::keys(&config.cache.upstream_keys).unwrap_or_default(),
         public_url,
         reads: Workers::new(config.reads.max_at_once),
         windows: Windows::default(),
         uploads: Workers::new(config.uploads.max_at_once),
+        under_way: UnderWay::default(),
         commits: Workers::new(COMMITS_AT_ONCE),
         metrics: Arc::default(),
         certificates,
@@ -263,14 +272,11 @@ fn background(app: &Shared, hangups: Signal) -> Vec<JoinHandle<()>> {
     let mut tasks = vec![
         tokio::spawn(app.collector.clone().note()),
         tokio::spawn(systemd::keep_watch(app.depot.clone())),
-        tokio::spawn(reload::keep_up(
-            app.certificates.clone(),
-            app.config.tls.clone(),
-            hangups,
-        )),
+        tokio::spawn(reload::keep_up(app.clone(), hangups)),
     ];
     if !app.config.read_only {
         tasks.push(tokio::spawn(app.scrubber.clone().by_itself()));
+        tasks.push(tokio::spawn(app.recompressor.clone().by_itself()));
         tasks.push(tokio::spawn(app.collector.clone().by_itself()));
         let app = app.clone();
         tasks.push(tokio::spawn(async move {
@@ -302,6 +308,7 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
         reserve_bytes: config.depot.reserve_bytes,
         max_leased_bytes: Some(config.uploads.max_leased_bytes),
         max_patch_bytes: config.depot.patch_bytes,
+        url_grace_s: config.retention.grace_s,
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

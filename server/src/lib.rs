@@ -12,6 +12,7 @@
 //! client says of its own bytes.
 
 pub mod auth;
+pub mod background;
 pub mod banner;
 pub mod caches;
 pub mod clock;
@@ -28,6 +29,7 @@ pub mod metrics;
 pub mod observe;
 pub mod oidc;
 pub mod patcher;
+pub mod recompressor;
 pub mod reload;
 pub mod scrubber;
 pub mod systemd;

@@ -38,8 +38,11 @@ struct Compared {
     new: NarReader,
     old: NarReader,
     swaps: Vec<Swap>,
-    parts: Vec<(Step, Option<(u64, u64)>)>,
+    parts: Vec<Located>,
 }
+
+/// A step, and where in the encoded NAR it is if it must be fetched: offset and length.
+type Located = (Step, Option<(u64, u64)>);
 
 impl Depot {
     /// How the NAR of `pair.wanted` is made of that of `pair.old`, by what it takes besides
@@ -178,7 +181,7 @@ impl Depot {
         new: &NarReader,
         recipe: &Recipe,
         steps: Vec<Step>,
-    ) -> Result<Option<Vec<(Step, Option<(u64, u64)>)>>> {
+    ) -> Result<Option<Vec<Located>>> {
         let fetches = steps.iter().any(|step| matches!(step, Step::Fetch { .. }));
         let offsets = match fetches {
             true => encoded_offsets(&*self.shared().index, recipe)?,

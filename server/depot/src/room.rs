@@ -37,6 +37,8 @@ pub struct Room {
     allowance: AtomicU64,
     /// An upload was refused at the limit, and no collection has begun since.
     refused: AtomicBool,
+    /// The same, at the limit or for want of room on the disk.
+    pressed: AtomicBool,
 }
 
 impl Room {
@@ -56,6 +58,7 @@ impl Room {
             patches,
             allowance: AtomicU64::new(0),
             refused: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
         }
     }
 
@@ -79,6 +82,11 @@ impl Room {
         self.refused.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether an upload found no room since this was last asked, wherever it ended.
+    pub fn take_pressed(&self) -> bool {
+        self.pressed.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether an upload may store `len` bytes more.
     ///
     /// # Errors `Full` where it would touch the reserve.
@@ -87,6 +95,7 @@ impl Room {
             let stored = self.pool.bytes();
             if stored + len > usable {
                 self.refused.store(true, Ordering::Relaxed);
+                self.pressed.store(true, Ordering::Relaxed);
                 return Err(Error::new(
                     ErrorKind::Full,
                     format!(
@@ -116,6 +125,7 @@ impl Room {
             space = look()?;
         }
         if space.free_bytes < reserve + len {
+            self.pressed.store(true, Ordering::Relaxed);
             return Err(Error::new(
                 ErrorKind::Full,
                 format!(

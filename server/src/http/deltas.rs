@@ -82,8 +82,11 @@ struct Plan {
     /// What the deltas so far rest on.
     bases: Vec<Basis>,
     /// The deltas of an earlier answer, of which some may still hold.
-    earlier: Option<(Vec<Option<Bytes>>, Arc<[Basis]>)>,
+    earlier: Option<Unpacked>,
 }
+
+/// The deltas of an answer, and what each rests on.
+type Unpacked = (Vec<Option<Bytes>>, Arc<[Basis]>);
 
 /// `POST /api/v1/plan`
 pub async fn plan(
@@ -208,10 +211,11 @@ fn named(depot: &Depot, cache: &CacheName, name: &str) -> Result<(Source, u64), 
             ))
         });
     }
-    let hash = name.split_once('-').map_or(name, |(hash, _)| hash);
+    let (hash, encoding) = name.split_once('-').unwrap_or((name, ""));
+    let encoding = encoding.strip_suffix(".nar.zst").unwrap_or_default();
     let hash = NarHash::from_base32(hash)
         .map_err(|error| Refusal::malformed(format!("nar {name:?}: {error}")))?;
-    let reader = depot.nar(cache, &hash)?;
+    let reader = depot.nar_as(cache, &hash, encoding)?;
     let current = reader.filter(|it| current_name(&hash, it.encoding()) == name);
     let current = current.map(|reader| {
         let size_bytes = reader.encoding().size_bytes;
