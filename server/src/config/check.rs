@@ -13,26 +13,8 @@ impl Config {
     /// [`ConfigError::Value`] for the first such key.
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
-        let percent = self.retention.max_garbage_percent;
-        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 11] = [
-            (
-                (1..=19).contains(&self.recompression.level),
-                "recompression.level",
-                &self.recompression.level,
-                "it must be 1 to 19",
-            ),
-            (
-                (1..=19).contains(&self.depot.zstd_level),
-                "depot.zstd_level",
-                &self.depot.zstd_level,
-                "it must be 1 to 19",
-            ),
-            (
-                (1..=90).contains(&percent),
-                "retention.max_garbage_percent",
-                &percent,
-                "it must be 1 to 90",
-            ),
+        self.within_their_range()?;
+        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 8] = [
             (
                 ["text", "json"].contains(&self.log.format.as_str()),
                 "log.format",
@@ -87,6 +69,38 @@ impl Config {
             Some((_, key, value, rule)) => return Err(wrong(key, value, rule)),
         }
         Ok(self)
+    }
+
+    fn within_their_range(&self) -> Result<(), ConfigError> {
+        let (level, percent) = ("it must be 1 to 19", "it must be 1 to 90");
+        let Config {
+            depot,
+            recompression,
+            retention,
+            ..
+        } = self;
+        let ranges = [
+            ("depot.zstd_level", i64::from(depot.zstd_level), 19, level),
+            (
+                "recompression.level",
+                i64::from(recompression.level),
+                19,
+                level,
+            ),
+            (
+                "retention.max_garbage_percent",
+                i64::try_from(retention.max_garbage_percent).unwrap_or(i64::MAX),
+                90,
+                percent,
+            ),
+        ];
+        match ranges
+            .into_iter()
+            .find(|(_, value, most, _)| !(1..=*most).contains(value))
+        {
+            None => Ok(()),
+            Some((key, value, _, rule)) => Err(wrong(key, &value, rule)),
+        }
     }
 
     fn at_least_one(&self) -> Result<(), ConfigError> {
