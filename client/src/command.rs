@@ -3,6 +3,7 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod admission;
 mod agent;
 mod cache;
 mod closure;
@@ -18,6 +19,7 @@ mod pins;
 mod prefetch;
 mod push;
 mod queue;
+mod recompress;
 mod rm;
 mod scrub;
 mod status;
@@ -31,8 +33,8 @@ mod watch_store;
 
 use crate::cli::{CacheArgs, Cli, Command, PinCommand};
 use crate::failure::Failure;
-use crate::identity;
 use crate::remote::{Remote, RemoteError};
+use admission::Admission;
 use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
@@ -59,7 +61,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(async {
                 let remote = match args.dry_run {
                     true => remote,
-                    false => admitted(remote).await?,
+                    false => Admission::default().admitted(remote).await?,
                 };
                 push::run(&remote, &args).await
             })
@@ -76,6 +78,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(using::run(&remote, &args, token.as_deref()))
         }
         Command::Gc(args) => block_on(gc::run(&connected(cache)?, &args)),
+        Command::Recompress(args) => block_on(recompress::run(&connected(cache)?, &args)),
         Command::Scrub(args) => block_on(scrub::run(&connected(cache)?, &args)),
         Command::Rm(args) => block_on(rm::run(&connected(cache)?, &args)),
         Command::Agent(args) => agent::run(&args),
@@ -101,7 +104,7 @@ fn pins_of(cache: &CacheArgs, command: PinCommand) -> Result<(), Failure> {
     block_on(async {
         let remote = match command.is_reading() {
             true => remote,
-            false => admitted(remote).await?,
+            false => Admission::default().admitted(remote).await?,
         };
         pin::run(&remote, command).await
     })
@@ -130,21 +133,6 @@ fn token(args: &CacheArgs) -> Result<Option<String>, Failure> {
     };
     let token = token.map(|token| token.trim().to_owned());
     Ok(token.filter(|token| !token.is_empty()))
-}
-
-/// The same cache; for a job of a CI that was given no token, with one for its identity.
-async fn admitted(remote: Remote) -> Result<Remote, Failure> {
-    if remote.has_token() {
-        return Ok(remote);
-    }
-    match identity::of_environment(remote.endpoint()).await? {
-        None => Ok(remote),
-        Some(identity) => {
-            let made = remote.exchange(&identity).await?;
-            let endpoint = remote.endpoint().clone();
-            Remote::new(endpoint, Some(&made.token)).map_err(Failure::failed)
-        }
-    }
 }
 
 /// A failed request; of one that lacked the right token it is said which one to take.
@@ -191,4 +179,14 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value)
         .map_err(|error| Failure::failed(format!("cannot be written as JSON: {error}")))?;
     print(&(text + "\n"))
+}
+
+/// Writes to a terminal how far something is.
+fn draw(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // A terminal that has gone away needs no progress.
+    let drawn = stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.flush());
+    drop(drawn);
 }

@@ -10,7 +10,9 @@
 //! in between.
 
 mod io;
+pub mod line;
 pub mod outlet;
+mod patience;
 mod sender;
 mod signals;
 mod socket;
@@ -31,11 +33,13 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use futures::future::{Either, ready};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use io::WriteTimeout;
+use line::Line;
 use outlet::Outlet;
+use patience::Patience;
 use sender::{Sender, Width};
 use socket::Accepted;
 use std::fmt;
@@ -230,9 +234,10 @@ impl Service {
     where
         S: Transport + Send + 'static,
     {
-        let outlet = Outlet::default();
+        let (outlet, line) = (Outlet::default(), Line::default());
         let stream = WriteTimeout::new(stream, self.http.write_timeout());
         let stream = Sender::new(stream, outlet.clone(), Width::new(self.wide.clone()));
+        let stream = stream.on(line.clone());
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
             let door = self.doors.as_ref().and_then(|it| it.of(&mut request));
             let meter = self.metrics.meter(request.method(), request.uri().path());
@@ -245,6 +250,7 @@ impl Service {
                 None => {
                     request.extensions_mut().insert(peer.clone());
                     request.extensions_mut().insert(outlet.clone());
+                    request.extensions_mut().insert(line.clone());
                     let router = TowerToHyperService::new(router.clone());
                     Either::Right(hyper::service::Service::call(&router, request))
                 }
@@ -259,7 +265,7 @@ impl Service {
             }
         });
         let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Patience::new(self.http.header_timeout()))
             .header_read_timeout(self.http.header_timeout())
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service);

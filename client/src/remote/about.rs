@@ -53,6 +53,11 @@ pub struct Page {
 }
 
 #[derive(Deserialize)]
+struct Upstreams {
+    public_keys: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct PageText {
     paths: Vec<String>,
     next: Option<String>,
@@ -109,6 +114,25 @@ impl Remote {
         keys.collect::<Result<_, KeyError>>()
             .map_err(|error| RemoteError::Answer {
                 url: self.http.endpoint.join(""),
+                source: error.into(),
+            })
+    }
+
+    /// The keys whose signature stands for a path that is not there; none of other caches, and of
+    /// a snowcache that takes whole closures only.
+    ///
+    /// # Errors
+    /// When the cache cannot be asked, or shows something that is no key.
+    pub async fn upstreams(&self) -> Result<Vec<PublicKey>, RemoteError> {
+        let path = "api/v1/upstreams";
+        let Some(body) = self.http.fetch(path, MAX_CACHE_INFO_BYTES).await? else {
+            return Ok(Vec::new());
+        };
+        let Upstreams { public_keys } = self.json(path, &body)?;
+        let keys = public_keys.iter().map(|key| key.parse());
+        keys.collect::<Result<_, KeyError>>()
+            .map_err(|error| RemoteError::Answer {
+                url: self.http.endpoint.join(path),
                 source: error.into(),
             })
     }

@@ -4,8 +4,11 @@
 //! only, for their lease; a frame may be collected before it is used, and is then asked for. Never:
 //! a word of what was sent to another cache alone.
 
+use std::sync::Arc;
+
 use snowcache_core::path_info::Signed;
 use snowcache_core::recipe::FrameId;
+use snowcache_core::upstream::Vouched;
 use snowcache_nix::NarHash;
 
 use crate::commit::{Change, Outcome};
@@ -29,8 +32,8 @@ impl Depot {
         }
     }
 
-    /// Makes paths visible in this order, references first; each is durable, or was refused, when
-    /// this returns.
+    /// Makes paths visible in this order, references first; what is `vouched` for need not be here.
+    /// Each is durable, or was refused, when this returns.
     ///
     /// # Errors
     /// Of each path as [`Depot::publish`].
@@ -38,12 +41,15 @@ impl Depot {
         &self,
         cache: &CacheName,
         paths: Vec<Signed>,
+        vouched: Vouched,
         subject: &str,
     ) -> Vec<Result<Published>> {
+        let vouched = Arc::new(vouched);
         let changes = paths.into_iter().map(|path| Change::Publish {
             cache: cache.clone(),
             info: path.into_info(),
             subject: subject.to_owned(),
+            vouched: vouched.clone(),
         });
         let outcomes = self.commit_all(changes).into_iter();
         let published = |outcome| match outcome {

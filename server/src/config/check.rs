@@ -3,6 +3,7 @@
 use super::bind;
 use super::{Config, ConfigError};
 use crate::observe::FILTER_RULE;
+use snowcache_core::upstream;
 use tracing_subscriber::EnvFilter;
 
 impl Config {
@@ -13,7 +14,13 @@ impl Config {
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
         let percent = self.retention.max_garbage_percent;
-        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 9] = [
+        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 11] = [
+            (
+                (1..=19).contains(&self.recompression.level),
+                "recompression.level",
+                &self.recompression.level,
+                "it must be 1 to 19",
+            ),
             (
                 (1..=19).contains(&self.depot.zstd_level),
                 "depot.zstd_level",
@@ -37,6 +44,12 @@ impl Config {
                 "log.filter",
                 &self.log.filter,
                 FILTER_RULE,
+            ),
+            (
+                upstream::keys(&self.cache.upstream_keys).is_ok(),
+                "cache.upstream_keys",
+                &self.cache.upstream_keys,
+                KEYS,
             ),
             (
                 is_url_or_empty(&self.public_url),
@@ -78,7 +91,7 @@ impl Config {
 
     fn at_least_one(&self) -> Result<(), ConfigError> {
         let Config { http, uploads, .. } = self;
-        let at_least_one: [(&'static str, u64); 13] = [
+        let at_least_one: [(&'static str, u64); 14] = [
             ("http.max_connections", http.max_connections as u64),
             ("http.max_head_bytes", http.max_head_bytes as u64),
             ("http.header_timeout_s", http.header_timeout_s),
@@ -91,6 +104,10 @@ impl Config {
             ("uploads.max_leased_bytes", uploads.max_leased_bytes),
             ("reads.max_at_once", self.reads.max_at_once as u64),
             ("scrub.rate_bytes_per_s", self.scrub.rate_bytes_per_s),
+            (
+                "recompression.rate_bytes_per_s",
+                self.recompression.rate_bytes_per_s,
+            ),
             ("tls.handshake_timeout_s", self.tls.handshake_timeout_s),
         ];
         match at_least_one.iter().find(|(_, limit)| *limit == 0) {
@@ -99,6 +116,8 @@ impl Config {
         }
     }
 }
+
+const KEYS: &str = "it must be public keys, NAME:BASE64, separated by spaces, as nix.conf has them";
 
 const ADDRESSES: &str =
     "it must be ADDRESS:PORT ([::]:8420 for IPv6), unix:PATH or systemd, or a list of such";

@@ -99,6 +99,17 @@ pub async fn stats(State(app): State<Shared>, method: Method) -> Result<Response
     ))
 }
 
+#[derive(Serialize)]
+struct Upstreams {
+    public_keys: Vec<String>,
+}
+
+/// `GET /api/v1/upstreams`: by whose signatures references may be left out.
+pub async fn upstreams(State(app): State<Shared>, method: Method) -> Response {
+    let public_keys = app.upstreams.iter().map(ToString::to_string).collect();
+    json(&method, &Upstreams { public_keys })
+}
+
 /// `POST /api/v1/missing`
 pub async fn missing(
     State(app): State<Shared>,

@@ -5,7 +5,7 @@
 //!   listen --> doors: which cache? --> front: narinfos out of memory, and misses; else
 //!     '--> observe::request --> head --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api;  operators: health
-//!     +-- keeping: admit --> pins; the admin only: gc remove scrub
+//!     +-- keeping: admit --> pins; the admin only: gc recompress remove scrub
 //!     +-- native pushes: admit --> uploads;   identity: the admin only: tokens
 //!     '-- /push: the same for the uploader's own names, and
 //!           admit --> push_nar push_narinfo documents
@@ -35,6 +35,7 @@ pub mod pins;
 pub mod push_nar;
 pub mod push_narinfo;
 pub mod range;
+pub mod recompress;
 pub mod remove;
 pub mod router;
 pub mod scrub;
@@ -51,6 +52,7 @@ use crate::listen::Peer;
 use crate::listen::tls::Certificates;
 use crate::metrics::Metrics;
 use crate::oidc::Issuers;
+use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
@@ -62,10 +64,11 @@ use kept_nars::{KeptNars, Small};
 use narinfos::Narinfos;
 use sending::Windows;
 use snowcache_depot::{CacheName, Depot, NarReader};
-use snowcache_nix::SecretKey;
+use snowcache_nix::{PublicKey, SecretKey};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use uploads::UnderWay;
 
 /// What all caches are served with.
 pub struct Engine {
@@ -73,6 +76,8 @@ pub struct Engine {
     pub depot: Depot,
     /// The caches beside the one at `/`.
     pub caches: Arc<Caches>,
+    /// Whose signature stands for a path that is not here.
+    pub upstreams: Vec<PublicKey>,
     /// Who may do what.
     pub gate: Gate,
     /// Whose identities are exchanged for tokens.
@@ -87,12 +92,16 @@ pub struct Engine {
     pub windows: Windows,
     /// One for each NAR that comes in.
     pub uploads: Workers,
+    /// Those of them that come over the native API.
+    pub under_way: UnderWay,
     /// For narinfos and documents on their way to the disk.
     pub commits: Workers,
     /// Runs collections.
     pub collector: Arc<Collector>,
     /// Runs scrubs.
     pub scrubber: Arc<Scrubber>,
+    /// Runs recompressions.
+    pub recompressor: Arc<Recompressor>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// With which TCP speaks TLS.

@@ -3,7 +3,7 @@
 use super::errors::Refusal;
 use super::{
     Shared, api, batch, cache_info, caches, deltas, documents, gc, head, health, linger, listing,
-    nar, narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
+    nar, narinfo, pins, push_nar, push_narinfo, recompress, remove, scrub, tokens, uploads,
 };
 use crate::auth::subject::{Place, Scope, Subject};
 use crate::listen::Peer;
@@ -35,6 +35,7 @@ fn of_cache(app: &Shared) -> Router<Shared> {
         .route("/", get(about))
         .route("/api/v1/paths", get(api::paths))
         .route("/api/v1/missing", post(api::missing))
+        .route("/api/v1/upstreams", get(api::upstreams))
         .route("/api/v1/cost/{hash}", get(api::cost))
         .route("/api/v1/plan", post(deltas::plan))
         .route("/api/v1/frames", post(deltas::frames))
@@ -56,6 +57,7 @@ fn of_server(app: &Shared) -> Router<Shared> {
         })
         .merge(health::probes())
         .route("/api/v1/stats", get(api::stats))
+        .route("/api/v1/recompress", get(recompress::get))
         .route("/api/v1/scrub", get(scrub::get))
         .merge(looking_after(app))
         .merge(identity(app))
@@ -145,11 +147,12 @@ fn keeping(app: &Shared) -> Router<Shared> {
 
 /// What goes through all caches, and what makes and deletes them.
 fn looking_after(app: &Shared) -> Router<Shared> {
-    let one = put(caches::put).delete(caches::delete);
     let changing = Router::new()
         .route("/api/v1/gc", post(gc::post))
+        .route("/api/v1/recompress", post(recompress::post))
         .route("/api/v1/scrub", post(scrub::post))
-        .route("/api/v1/caches/{name}", one)
+        .route("/api/v1/caches/{name}", put(caches::put))
+        .route("/api/v1/caches/{name}", delete(caches::delete))
         .route_layer(from_fn_with_state(Rule::of_server(app), admit));
     Router::new()
         .route("/api/v1/caches", get(caches::list))
@@ -241,7 +244,12 @@ const ALWAYS_OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/v1/tokens/exchange"
 
 /// What tells of all caches together: of what others have, too, and so, where there are named ones,
 /// to those that may read the one at `/` by their token.
-const OF_ALL: [&str; 3] = ["/metrics", "/api/v1/stats", "/api/v1/scrub"];
+const OF_ALL: [&str; 4] = [
+    "/metrics",
+    "/api/v1/stats",
+    "/api/v1/recompress",
+    "/api/v1/scrub",
+];
 
 /// Lets through everybody, or where the cache is private whoever may read.
 async fn admit_reader(State(app): State<Shared>, request: Request, next: Next) -> Response {

@@ -132,11 +132,11 @@ pub async fn exchange(
     let Identity { identity } = body::parsed(&text, r#"{"identity": "<JSON Web Token>"}"#)?;
     let (rule, by) = app.issuers.exchange(identity.trim(), now_unix_s()).await?;
     let wish = Wish {
-        subject: rule.subject.clone(),
-        scopes: rule.scopes,
         caches: in_depot(&app, &rule.caches)?,
+        subject: rule.subject,
+        scopes: rule.scopes,
         life_s: rule.expires_in_s,
-        by: by.to_owned(),
+        by,
     };
     make(&app, wish).await
 }

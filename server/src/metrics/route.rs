@@ -33,6 +33,7 @@ routes! {
     PushNar = "push_nar",
     PushDocument = "push_document",
     Missing = "missing",
+    Upstreams = "upstreams",
     Uploads = "uploads",
     Paths = "paths",
     Cost = "cost",
@@ -41,6 +42,7 @@ routes! {
     Stats = "stats",
     Pins = "pins",
     Gc = "gc",
+    Recompress = "recompress",
     Scrub = "scrub",
     Remove = "remove",
     Tokens = "tokens",
@@ -76,6 +78,7 @@ impl Route {
 fn native(path: &str) -> Route {
     match path.split('/').next().unwrap_or(path) {
         "missing" => Route::Missing,
+        "upstreams" => Route::Upstreams,
         "uploads" => Route::Uploads,
         "paths" => Route::Paths,
         "cost" => Route::Cost,
@@ -84,6 +87,7 @@ fn native(path: &str) -> Route {
         "stats" => Route::Stats,
         "pins" => Route::Pins,
         "gc" => Route::Gc,
+        "recompress" => Route::Recompress,
         "scrub" => Route::Scrub,
         "remove" => Route::Remove,
         "tokens" => Route::Tokens,

@@ -45,6 +45,11 @@ const STORIES: &[(&str, &str, &str)] = &[
         "the_first_key_is_called_as_configured",
     ),
     (
+        "cache.upstream_keys",
+        "tests/server/upstreams.rs",
+        "what_an_upstream_signed_need_not_be_here",
+    ),
+    (
         "auth.allow_plaintext_writes",
         "src/auth.rs",
         "plain_tcp_from_elsewhere_is_refused_unless_allowed",
@@ -201,6 +206,26 @@ const STORIES: &[(&str, &str, &str)] = &[
         "retention.gc_interval_s",
         "tests/server/keeping.rs",
         "by_the_clock_what_nobody_asks_for_goes",
+    ),
+    (
+        "recompression.interval_s",
+        "tests/server/recompressing.rs",
+        "recompressions_run_by_themselves_when_an_interval_is_set",
+    ),
+    (
+        "recompression.level",
+        "src/recompressor.rs",
+        "it_does_as_configured",
+    ),
+    (
+        "recompression.min_idle_s",
+        "tests/server/recompressing.rs",
+        "only_what_nobody_asks_for_is_compressed_again",
+    ),
+    (
+        "recompression.rate_bytes_per_s",
+        "src/recompressor.rs",
+        "it_does_as_configured",
     ),
     (
         "scrub.interval_s",

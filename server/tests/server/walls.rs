@@ -3,8 +3,8 @@
 
 use crate::client::{Answer, Cache};
 use crate::named::{make, narinfo_url, parsed, push, token, with};
+use crate::pieces::{Part, cut, stream, stream_of};
 use crate::sample::{Sample, noise, store_path};
-use crate::uploads::{Part, cut, stream, stream_of};
 use serde_json::{Value, json};
 use snowcache_core::delta::{self, Pair};
 use snowcache_core::recipe::FrameId;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use snowcache_core::upstream::{self, Vouched};
 use snowcache_nix::{NarHash, PathInfo, StorePath, fingerprint};
 
 use super::{Change, Outcome, PinEdit};
@@ -100,7 +101,11 @@ impl Draft {
                 cache,
                 info,
                 subject,
-            } => self.publish(cache, info, subject).map(Outcome::Published),
+                vouched,
+            } => {
+                let published = self.publish(cache, info, subject, &vouched);
+                published.map(Outcome::Published)
+            }
             Change::Document {
                 cache,
                 kind,
@@ -169,7 +174,13 @@ impl Draft {
         }
     }
 
-    fn publish(&mut self, cache: CacheName, info: PathInfo, subject: String) -> Result<Published> {
+    fn publish(
+        &mut self,
+        cache: CacheName,
+        mut info: PathInfo,
+        subject: String,
+        vouched: &Vouched,
+    ) -> Result<Published> {
         let key = cache.path_key(&info.store_path.hash());
         self.shared.uses.path(&key);
         let have = self.path(&key)?;
@@ -186,7 +197,14 @@ impl Draft {
                 "{path}: its NAR {nar} is not here; upload it first"
             )));
         }
-        self.check_references(&cache, &info)?;
+        let elsewhere = self.check_references(&cache, &info, vouched)?;
+        if !upstream::note(&mut info, &elsewhere) {
+            let path = &info.store_path;
+            return Err(Error::refused(format!(
+                "{path}: there is no room for a line about its references that an upstream has; \
+                 send fewer lines that Nix does not know"
+            )));
+        }
         let tallies = &self.shared.tallies;
         tallies.check(&cache, info.nar_size, &self.steps)?;
         if let Some(lost) = have {
@@ -229,8 +247,14 @@ impl Draft {
         }
     }
 
-    /// A path becomes visible only when all that it refers to is.
-    fn check_references(&self, cache: &CacheName, info: &PathInfo) -> Result<()> {
+    /// A path becomes visible only when all that it refers to is, or an upstream has it: which
+    /// references those are, each with the upstream's key.
+    fn check_references(
+        &self,
+        cache: &CacheName,
+        info: &PathInfo,
+        vouched: &Vouched,
+    ) -> Result<Vec<(StorePath, String)>> {
         let others = info
             .references
             .iter()
@@ -253,14 +277,20 @@ impl Draft {
         });
         let missing = missing.collect::<Result<Vec<_>>>()?.into_iter();
         let missing = missing.filter(|(_, missing)| *missing);
-        let missing: Vec<String> = missing.map(|((path, _), _)| path.to_string()).collect();
+        let missing = missing.map(|((path, _), _)| (*path).clone());
+        let (elsewhere, missing): (Vec<StorePath>, Vec<StorePath>) =
+            missing.partition(|path| vouched.by(path).is_some());
         if missing.is_empty() {
-            return Ok(());
+            let keyed = elsewhere.into_iter().map(|path| {
+                let key = vouched.by(&path).unwrap_or_default().to_owned();
+                (path, key)
+            });
+            return Ok(keyed.collect());
         }
         let named = missing
             .iter()
             .take(NAMED_IN_ERRORS)
-            .cloned()
+            .map(StorePath::to_string)
             .collect::<Vec<_>>()
             .join(", ");
         let more = match missing.len().saturating_sub(NAMED_IN_ERRORS) {

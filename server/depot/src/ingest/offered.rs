@@ -17,17 +17,15 @@
 
 use std::collections::VecDeque;
 
-use snowcache_core::frame;
 use snowcache_core::recipe::{FrameId, Op};
 use snowcache_nix::NarHash;
 
 use super::{Coming, Frames, Ingest, Nar, Upload};
 use crate::compress::Frame;
-use crate::index::Table;
+use crate::frames::unpack;
 use crate::keys::CacheName;
 use crate::layout::Location;
-use crate::quarantine::{Broken, Damage};
-use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
+use crate::record::{Checksum, FrameHeader};
 use crate::uses::FramePlace;
 use crate::{Error, ErrorKind, Result, tenants};
 
@@ -35,12 +33,9 @@ use crate::{Error, ErrorKind, Result, tenants};
 const KEPT: &str = "frames/";
 
 /// Stored bytes of a NAR after which what came of it is made durable, before the NAR ends: what a
-/// server's death costs each upload at most. One more fsync for so many bytes is not felt.
-pub const KEEP_BYTES: u64 = 64 << 20;
-
-/// Times that a frame is looked up once more after it moved: a segment is rewritten once in
-/// minutes, a frame is read in milliseconds.
-const MAX_MOVES: usize = 8;
+/// server's death costs each upload at most, beside what had not been read from its socket. Some 80
+/// frames of 100 KiB; one fsync for so many bytes is not felt (`cargo bench --bench push`).
+pub const KEEP_BYTES: u64 = 8 << 20;
 
 /// The name of a NAR that came over the native API; a stock client's have no `/`.
 pub fn native_name(nar_hash: &NarHash) -> String {
@@ -135,7 +130,7 @@ impl Ingest {
         if known != [true] {
             return Ok(false);
         }
-        let Some(raw) = self.frames.read_frame(id)? else {
+        let Some(raw) = self.frames.depot.read_frame(id)? else {
             return Ok(false);
         };
         if raw.len() != raw_len as usize {
@@ -188,43 +183,6 @@ impl Ingest {
 }
 
 impl Frames {
-    /// The content of a frame that is here and committed.
-    fn read_frame(&self, id: FrameId) -> Result<Option<Vec<u8>>> {
-        for _ in 0..MAX_MOVES {
-            let Some(row) = self.depot.index.get(Table::Frames, id.as_bytes())? else {
-                return Ok(None);
-            };
-            let at = Location::decode(&row)?;
-            let mut stored = vec![0; at.stored_len as usize];
-            let body = at.offset + FRAME_HEADER_BYTES as u64;
-            let read = self.depot.segments.read(at.segment, body, &mut stored);
-            match read.map_err(|e| Error::io(format!("reading segment {}", at.segment), e)) {
-                Ok(()) => {}
-                Err(error) if error.is_gone() => continue, // moved since it was looked up
-                Err(error) => return Err(error),
-            }
-            let whole = Checksum::of(&stored) == at.checksum;
-            let raw = whole
-                .then(|| unpack(id, at.raw_len, &stored).ok())
-                .flatten();
-            if raw.is_none() {
-                self.damaged(id, &at);
-            }
-            return Ok(raw);
-        }
-        Ok(None)
-    }
-
-    /// Takes a damaged frame out of use, so that what is sent in its place is stored.
-    fn damaged(&self, id: FrameId, at: &Location) {
-        self.depot.found_damaged_frame(Damage {
-            segment: at.segment.0,
-            offset: at.offset,
-            bytes: FRAME_HEADER_BYTES as u64 + u64::from(at.stored_len),
-            what: Broken::Frame(id),
-        });
-    }
-
     /// Stores the offers whose place was not cut yet.
     fn take_offers(&mut self) -> Result<()> {
         for offer in std::mem::take(&mut self.offers.0) {
@@ -233,11 +191,17 @@ impl Frames {
             if FrameId::of(&unpack(id, raw_len, &stored)?) != id || self.is_here(id)? {
                 continue;
             }
-            self.at().insert(id, FramePlace::Queued);
+            self.queued(id);
             let frame = frame_of(id, raw_len, stored);
             self.queue.push_back(Coming::Sent(frame));
         }
         Ok(())
+    }
+
+    /// What was appended is committed, or of no use; what the upload shares it still counts on.
+    pub(super) fn forget_new(&self) {
+        let is_shared = |place: &FramePlace| matches!(place, FramePlace::Known(_));
+        self.at().retain(|_, place| is_shared(place));
     }
 
     /// Commits what was appended as an upload of its own kind: its recipe is the frames, one after
@@ -272,12 +236,11 @@ impl Frames {
             subject: lease.subject,
             expires_unix_s: lease.expires_unix_s,
         };
-        let counted_on: Vec<FrameId> = self.at().keys().copied().collect();
         self.commit(nar, upload)?;
         self.uncommitted = 0;
-        self.at().clear();
-        for id in counted_on {
-            if !self.is_here(id)? {
+        self.forget_new();
+        for (_, id) in &kept {
+            if !self.is_here(*id)? {
                 let what = format!("frame {id} went away while it was kept; send the NAR again");
                 return Err(Error::new(ErrorKind::Storage, what));
             }
@@ -294,17 +257,4 @@ fn frame_of(id: FrameId, raw_len: u32, stored: Vec<u8>) -> Frame {
         checksum: Checksum::of(&stored),
     };
     Frame { header, stored }
-}
-
-/// The content of a frame, which is one plain frame of that length or refused.
-fn unpack(id: FrameId, raw_len: u32, stored: &[u8]) -> Result<Vec<u8>> {
-    let refused = |error: &dyn std::fmt::Display| {
-        Error::refused(format!("frame {id}: {error}; send it again"))
-    };
-    frame::check(stored, raw_len).map_err(|error| refused(&error))?;
-    let raw = zstd::bulk::decompress(stored, raw_len as usize).map_err(|error| refused(&error))?;
-    match raw.len() == raw_len as usize {
-        true => Ok(raw),
-        false => Err(refused(&"it unpacks to fewer bytes than it states")),
-    }
 }
