@@ -13,7 +13,7 @@ bin=$PWD/target/release
 for program in "$bin/snowcached" "$bin/snowcache"; do
   [ -x "$program" ] || { echo "snowcache: $program is missing; run: make build" >&2; exit 1; }
 done
-work=$(mktemp -d "${TMPDIR:-/tmp}/snowcache-demo-XXXXXX")
+work=$(mktemp -d) # everything of the demo
 running=()
 end() {
   for pid in "${running[@]}"; do

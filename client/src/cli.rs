@@ -1,13 +1,16 @@
 //! The command line: what can be said, and what `--help` tells about it.
 
 mod agent;
+mod cache;
 mod keep;
 mod push;
 mod queue;
 mod service;
 mod token;
+mod using;
 
 pub use agent::{ConfirmArgs, GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, WhyArgs};
+pub use cache::{CacheCommand, CacheCreateArgs, CacheSetArgs, CacheSettings};
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 pub use push::PushArgs;
@@ -19,6 +22,7 @@ pub use service::{
 };
 use std::path::PathBuf;
 pub use token::{Scope, TokenCommand, TokenCreateArgs, TokenRevokeArgs};
+pub use using::UseArgs;
 
 /// Look into a Nix binary cache, say what it keeps, prove that it holds what it says, and bring
 /// closures from it to this node ahead of time.
@@ -118,6 +122,12 @@ Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable
     /// Make tokens for people and machines, list them, revoke them
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Make named caches on a server, each with keys, readers and writers of its own
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Have this machine's Nix use a cache: nix.conf and netrc, and both undone again
+    #[command(after_help = using::HELP)]
+    Use(UseArgs),
     /// Collect what nothing keeps, and say of each thing that goes why
     #[command(after_help = "\
 A path stays while a pin keeps it, while something that stays refers to it, and for

@@ -3,7 +3,9 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod admission;
 mod agent;
+mod cache;
 mod closure;
 mod confirm;
 mod gate;
@@ -23,14 +25,15 @@ mod status;
 mod subject;
 mod switch;
 mod token;
+mod using;
 mod verify;
 mod wait;
 mod watch_store;
 
 use crate::cli::{CacheArgs, Cli, Command, PinCommand};
 use crate::failure::Failure;
-use crate::identity;
 use crate::remote::{Remote, RemoteError};
+use admission::Admission;
 use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
@@ -48,25 +51,16 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&url, cache)?;
             block_on(info::run(&remote, &args))
         }
-        Command::Ls(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(ls::run(&remote, &args))
-        }
-        Command::Closure(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(closure::run(&remote, &args))
-        }
-        Command::Verify(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(verify::run(&remote, &args))
-        }
+        Command::Ls(args) => block_on(ls::run(&connected(cache)?, &args)),
+        Command::Closure(args) => block_on(closure::run(&connected(cache)?, &args)),
+        Command::Verify(args) => block_on(verify::run(&connected(cache)?, &args)),
         Command::Push(args) => {
             let to = args.to.clone().unwrap_or_else(|| cache.cache.clone());
             let remote = connect(&to, cache)?;
             block_on(async {
                 let remote = match args.dry_run {
                     true => remote,
-                    false => admitted(remote).await?,
+                    false => Admission::default().admitted(remote).await?,
                 };
                 push::run(&remote, &args).await
             })
@@ -75,22 +69,16 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Queue(command) => queue::run(cache, command),
         Command::WatchStore(args) => watch_store::run(&args),
         Command::Pin(command) => pins_of(cache, command),
-        Command::Token(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(token::run(&remote, command))
+        Command::Token(command) => block_on(token::run(&connected(cache)?, command)),
+        Command::Cache(command) => block_on(cache::run(&connected(cache)?, command)),
+        Command::Use(args) => {
+            let url = using::url(&cache.cache, args.which.as_deref());
+            let (remote, token) = (connect(&url, cache)?, token(cache)?);
+            block_on(using::run(&remote, &args, token.as_deref()))
         }
-        Command::Gc(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(gc::run(&remote, &args))
-        }
-        Command::Scrub(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(scrub::run(&remote, &args))
-        }
-        Command::Rm(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(rm::run(&remote, &args))
-        }
+        Command::Gc(args) => block_on(gc::run(&connected(cache)?, &args)),
+        Command::Scrub(args) => block_on(scrub::run(&connected(cache)?, &args)),
+        Command::Rm(args) => block_on(rm::run(&connected(cache)?, &args)),
         Command::Agent(args) => agent::run(&args),
         Command::Status(args) => block_on(status::run(&args)),
         Command::Wait(args) => block_on(wait::run(&args)),
@@ -103,13 +91,18 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// The cache that was named.
+fn connected(cache: &CacheArgs) -> Result<Remote, Failure> {
+    connect(&cache.cache, cache)
+}
+
 /// Pins of a cache; who changes them may be a job of a CI.
 fn pins_of(cache: &CacheArgs, command: PinCommand) -> Result<(), Failure> {
     let remote = connect(&cache.cache, cache)?;
     block_on(async {
         let remote = match command.is_reading() {
             true => remote,
-            false => admitted(remote).await?,
+            false => Admission::default().admitted(remote).await?,
         };
         pin::run(&remote, command).await
     })
@@ -123,6 +116,11 @@ fn connect_openly(url: &str) -> Result<Remote, Failure> {
 
 fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
     let endpoint = url.parse().map_err(Failure::usage)?;
+    Remote::new(endpoint, token(args)?.as_deref()).map_err(Failure::usage)
+}
+
+/// The token that was given, if one was.
+fn token(args: &CacheArgs) -> Result<Option<String>, Failure> {
     let token = match &args.token_file {
         Some(file) => {
             let cannot =
@@ -131,26 +129,8 @@ fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
         }
         None => std::env::var("SNOWCACHE_TOKEN").ok(),
     };
-    let token = token
-        .as_deref()
-        .map(str::trim)
-        .filter(|token| !token.is_empty());
-    Remote::new(endpoint, token).map_err(Failure::usage)
-}
-
-/// The same cache; for a job of a CI that was given no token, with one for its identity.
-async fn admitted(remote: Remote) -> Result<Remote, Failure> {
-    if remote.has_token() {
-        return Ok(remote);
-    }
-    match identity::of_environment(remote.endpoint()).await? {
-        None => Ok(remote),
-        Some(identity) => {
-            let made = remote.exchange(&identity).await?;
-            let endpoint = remote.endpoint().clone();
-            Remote::new(endpoint, Some(&made.token)).map_err(Failure::failed)
-        }
-    }
+    let token = token.map(|token| token.trim().to_owned());
+    Ok(token.filter(|token| !token.is_empty()))
 }
 
 /// A failed request; of one that lacked the right token it is said which one to take.

@@ -24,6 +24,7 @@ pub mod spool;
 pub mod store;
 pub mod system;
 pub mod trial;
+pub mod using;
 pub mod watch;
 mod why;
 

@@ -11,7 +11,8 @@
 //! Guarantees: a narinfo that comes out of here is signed by a trusted key, or content-addressed
 //! (which whoever imports it checks). A cache that dies, refuses, or stalls at any moment is left
 //! within a second if another one has what it was to give (see `race`, and `Elsewhere` of
-//! [`crate::remote`]); one that is alone is waited for. Never: written to; two caches' bytes mixed in one NAR.
+//! [`crate::remote`]); one that is alone is waited for. Never: written to; two
+//! caches' bytes mixed in one NAR.
 
 mod nars;
 mod race;

@@ -8,6 +8,7 @@
 //!   token, cut, recipe   a NAR as pieces that rebuilds share, and the ops that put it together
 //! again
 //!   frame, upload        frames made elsewhere, and the stream in which they come
+//!   upstream             references that another cache has and vouches for
 //!   delta, swap          a NAR told by an older one, and tokens put in the place of others
 //!   exposition, nearest  metrics as text, and what a misspelt word was meant to be
 //! ```
@@ -32,3 +33,4 @@ pub mod replicate;
 pub mod swap;
 pub mod token;
 pub mod upload;
+pub mod upstream;

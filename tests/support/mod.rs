@@ -33,6 +33,7 @@ pub mod snowread;
 pub mod stocked;
 pub mod strace;
 pub mod systems;
+pub mod tap;
 pub mod wire;
 pub mod world;
 

@@ -16,6 +16,7 @@ mod check;
 mod collect;
 mod delta;
 mod gather;
+mod holding;
 mod ingest;
 mod integrity;
 mod lookup;
@@ -23,6 +24,7 @@ mod offered;
 mod publish;
 mod replay;
 mod simulation;
+mod tenants;
 mod twins;
 mod windows;
 

@@ -5,6 +5,7 @@
 //! the last count are told. Never: waits for a place among the readers.
 
 use super::{Counted, Metrics, process};
+use crate::caches::Named;
 use crate::http::{App, Shared};
 use snowcache_core::exposition::Exposition;
 use snowcache_depot::Stats;
@@ -42,6 +43,7 @@ pub async fn text(app: &Shared) -> String {
     if let Some(stats) = counted(app).await {
         rows(&stats, &mut to);
     }
+    caches(app, &mut to);
     by_themselves(app, &mut to);
     app.collector.tell(&mut to);
     app.scrubber.tell(&mut to);
@@ -181,6 +183,36 @@ impl Metrics {
                 });
             }
             Err(error) => tracing::error!(%error, "the depot's rows could not be counted"),
+        }
+    }
+}
+
+/// Of each named cache; there are at most [`MAX_CACHES`](crate::caches::MAX_CACHES).
+fn caches(app: &App, to: &mut Exposition) {
+    let caches = app.caches.list();
+    if caches.is_empty() {
+        return;
+    }
+    to.counter("cache_requests_total", "Requests for a named cache.");
+    for named in &caches {
+        let label = [("cache", named.name.as_str())];
+        to.sample(&label, named.requests.load(Ordering::Relaxed));
+    }
+    let held = |named: &Named| app.depot.holding(&named.cache);
+    let counted = caches.iter().filter_map(|it| Some((it, held(it)?)));
+    let counted: Vec<_> = counted.collect();
+    to.gauge("cache_paths", "Store paths that are visible in it.");
+    for (named, held) in &counted {
+        to.sample(&[("cache", named.name.as_str())], held.paths);
+    }
+    to.gauge("cache_nar_bytes", "Bytes of their NARs, unpacked.");
+    for (named, held) in &counted {
+        to.sample(&[("cache", named.name.as_str())], held.nar_bytes);
+    }
+    to.gauge("cache_quota_bytes", "What these may be at most.");
+    for named in &caches {
+        if let Some(quota_bytes) = named.settings.quota_bytes {
+            to.sample(&[("cache", named.name.as_str())], quota_bytes);
         }
     }
 }

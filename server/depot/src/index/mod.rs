@@ -44,6 +44,10 @@ pub enum Table {
     Doomed,
     /// About the index itself: its version, and since when it counts uses.
     About,
+    /// Cache, 0, FrameId -> nothing: the frame was sent to this cache, which is a named one.
+    Sent,
+    /// FrameId -> nothing: the frame was sent to named caches only.
+    Hidden,
     /// NarHash, and FrameId where it lacks one -> nothing, or where its recipe lay: why a NAR is
     /// not served.
     Sick,
@@ -51,7 +55,7 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 14] = [
+    pub const ALL: [Table; 16] = [
         Table::Frames,
         Table::Layouts,
         Table::Uploads,
@@ -65,6 +69,8 @@ impl Table {
         Table::Used,
         Table::Doomed,
         Table::About,
+        Table::Sent,
+        Table::Hidden,
         Table::Sick,
     ];
 
@@ -84,6 +90,8 @@ impl Table {
             Table::Used => "used",
             Table::Doomed => "doomed",
             Table::About => "about",
+            Table::Sent => "sent",
+            Table::Hidden => "hidden",
             Table::Sick => "sick",
         }
     }
