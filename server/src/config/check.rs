@@ -13,7 +13,6 @@ impl Config {
     /// [`ConfigError::Value`] for the first such key.
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
-        let percent = self.retention.max_garbage_percent;
         let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 10] = [
             (
                 (1..=19).contains(&self.depot.zstd_level),
@@ -22,9 +21,9 @@ impl Config {
                 "it must be 1 to 19",
             ),
             (
-                (1..=90).contains(&percent),
+                (1..=90).contains(&self.retention.max_garbage_percent),
                 "retention.max_garbage_percent",
-                &percent,
+                &self.retention.max_garbage_percent,
                 "it must be 1 to 90",
             ),
             (
