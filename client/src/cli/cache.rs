@@ -144,8 +144,8 @@ fn size(text: &str) -> Result<Setting, String> {
         return Ok(Setting(None));
     }
     let units = ["K", "M", "G", "T"].into_iter().zip([10, 20, 30, 40]);
-    let unit = units.filter_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
-    let (digits, shift) = unit.last().unwrap_or((text, 0));
+    let mut unit = units.filter_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+    let (digits, shift) = unit.next().unwrap_or((text, 0));
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let number: Option<u64> = digits.parse().ok().filter(|_| plain);
     let bytes = number.and_then(|number| number.checked_mul(1 << shift));

@@ -24,7 +24,7 @@ Exit codes: 0 done, 1 not (it is said why), 2 wrong usage, 3 cache unreachable."
 pub struct UseArgs {
     /// The cache's URL, or the name of one of --cache [default: --cache itself]
     #[arg(value_name = "URL|NAME")]
-    pub cache: Option<String>,
+    pub which: Option<String>,
     /// Take out what was put in
     #[arg(long)]
     pub undo: bool,

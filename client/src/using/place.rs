@@ -63,14 +63,12 @@ fn netrc_file(text: &str) -> Option<PathBuf> {
         let line = format!("netrc-file = {value}\n");
         ours.iter().any(|(_, lines)| lines.contains(&line))
     };
-    let values = text.lines().filter_map(|line| {
+    let mut values = text.lines().filter_map(|line| {
         let line = line.split('#').next().unwrap_or_default();
         let (name, value) = line.split_once('=')?;
         (name.trim() == "netrc-file").then_some(value.trim())
     });
-    let value = values
-        .filter(|value| !value.is_empty() && !ours(value))
-        .last();
+    let value = values.rfind(|value| !value.is_empty() && !ours(value));
     value.map(PathBuf::from)
 }
 

@@ -24,6 +24,8 @@ pub struct Sent(pub Uri);
 
 /// What a named cache is served by.
 pub struct Door {
+    /// As what was decided when it was made.
+    of: Arc<Named>,
     /// Asked first.
     pub front: Front,
     /// Asked for the rest.
@@ -34,7 +36,8 @@ pub struct Door {
 pub struct Doors {
     /// The cache at `/`.
     root: Shared,
-    open: RwLock<HashMap<u32, (Arc<Named>, Arc<Door>)>>,
+    /// By the caches' numbers.
+    open: RwLock<HashMap<u32, Arc<Door>>>,
 }
 
 impl Doors {
@@ -59,18 +62,19 @@ impl Doors {
     fn door(&self, named: &Arc<Named>) -> Arc<Door> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         match open.get(&named.number) {
-            Some((of, door)) if Arc::ptr_eq(of, named) => return door.clone(),
+            Some(door) if Arc::ptr_eq(&door.of, named) => return door.clone(),
             _ => drop(open),
         }
         let app = Arc::new(App::named(self.root.engine().clone(), named));
         let door = Arc::new(Door {
+            of: named.clone(),
             front: Front::new(app.clone()),
             router: router::of_named(app),
         });
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let here = |named: &Named| self.root.caches.find(named.name.as_str());
-        open.retain(|_, (of, _)| here(of).is_some_and(|now| Arc::ptr_eq(of, &now)));
-        open.insert(named.number, (named.clone(), door.clone()));
+        open.retain(|_, it| here(&it.of).is_some_and(|now| Arc::ptr_eq(&it.of, &now)));
+        open.insert(named.number, door.clone());
         door
     }
 }

@@ -38,6 +38,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("DELETE", "/api/v1/pins/web", "admin"),
     ("POST", "/api/v1/gc", "admin"),
     ("POST", "/api/v1/remove", "admin"),
+    ("POST", "/api/v1/recompress", "admin"),
     ("POST", "/api/v1/scrub", "admin"),
     ("GET", "/api/v1/tokens", "admin"),
     ("POST", "/api/v1/tokens", "admin"),
