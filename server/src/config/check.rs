@@ -13,7 +13,7 @@ impl Config {
     /// [`ConfigError::Value`] for the first such key.
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
-        self.within_their_range()?;
+        self.within()?;
         let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 8] = [
             (
                 ["text", "json"].contains(&self.log.format.as_str()),
@@ -71,35 +71,32 @@ impl Config {
         Ok(self)
     }
 
-    fn within_their_range(&self) -> Result<(), ConfigError> {
-        let (level, percent) = ("it must be 1 to 19", "it must be 1 to 90");
-        let Config {
-            depot,
-            recompression,
-            retention,
-            ..
-        } = self;
-        let ranges = [
-            ("depot.zstd_level", i64::from(depot.zstd_level), 19, level),
+    fn within(&self) -> Result<(), ConfigError> {
+        let percent = self.retention.max_garbage_percent;
+        let (level, again) = (self.depot.zstd_level, self.recompression.level);
+        let within: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 3] = [
             (
+                (1..=19).contains(&again),
                 "recompression.level",
-                i64::from(recompression.level),
-                19,
-                level,
+                &again,
+                "it must be 1 to 19",
             ),
             (
+                (1..=19).contains(&level),
+                "depot.zstd_level",
+                &level,
+                "it must be 1 to 19",
+            ),
+            (
+                (1..=90).contains(&percent),
                 "retention.max_garbage_percent",
-                i64::try_from(retention.max_garbage_percent).unwrap_or(i64::MAX),
-                90,
-                percent,
+                &percent,
+                "it must be 1 to 90",
             ),
         ];
-        match ranges
-            .into_iter()
-            .find(|(_, value, most, _)| !(1..=*most).contains(value))
-        {
+        match within.into_iter().find(|(right, ..)| !right) {
             None => Ok(()),
-            Some((key, value, _, rule)) => Err(wrong(key, &value, rule)),
+            Some((_, key, value, rule)) => Err(wrong(key, value, rule)),
         }
     }
 
