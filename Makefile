@@ -7,8 +7,11 @@
 #   make test-faults    SIGKILL, ENOSPC and EIO at every call that a start, a push, a collection and an end do on the disk
 #   make test-power     power cuts on ext4 and xfs (SNOWCACHE_CUTS=1000 of each; root)
 #   make test-crash     kill -9 (SNOWCACHE_KILLS=10000)
+#   make test-push-kills  a push killed at each of its stages: client, server, connections (SNOWCACHE_KILLS=540)
 #   make test-race      two builds of one path, 64 clients (SNOWCACHE_ROUNDS=10000)
 #   make test-flips     single bits flip (SNOWCACHE_FLIPS=10000)
+#   make test-agent     prefetch and switch while the agent is killed and the cache cut, lying, stalled or gone (SNOWCACHE_CYCLES=1000)
+#   make demo           two generations pushed; what stock Nix fetches and what the agent does; a switch with the cache dead
 #   make check          format, clippy, licences (cargo deny, where it is installed), docs, tidy
 #   make bench          every goal of speed, memory and storage measured against nginx: tables and plots in target/bench (15 minutes)
 #   make bench-quick    the same in two minutes, with figures that are only a first look
@@ -24,8 +27,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-proofs := test-faults test-power test-crash test-race test-flips
-commands := run build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-hook bench-rollout bench-scrub bench-instructions
+proofs := test-faults test-power test-crash test-push-kills test-race test-flips test-agent
+commands := run demo build test test-setup test-long test-proofs $(proofs) check bench bench-quick bench-storage bench-push bench-hook bench-rollout bench-scrub bench-instructions
 .PHONY: help $(commands)
 
 help:
@@ -76,6 +79,10 @@ test-crash: export SNOWCACHE_KILLS ?= 10000
 test-crash: test-setup
 	@$(call proof,crash)
 
+test-push-kills: export SNOWCACHE_KILLS ?= 540
+test-push-kills: test-setup
+	@$(call proof,push_kills)
+
 test-race: export SNOWCACHE_ROUNDS ?= 10000
 test-race: test-setup
 	@$(call proof,race)
@@ -83,6 +90,15 @@ test-race: test-setup
 test-flips: export SNOWCACHE_FLIPS ?= 10000
 test-flips: test-setup
 	@$(call proof,flips)
+
+test-agent: export SNOWCACHE_CYCLES ?= 1000
+test-agent: test-setup
+	@$(call proof,cycles)
+
+demo:
+	@scripts/prepare.sh test
+	@scripts/build.sh
+	@scripts/demo.sh
 
 check:
 	@scripts/prepare.sh check

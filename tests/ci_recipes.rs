@@ -7,10 +7,11 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use support::builder::Builder;
 use support::daemon::Daemon;
-use support::nix::{Nix, Ran};
+use support::nix::{Nix, Ran, inputs};
 use support::server::binary;
 
 /// A builder's project, in its home: what `nix-build` builds there.
@@ -47,6 +48,59 @@ fn below(text: &str, key: &str) -> Vec<String> {
     let deeper = lines.take_while(|line| line.is_empty() || indent(line) > indent(head));
     let words = deeper.map(|line| line.trim_start().trim_start_matches("- ").to_owned());
     words.filter(|line| !line.starts_with('#')).collect()
+}
+
+/// The schemas that GitHub and GitLab have published for such files, as of check-jsonschema's
+/// release.
+const SCHEMAS: [(&str, &[&str]); 2] = [
+    ("github-actions.yml", &["vendor.github-workflows"]),
+    (
+        "gitlab-ci.yml",
+        &["vendor.gitlab-ci", "--data-transform", "gitlab-ci"],
+    ),
+];
+
+/// What the schema has against a recipe.
+fn lint(path: &Path, schema: &[&str]) -> Result<(), String> {
+    let linter = inputs().join("python/bin/check-jsonschema");
+    let mut command = Command::new(&linter);
+    command.arg("--builtin-schema").args(schema).arg(path);
+    let output = command.output();
+    let output = output.unwrap_or_else(|e| panic!("{linter:?}: {e}; run: make test-setup"));
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stdout).into_owned()),
+    }
+}
+
+#[test]
+fn every_recipe_is_what_its_service_or_shell_reads() {
+    let folder = support::root().join("config/ci");
+    let bad = tempfile::NamedTempFile::with_suffix(".yml").expect("a file");
+    for (name, schema) in SCHEMAS {
+        let recipe = folder.join(name);
+        assert_eq!(lint(&recipe, schema), Ok(()), "{name}");
+        // A word that the service does not know is seen.
+        let text = fs::read_to_string(&recipe).expect("a recipe");
+        let misspelt = text.replace("runs-on:", "run-on:");
+        let misspelt = misspelt.replace("  script:", "  scripts:");
+        fs::write(bad.path(), misspelt).expect("written");
+        assert!(lint(bad.path(), schema).is_err(), "{name}, misspelt");
+    }
+    let mut scripts = 0;
+    for entry in fs::read_dir(&folder).expect("config/ci") {
+        let path = entry.expect("a file").path();
+        let name = path.file_name().expect("a name").to_string_lossy();
+        match path.extension().and_then(|it| it.to_str()) {
+            Some("sh") => {
+                let read = Command::new("bash").arg("-n").arg(&path).status();
+                assert!(read.expect("bash runs").success(), "{name}");
+                scripts += 1;
+            }
+            _ => assert!(SCHEMAS.iter().any(|(known, _)| *known == name), "{name}"),
+        }
+    }
+    assert_eq!(scripts, 2);
 }
 
 /// The queue that a recipe leaves in the background, which ends with the job there and with this

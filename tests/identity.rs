@@ -5,79 +5,10 @@ mod support;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
+use support::corpus;
 use support::http::Response;
-use support::issuer::Issuer;
-use support::nix::inputs;
-use support::server::{Snowcached, binary};
-
-const RULES: &str = r#"
-[[issuer.rule]]
-subject = "main"
-scopes = ["push", "pin"]
-expires_in_s = 600
-claims = { repository_id = 42, ref = "refs/heads/main" }
-
-[[issuer.rule]]
-subject = "branches"
-scopes = ["push"]
-claims = { repository_id = "42" }
-"#;
-
-/// A server that trusts an issuer.
-struct Place {
-    issuer: Issuer,
-    server: Snowcached,
-}
-
-impl Place {
-    fn new() -> Place {
-        Place::with(Issuer::start(), "", RULES)
-    }
-
-    fn with(issuer: Issuer, more: &str, rules: &str) -> Place {
-        let folder = support::folder_on_disk();
-        let url = &issuer.url;
-        let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{more}{rules}");
-        let server = serving(folder, &file);
-        Place { issuer, server }
-    }
-
-    fn exchange(&self, identity: &str) -> Response {
-        let body = json!({ "identity": identity }).to_string();
-        let http = self.server.http();
-        let request = http.request("POST", "/api/v1/tokens/exchange");
-        request.bytes(body.as_bytes()).send()
-    }
-
-    /// Exchanges an identity that is good but for these claims.
-    fn says(&self, claims: Value) -> Response {
-        self.exchange(&self.issuer.identity(claims))
-    }
-
-    /// What the client says in an environment, at this cache.
-    fn client(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
-        let mut command = Command::new(binary("snowcache"));
-        command
-            .args(["--cache", &self.server.url()])
-            .args(arguments);
-        command.env_remove("SNOWCACHE_TOKEN");
-        command.envs(environment.iter().copied());
-        command.output().expect("snowcache runs")
-    }
-}
-
-fn serving(folder: tempfile::TempDir, issuers: &str) -> Snowcached {
-    let (file, config) = (
-        folder.path().join("issuers.toml"),
-        folder.path().join("snowcached.toml"),
-    );
-    fs::write(&file, issuers).expect("written");
-    let text = format!("[auth]\nissuers_file = \"{}\"\n", file.display());
-    fs::write(&config, text).expect("written");
-    let config = config.to_str().expect("UTF-8").to_owned();
-    Snowcached::start_with(folder, "info", &["--config", &config])
-}
+use support::issuer::{Issuer, Place, RULES, serving};
 
 fn now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -131,6 +62,23 @@ fn an_identity_gets_the_token_of_the_first_rule_that_means_it() {
     );
     let list = http.request("GET", "/api/v1/tokens").bearer(&main).send();
     refused(&list, 403, "this takes admin");
+}
+
+/// New rules take no restart; such as cannot be used leave the old ones in place.
+#[test]
+fn rules_are_read_again_when_the_server_is_told() {
+    let place = Place::new();
+    let claims = || json!({"ref": "refs/heads/main"});
+    let asked = || place.issuer.tell(json!({}))["asked"].as_i64();
+    place.says(claims()).is(200);
+    let before = asked();
+    place.reloads(&RULES.replace("\"main\"", "\"trunk\""), "read again");
+    let trunk = place.says(claims()).is(200).json();
+    assert_eq!(trunk["subject"], "trunk");
+    assert_eq!(asked(), before, "its keys are known");
+    place.reloads("[[issuer.rule]]\nsubject = \"all\"\n", "left as it was");
+    let trunk = place.says(claims()).is(200).json();
+    assert_eq!(trunk["subject"], "trunk");
 }
 
 #[test]
@@ -422,16 +370,8 @@ fn a_cluster_says_who_its_pods_are() {
 #[test]
 fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
     let place = Place::new();
-    let path = inputs()
-        .join("corpus-120/top1")
-        .canonicalize()
-        .expect("run: make test-setup");
-    let path = path.to_str().expect("UTF-8");
-    let leaf = Command::new("nix-store")
-        .args(["-q", "--requisites", path])
-        .output();
-    let leaf = String::from_utf8(leaf.expect("nix-store runs").stdout).expect("UTF-8");
-    let mut leaves = leaf.lines();
+    let [generation, _] = corpus::generations();
+    let (path, mut leaves) = (&generation.top, generation.closure.iter());
     let identity = place.issuer.identity(json!({"ref": "refs/heads/main"}));
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), format!("{identity}\n")).expect("written");
@@ -452,6 +392,7 @@ fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
         let pushed = place.client(environment, &["push", "--json", leaf]);
         let said = String::from_utf8_lossy(&pushed.stderr);
         assert!(pushed.status.success(), "{environment:?}: {said}");
+        assert_queued_is_pushed(&place, environment, leaves.next().expect("a path"));
         let token = place.client(environment, &["token", "exchange"]);
         let token = String::from_utf8(token.stdout).expect("UTF-8");
         assert!(token.starts_with("snow_"), "{token}");
@@ -487,4 +428,16 @@ fn a_job_pushes_by_its_identity_in_each_ci_s_way() {
     let output = place.client(&[], &["token", "exchange"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("$SNOWCACHE_ID_TOKEN_FILE"));
+}
+
+/// What a hook queues is pushed by the identity of the job, too.
+fn assert_queued_is_pushed(place: &Place, environment: &[(&str, &str)], path: &str) {
+    let spool = tempfile::tempdir().expect("a folder");
+    let spool = spool.path().to_str().expect("UTF-8");
+    let hook = place.client(&[], &["hook", "--strict", "--spool", spool, path]);
+    assert!(hook.status.success(), "{hook:?}");
+    let flush = ["queue", "flush", "--wait", "--require-complete", "--spool"];
+    let flushed = place.client(environment, &[&flush[..], &[spool]].concat());
+    let said = String::from_utf8_lossy(&flushed.stderr);
+    assert!(flushed.status.success(), "{environment:?}: {said}");
 }

@@ -34,6 +34,68 @@ fn every_object_is_valid_for_old_and_new_kubernetes() {
 }
 
 #[test]
+fn the_agent_is_a_daemon_set_whose_configuration_it_takes_and_whose_folders_are_the_nodes() {
+    let objects = objects("agent");
+    let pod = &one(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(container["image"], json!(format!("snowcached:{version}")));
+    let file = text(&one(&objects, "ConfigMap")["data"]["agent.toml"]);
+    let folder = support::folder_on_disk();
+    let path = folder.path().join("agent.toml");
+    fs::write(&path, &file).expect("a file");
+    let mut command = Command::new(binary("snowcache"));
+    command
+        .args(["agent", "--check-config", "--config"])
+        .arg(&path);
+    let output = command.output().expect("snowcache runs");
+    assert!(output.status.success(), "{output:?}");
+    // The nix-daemon is told of links by their paths: they are the same inside as outside.
+    let list = |of: &Value| of.as_array().expect("a list").clone();
+    for mount in list(&container["volumeMounts"]) {
+        let volumes = list(&pod["volumes"]);
+        let volume = volumes.iter().find(|it| it["name"] == mount["name"]);
+        let host = &volume.expect("a volume")["hostPath"]["path"];
+        assert!(host.is_null() || *host == mount["mountPath"], "{mount}");
+    }
+    for folder in ["/var/lib/snowcache-agent", "/run/snowcache-agent"] {
+        assert!(file.contains(folder), "{file}");
+        let mounts = list(&container["volumeMounts"]);
+        assert!(
+            mounts.iter().any(|it| it["mountPath"] == folder),
+            "{folder}"
+        );
+    }
+    let port = container["ports"][0]["containerPort"].to_string();
+    assert!(file.contains(&format!(":{port}\"")), "{file}");
+}
+
+#[test]
+fn a_pod_waits_for_its_closure_as_the_page_shows_with_the_agents_folder() {
+    let page = fs::read_to_string(support::root().join("docs/agent.md")).expect("a page");
+    let block = page.split("```yaml\n").nth(1).expect("an example");
+    let block = block.split("```").next().expect("its end");
+    let mut pod = "apiVersion: v1\nkind: Pod\nmetadata: { name: web }\nspec:\n".to_owned();
+    pod += "  containers: [ { name: web, image: web } ]\n";
+    block.lines().for_each(|line| pod += &format!("  {line}\n"));
+    let output = validate(&pod);
+    assert!(output.status.success(), "{output:?}");
+    let pod: Value = serde_json::from_slice(&output.stdout).expect("a list of objects");
+    let container = &pod[0]["spec"]["initContainers"][0];
+    // It says what the client takes: only the hash is none.
+    let words = container["command"].as_array().expect("words").iter();
+    let words: Vec<&str> = words.filter_map(Value::as_str).skip(1).collect();
+    let output = Command::new(binary("snowcache")).args(&words).output();
+    let said = output.expect("snowcache runs").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("is neither a store path nor"), "{said}");
+    let mount = &container["volumeMounts"][0]["mountPath"];
+    let agent = objects("agent");
+    let file = text(&one(&agent, "ConfigMap")["data"]["agent.toml"]);
+    assert!(file.contains(mount.as_str().expect("a path")), "{file}");
+}
+
+#[test]
 fn what_kubernetes_does_not_know_is_noticed() {
     let rendered = render("base").replace("readOnlyRootFilesystem", "readOnlyRootFileSystem");
     let output = validate(&rendered);

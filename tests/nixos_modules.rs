@@ -37,6 +37,88 @@ fn the_module_makes_the_units_that_are_shipped() {
 }
 
 #[test]
+fn the_agents_module_makes_the_units_that_are_shipped() {
+    for nix in Nix::both() {
+        let plain = Machine::with("services.snowcache-agent.enable = true;").report(&nix);
+        let unit = support::root().join("config/systemd/snowcache-agent.service");
+        let unit = fs::read_to_string(unit).expect("a shipped unit");
+        let rendered = plain["services"]["snowcache-agent"]
+            .as_str()
+            .expect("a unit");
+        assert_eq!(lines_of(rendered), lines_of(&unit));
+        for (made, shipped) in [("services", "service"), ("paths", "path")] {
+            let file = format!("config/systemd/snowcache-confirm.{shipped}");
+            let file = fs::read_to_string(support::root().join(file)).expect("a shipped unit");
+            // NixOS has the programs elsewhere.
+            let file = file
+                .lines()
+                .filter(|line| !line.starts_with("Environment=PATH"));
+            let file: String = file.map(|line| format!("{line}\n")).collect();
+            let rendered = plain[made]["snowcache-confirm"].as_str().expect("a unit");
+            assert_eq!(lines_of(rendered), lines_of(&file), "{shipped}");
+        }
+        assert_eq!(plain["checks"], json!({}));
+        let gated = "services.snowcache-agent = { enable = true; gate = true; };";
+        let gated = Machine::with(gated).report(&nix);
+        let check = gated["checks"]["snowcache"].as_str().expect("a script");
+        assert!(check.contains("/bin/snowcache gate \"$1\""), "{check}");
+        let off = "services.snowcache-agent = { enable = true; daemon = false; };";
+        assert_eq!(Machine::with(off).report(&nix)["services"], json!({}));
+    }
+}
+
+#[test]
+fn the_agent_reads_the_file_that_the_settings_become() {
+    let machine = Machine::with(
+        r#"services.snowcache-agent = {
+            enable = true;
+            proxy = "http://proxy.example.org:3128";
+            caches = [ { url = "http://cache:8420"; publicKeys = [ "a-1:AAAA" ]; } ];
+            settings = {
+                group = "wheel";
+                fetch.rate = "50MB/s";
+                follow = [ { pin = "web"; as = "system"; } { pin = "tools"; } ];
+            };
+        };"#,
+    );
+    for nix in Nix::both() {
+        let report = machine.report(&nix);
+        let unit = report["services"]["snowcache-agent"]
+            .as_str()
+            .expect("a unit");
+        for line in [
+            "all_proxy=http://proxy.example.org:3128\n",
+            "no_proxy=localhost,",
+        ] {
+            assert!(unit.contains(&format!("Environment={line}")), "{unit}");
+        }
+        // To build it is to have the agent check it.
+        let built = machine.run(&nix, "nix-build --no-out-link -A agent").ok();
+        let command = machine
+            .node
+            .sh(&User::new(), &nix, &format!("cat {built}"))
+            .ok();
+        let file = command.split_whitespace().last().expect("--config FILE");
+        let text = fs::read_to_string(machine.node.outside(file)).expect("the file");
+        for line in [
+            "group = \"wheel\"",
+            "caches = [\"http://cache:8420\"]",
+            "rate = \"50MB/s\"",
+            "{ as = \"system\", pin = \"web\" }",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        let wrong = "services.snowcache-agent = { enable = true; settings.fetch.rat = \"1\"; };";
+        let wrong = Machine::with(wrong).run(&nix, "nix-build --no-out-link -A agent");
+        let complaint = wrong.fails();
+        assert!(
+            complaint.contains("did you mean `fetch.rate`"),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
 fn the_server_reads_the_file_that_the_settings_become() {
     let machine = Machine::with(
         r#"services.snowcached = {
@@ -245,7 +327,9 @@ impl Machine {
         let programs = support::folder_on_disk();
         let bin = programs.path().join("bin");
         fs::create_dir(&bin).expect("a folder");
-        std::os::unix::fs::symlink(binary("snowcached"), bin.join("snowcached")).expect("a link");
+        for name in ["snowcached", "snowcache"] {
+            std::os::unix::fs::symlink(binary(name), bin.join(name)).expect("a link");
+        }
         Machine {
             settings: module.to_owned(),
             node: Node::empty(),

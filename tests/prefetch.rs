@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::agent::{Machine, World};
+use support::agent::{Machine, World, on_a_small_disk};
 use support::corpus;
 use support::http::Response;
 use support::nix::{Nix, Node, User};
@@ -308,17 +308,6 @@ fn a_daemon_that_is_restarted_is_gone_back_to() {
     assert!(status.success(), "{status}");
     assert_eq!(machine.valid(closure), closure.len());
     machine.assert_sound();
-}
-
-/// A store on a disk of so many MiB.
-fn on_a_small_disk(mib: u32, script: &str) -> String {
-    format!(
-        "mount -t tmpfs -o size={mib}m none /nix\nmkdir -p /nix/store /nix/var\n\
-         nix-daemon 2>/dev/null & daemon=$!\n\
-         trap \"kill $daemon\" EXIT\n\
-         for _ in $(seq 500); do [ -S $NIX_DAEMON_SOCKET_PATH ] && break; sleep 0.02; done\n\
-         {script}"
-    )
 }
 
 #[test]

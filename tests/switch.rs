@@ -186,3 +186,169 @@ fn another_kernel_needs_a_reboot() {
     let said = switch(&fleet.new);
     assert!(said.contains("reboot required: another kernel"), "{said}");
 }
+
+/// A node that can be booted: what the kernel calls the boot, and what it booted, are said by
+/// files that lie over the real ones.
+impl Fleet {
+    /// As after so many boots, the last of which was into a system.
+    fn in_boot(&self, boot: &str, booted: &str, command: &str) -> Ran {
+        let id = self.machine.user.home().join(format!("boot-{boot}"));
+        fs::write(&id, format!("{boot}\n")).expect("a file");
+        let (id, program) = (id.display(), support::server::binary("snowcache"));
+        self.machine.sh(&format!(
+            "mount --bind {id} /proc/sys/kernel/random/boot_id\nmount -t tmpfs none /run\n\
+             ln -s {booted} /run/booted-system\n{} {command}",
+            program.display()
+        ))
+    }
+
+    fn both_ready(nix: &Nix) -> Fleet {
+        let fleet = Fleet::new(nix);
+        fleet.prefetch(&fleet.old);
+        fleet.prefetch(&fleet.new);
+        let old = fleet.old.clone();
+        fleet.in_boot("one", &old, &format!("switch {old}")).ok();
+        fleet.configured();
+        fleet
+    }
+
+    fn boot_switch(&self, more: &str) {
+        let switch = format!("switch {} --mode boot {more}", self.new);
+        let said = self.in_boot("one", &self.old, &switch).ok();
+        assert!(said.starts_with("the next boot starts "), "{said}");
+        assert!(said.contains("reboot required: another kernel"), "{said}");
+        assert_eq!(self.configured(), ["new boot"]);
+        // Before the reboot there is nothing to decide, and nothing to confirm.
+        self.in_boot("one", &self.old, "confirm --decide").ok();
+        let early = self.in_boot("one", &self.old, "confirm").fails();
+        assert!(early.contains("after the reboot"), "{early}");
+        assert_eq!(self.profile(), self.new);
+    }
+}
+
+#[test]
+fn after_the_reboot_health_decides() {
+    for nix in Nix::both() {
+        let fleet = Fleet::both_ready(&nix);
+        let healthy = "--health '[ ! -e $HOME/ill ]'";
+        fleet.boot_switch(healthy);
+        let said = fleet.in_boot("two", &fleet.new, "confirm --decide").ok();
+        assert_eq!(said, format!("confirmed {}", fleet.new));
+        assert_eq!(fleet.profile(), fleet.new);
+        assert_eq!(fleet.configured(), Vec::<String>::new());
+        fleet.in_boot("two", &fleet.new, "confirm --decide").ok();
+
+        // And back, as to a system that is ill when it runs.
+        let old = fleet.old.clone();
+        let back = format!("switch {old}");
+        fleet.in_boot("two", &fleet.new, &back).ok();
+        fleet.configured();
+        fleet.boot_switch(healthy);
+        fs::write(fleet.machine.user.home().join("ill"), "").expect("a flag");
+        let why = fleet.in_boot("two", &fleet.new, "confirm --decide").fails();
+        assert!(
+            why.contains("the health check failed with exit code 1"),
+            "{why}"
+        );
+        assert!(why.contains("went back to generation"), "{why}");
+        assert!(why.contains("reboot required: another kernel"), "{why}");
+        assert_eq!(fleet.profile(), fleet.old);
+        assert_eq!(fleet.configured(), ["old switch"]);
+        fleet.in_boot("two", &fleet.new, "confirm --decide").ok();
+    }
+}
+
+#[test]
+fn a_system_that_did_not_boot_is_gone_back_from() {
+    let fleet = Fleet::both_ready(&Nix::newer());
+    fleet.boot_switch("");
+    // Its boot failed, and somebody, or the boot loader, chose the one before.
+    let why = fleet.in_boot("two", &fleet.old, "confirm --decide").fails();
+    let says = format!("{} was booted, not {}", fleet.old, fleet.new);
+    assert!(why.contains(&says), "{why}");
+    assert_eq!(fleet.profile(), fleet.old);
+    assert_eq!(fleet.configured(), ["old switch"]);
+}
+
+#[test]
+fn a_node_that_its_control_plane_cannot_reach_goes_back_by_itself() {
+    let mut fleet = Fleet::both_ready(&Nix::newer());
+    let (old, new, url) = (fleet.old.clone(), fleet.new.clone(), fleet.server.url());
+    let reached = format!("switch {new} --control-plane {url} --confirm-within 20");
+    let said = fleet.machine.snowcache(&reached).ok();
+    assert!(said.starts_with("switched to "), "{said}");
+    fleet.machine.snowcache(&format!("switch {old}")).ok();
+    fleet.configured();
+
+    fleet.server.kill();
+    for place in [url.clone(), url.replace("http://", "tcp:")] {
+        let cut = format!("switch {new} --control-plane {place} --confirm-within 1");
+        let why = fleet.machine.snowcache(&cut).fails();
+        let says = format!("the control plane ({place}) was not reached within 1 s");
+        assert!(why.contains(&says) && why.contains("went back"), "{why}");
+        assert_eq!(fleet.profile(), old);
+        assert_eq!(fleet.configured(), ["new switch", "old switch"]);
+    }
+    // After a reboot as well.
+    fleet.boot_switch(&format!("--control-plane {url} --confirm-within 1"));
+    let why = fleet.in_boot("two", &new, "confirm --decide").fails();
+    assert!(why.contains("was not reached within 1 s"), "{why}");
+    assert_eq!(fleet.profile(), old);
+    assert_eq!(fleet.configured(), ["old switch"]);
+}
+
+#[test]
+fn the_control_planes_word_on_the_node_itself_counts() {
+    let fleet = Fleet::both_ready(&Nix::newer());
+    assert!(
+        fleet
+            .machine
+            .snowcache("confirm")
+            .fails()
+            .contains("no switch waits")
+    );
+    let program = support::server::binary("snowcache");
+    let (new, program) = (&fleet.new, program.display());
+    let both = format!(
+        "{program} switch {new} --confirm-within 60 & switch=$!\n\
+         until {program} confirm 2>/dev/null; do sleep 0.05; done\nwait $switch"
+    );
+    let said = fleet.machine.sh(&both).ok();
+    assert!(said.contains(&format!("confirmed {new}")), "{said}");
+    assert!(said.contains(&format!("switched to {new}")), "{said}");
+    assert_eq!(fleet.profile(), fleet.new);
+}
+
+#[test]
+fn a_switch_that_was_killed_is_gone_back_from_by_whoever_comes_after() {
+    let fleet = Fleet::both_ready(&Nix::newer());
+    let program = support::server::binary("snowcache");
+    let (new, program) = (&fleet.new, program.display());
+    // While it waits to be confirmed, whoever decides waits for it; killed, they wait in its place.
+    let killed = format!(
+        "{program} switch {new} --confirm-within 60 & switch=$!\n\
+         until grep -qs switched $SNOWCACHE_STATE/trial.json; do sleep 0.02; done\n\
+         timeout 1 {program} confirm --decide && exit 9\n\
+         kill -KILL $switch\n\
+         {program} confirm"
+    );
+    let said = fleet.machine.sh(&killed).ok();
+    assert_eq!(said, format!("confirmed {new}"));
+    assert_eq!(fleet.profile(), fleet.new);
+    fleet.configured();
+
+    let old = &fleet.old;
+    let killed = format!(
+        "{program} switch {old} --health 'exec sleep 9 >/dev/null 2>&1' & switch=$!\n\
+         until grep -qs 'old switch' $HOME/configured; do sleep 0.02; done\n\
+         kill -KILL $switch\n\
+         {program} confirm --decide"
+    );
+    let why = fleet.machine.sh(&killed).fails();
+    assert!(
+        why.contains("was broken off; went back to generation"),
+        "{why}"
+    );
+    assert_eq!(fleet.profile(), fleet.new);
+    assert_eq!(fleet.configured(), ["old switch", "new switch"]);
+}

@@ -1,20 +1,28 @@
 //! The command line: what can be said, and what `--help` tells about it.
 
 mod agent;
+mod cache;
 mod keep;
 mod push;
 mod queue;
+mod service;
 mod token;
+mod using;
 
-pub use agent::{GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, SwitchMode, WhyArgs};
+pub use agent::{ConfirmArgs, GateArgs, NodeArgs, PrefetchArgs, SwitchArgs, WhyArgs};
+pub use cache::{CacheCommand, CacheCreateArgs, CacheSetArgs, CacheSettings};
 use clap::{Args, Parser, Subcommand};
 pub use keep::{GcArgs, PinCommand, PinSetArgs, RmArgs};
 pub use push::PushArgs;
 pub use queue::{
     FlushArgs, HookArgs, PushingArgs, QueueCommand, RunArgs, SomeArgs, SpoolArgs, StatusArgs,
 };
+pub use service::{
+    AgentArgs, AgentCommand, AgentStatusArgs, PinsArgs, ServeArgs, SocketArgs, WaitArgs,
+};
 use std::path::PathBuf;
 pub use token::{Scope, TokenCommand, TokenCreateArgs, TokenRevokeArgs};
+pub use using::UseArgs;
 
 /// Look into a Nix binary cache, say what it keeps, prove that it holds what it says, and bring
 /// closures from it to this node ahead of time.
@@ -114,6 +122,12 @@ Exit codes: 0 all well, 1 something is wrong, 2 wrong usage, 3 cache unreachable
     /// Make tokens for people and machines, list them, revoke them
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Make named caches on a server, each with keys, readers and writers of its own
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Have this machine's Nix use a cache: nix.conf and netrc, and both undone again
+    #[command(after_help = using::HELP)]
+    Use(UseArgs),
     /// Collect what nothing keeps, and say of each thing that goes why
     #[command(after_help = "\
 A path stays while a pin keeps it, while something that stays refers to it, and for
@@ -179,9 +193,29 @@ Examples:
   snowcache prefetch /nix/store/HASH-nixos-system --from http://cache.example.org:8420
   snowcache prefetch HASH --pin system --from http://first:8420 --from https://cache.nixos.org
   snowcache prefetch HASH --json | jq -c .summary
+  snowcache prefetch HASH --deadline 600 --priority 5
+
+Where an agent runs, it does the work, asks its own caches if none are named, and goes on when this
+command is interrupted; --foreground does it here.
 
 Exit codes: 0 ready, 1 not (it is said why), 2 wrong usage, 3 cache or nix-daemon unreachable.")]
     Prefetch(PrefetchArgs),
+    /// Bring closures to this node as a service, and tell the one that runs what to do
+    #[command(after_help = service::AGENT_HELP)]
+    Agent(AgentArgs),
+    /// Show what the agent of this node does, and what it was asked for
+    #[command(after_help = "\
+Examples:
+  snowcache status --watch
+  snowcache status --json | jq '.jobs[] | select(.state == \"waiting\") | .why'
+
+Exit codes: 0 shown, 2 wrong usage, 3 no agent answers.")]
+    Status(AgentStatusArgs),
+    /// Wait until a closure is ready on this node
+    #[command(after_help = service::WAIT_HELP)]
+    Wait(WaitArgs),
+    /// Show what this node keeps under which name, and which pins of caches its agent follows
+    Pins(PinsArgs),
     /// Let only what is ready pass: ends with 0 when this node's receipt for a root holds
     #[command(after_help = "\
 A receipt is written by prefetch, signed by this node's key. It is void when a path of the closure
@@ -211,10 +245,22 @@ Examples:
   snowcache switch /nix/store/HASH-nixos-system
   snowcache switch /nix/store/HASH-nixos-system --mode boot
   snowcache switch /nix/store/HASH-nixos-system --health 'systemctl is-active --quiet sshd'
+  snowcache switch /nix/store/HASH-nixos-system --control-plane tcp:deploy.example.org:22
+
+With --mode boot the health check and the control plane decide after the reboot: `snowcache confirm
+--decide`, which snowcache-confirm.service runs. It also sees to a switch whose command was killed.
 
 Exit codes: 0 switched, 1 not (it is said why, and what is running now), 2 wrong usage,
 3 nix-daemon unreachable.")]
     Switch(SwitchArgs),
+    /// Say that this node was reached after a switch, or decide about one that was left
+    #[command(after_help = "\
+Examples:
+  ssh NODE snowcache confirm        the control plane's word, for `switch --confirm-within 60`
+  snowcache confirm --decide        what snowcache-confirm.service runs at boot
+
+Exit codes: 0 confirmed, or nothing to decide; 1 gone back, or nothing to confirm; 2 wrong usage.")]
+    Confirm(ConfirmArgs),
 }
 
 /// Signing keys.

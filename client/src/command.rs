@@ -3,7 +3,11 @@
 //! Guarantees: stdout holds the answer and nothing else, so it can be piped; a reader that goes
 //! away ends the command quietly. What goes wrong is one sentence on stderr and an exit code.
 
+mod admission;
+mod agent;
+mod cache;
 mod closure;
+mod confirm;
 mod gate;
 mod gc;
 mod hook;
@@ -11,22 +15,26 @@ mod info;
 mod key;
 mod ls;
 mod pin;
+mod pins;
 mod prefetch;
 mod push;
 mod queue;
 mod rm;
 mod recompress;
 mod scrub;
+mod status;
 mod subject;
 mod switch;
 mod token;
+mod using;
 mod verify;
+mod wait;
 mod watch_store;
 
-use crate::cli::{CacheArgs, Cli, Command};
+use crate::cli::{CacheArgs, Cli, Command, PinCommand};
 use crate::failure::Failure;
-use crate::identity;
 use crate::remote::{Remote, RemoteError};
+use admission::Admission;
 use std::fs;
 use std::future::Future;
 use std::io::{self, Write};
@@ -44,25 +52,16 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let remote = connect(&url, cache)?;
             block_on(info::run(&remote, &args))
         }
-        Command::Ls(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(ls::run(&remote, &args))
-        }
-        Command::Closure(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(closure::run(&remote, &args))
-        }
-        Command::Verify(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(verify::run(&remote, &args))
-        }
+        Command::Ls(args) => block_on(ls::run(&connected(cache)?, &args)),
+        Command::Closure(args) => block_on(closure::run(&connected(cache)?, &args)),
+        Command::Verify(args) => block_on(verify::run(&connected(cache)?, &args)),
         Command::Push(args) => {
             let to = args.to.clone().unwrap_or_else(|| cache.cache.clone());
             let remote = connect(&to, cache)?;
             block_on(async {
                 let remote = match args.dry_run {
                     true => remote,
-                    false => admitted(remote).await?,
+                    false => Admission::default().admitted(remote).await?,
                 };
                 push::run(&remote, &args).await
             })
@@ -70,41 +69,45 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Hook(args) => hook::run(&args),
         Command::Queue(command) => queue::run(cache, command),
         Command::WatchStore(args) => watch_store::run(&args),
-        Command::Pin(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(async {
-                let remote = match command.is_reading() {
-                    true => remote,
-                    false => admitted(remote).await?,
-                };
-                pin::run(&remote, command).await
-            })
+        Command::Pin(command) => pins_of(cache, command),
+        Command::Token(command) => block_on(token::run(&connected(cache)?, command)),
+        Command::Cache(command) => block_on(cache::run(&connected(cache)?, command)),
+        Command::Use(args) => {
+            let url = using::url(&cache.cache, args.which.as_deref());
+            let (remote, token) = (connect(&url, cache)?, token(cache)?);
+            block_on(using::run(&remote, &args, token.as_deref()))
         }
-        Command::Token(command) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(token::run(&remote, command))
-        }
-        Command::Gc(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(gc::run(&remote, &args))
-        }
-        Command::Scrub(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(scrub::run(&remote, &args))
-        }
-        Command::Recompress(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(recompress::run(&remote, &args))
-        }
+        Command::Recompress(args) => block_on(recompress::run(&connected(cache)?, &args)),
+        Command::Gc(args) => block_on(gc::run(&connected(cache)?, &args)),
+        Command::Scrub(args) => block_on(scrub::run(&connected(cache)?, &args)),
+        Command::Rm(args) => block_on(rm::run(&connected(cache)?, &args)),
+        Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => block_on(status::run(&args)),
+        Command::Wait(args) => block_on(wait::run(&args)),
+        Command::Pins(args) => block_on(pins::run(&args)),
         Command::Gate(args) => gate::run(&args),
         Command::Switch(args) => switch::run(&args),
+        Command::Confirm(args) => confirm::run(&args),
         Command::Why(args) => gate::why(&args),
         Command::Prefetch(args) => prefetch::run(cache, &args),
-        Command::Rm(args) => {
-            let remote = connect(&cache.cache, cache)?;
-            block_on(rm::run(&remote, &args))
-        }
     }
+}
+
+/// The cache that was named.
+fn connected(cache: &CacheArgs) -> Result<Remote, Failure> {
+    connect(&cache.cache, cache)
+}
+
+/// Pins of a cache; who changes them may be a job of a CI.
+fn pins_of(cache: &CacheArgs, command: PinCommand) -> Result<(), Failure> {
+    let remote = connect(&cache.cache, cache)?;
+    block_on(async {
+        let remote = match command.is_reading() {
+            true => remote,
+            false => Admission::default().admitted(remote).await?,
+        };
+        pin::run(&remote, command).await
+    })
 }
 
 /// A cache that gets no token.
@@ -115,6 +118,11 @@ fn connect_openly(url: &str) -> Result<Remote, Failure> {
 
 fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
     let endpoint = url.parse().map_err(Failure::usage)?;
+    Remote::new(endpoint, token(args)?.as_deref()).map_err(Failure::usage)
+}
+
+/// The token that was given, if one was.
+fn token(args: &CacheArgs) -> Result<Option<String>, Failure> {
     let token = match &args.token_file {
         Some(file) => {
             let cannot =
@@ -123,26 +131,8 @@ fn connect(url: &str, args: &CacheArgs) -> Result<Remote, Failure> {
         }
         None => std::env::var("SNOWCACHE_TOKEN").ok(),
     };
-    let token = token
-        .as_deref()
-        .map(str::trim)
-        .filter(|token| !token.is_empty());
-    Remote::new(endpoint, token).map_err(Failure::usage)
-}
-
-/// The same cache; for a job of a CI that was given no token, with one for its identity.
-async fn admitted(remote: Remote) -> Result<Remote, Failure> {
-    if remote.has_token() {
-        return Ok(remote);
-    }
-    match identity::of_environment(remote.endpoint()).await? {
-        None => Ok(remote),
-        Some(identity) => {
-            let made = remote.exchange(&identity).await?;
-            let endpoint = remote.endpoint().clone();
-            Remote::new(endpoint, Some(&made.token)).map_err(Failure::failed)
-        }
-    }
+    let token = token.map(|token| token.trim().to_owned());
+    Ok(token.filter(|token| !token.is_empty()))
 }
 
 /// A failed request; of one that lacked the right token it is said which one to take.

@@ -45,6 +45,14 @@ impl Failure {
         }
     }
 
+    /// Something that ends with this code.
+    pub fn with(exit: Exit, sentence: impl fmt::Display) -> Failure {
+        Failure {
+            exit,
+            sentence: Some(sentence.to_string()),
+        }
+    }
+
     /// A failure of which the command's own output tells.
     pub fn told(exit: Exit) -> Failure {
         Failure {

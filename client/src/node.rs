@@ -16,7 +16,7 @@
 mod keys;
 
 use snowcache_nix::StorePath;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -46,9 +46,10 @@ impl Node {
         Node { folder }
     }
 
-    /// Where a user's is when nobody says otherwise: /var/lib/snowcache for root.
+    /// Where a user's is when nobody says otherwise: /var/lib/snowcache-agent for root,
+    /// whose server would have /var/lib/snowcache.
     pub fn default_folder() -> PathBuf {
-        state_folder("snowcache")
+        state_folder("snowcache-agent")
     }
 
     /// The folder.
@@ -75,6 +76,22 @@ impl Node {
         let synced = File::open(&folder).and_then(|folder| folder.sync_all());
         synced.map_err(at(&folder))?;
         Ok(links)
+    }
+
+    /// All pins with what they keep, by name.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn pins(&self) -> Result<BTreeMap<String, Vec<StorePath>>, NodeError> {
+        let mut pins = BTreeMap::new();
+        for name in names_in(&self.folder.join("pins"))? {
+            let names = names_in(&self.folder.join("pins").join(&name))?;
+            let mut roots: Vec<StorePath> =
+                names.iter().filter_map(|name| name.parse().ok()).collect();
+            roots.sort_unstable();
+            pins.insert(name, roots);
+        }
+        Ok(pins)
     }
 
     /// Lets go of what the pin kept before, and of the plan.
@@ -133,6 +150,18 @@ fn link(folder: &Path, path: &StorePath) -> Result<PathBuf, NodeError> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(&link)(error)),
         _ => Ok(link),
     }
+}
+
+/// None where there is no such folder.
+fn names_in(folder: &Path) -> Result<Vec<String>, NodeError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at(folder))?,
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    Ok(names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect())
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> NodeError {

@@ -115,11 +115,12 @@ pub struct Ready {
 /// Why it is not ready.
 #[derive(Debug, Error)]
 enum NotReady {
-    #[error("{what} is in none of the caches ({caches}), nor in this node's store{more}; push it")]
+    #[error("{what} is in none of the caches ({caches}), nor in this node's store{more}; {remedy}")]
     Absent {
         what: String,
         caches: String,
         more: String,
+        remedy: String,
     },
     #[error(
         "{STORE_DIR} has room for {} and {} are to be imported; make room \
@@ -284,7 +285,9 @@ impl Prefetch<'_> {
                 return Err(Error::new(error.kind(), error.blame(), exhausted));
             }
             (self.on)(Event::Again { error: &error });
-            sleep(wait).await;
+            if !self.sources.has_another(&path) {
+                sleep(wait).await;
+            }
             (attempt, wait) = (attempt + 1, wait * 2);
             narinfo = match self.sources.narinfo(path.hash()).await? {
                 Some(narinfo) if narinfo.info.store_path == path => narinfo,
@@ -317,12 +320,22 @@ impl Prefetch<'_> {
             None => absent.hash.to_string(),
             Some(needed) => format!("{} (needed by {})", needed.path, needed.by),
         };
+        let remedy = match &absent.upstream {
+            None => "push it".to_owned(),
+            Some(key) => format!("add the upstream that signs with {key} to these caches"),
+        };
         let more = match count {
             1 => String::new(),
             count => format!(" (and {} more)", show::count(count as u64 - 1)),
         };
         let caches = self.sources.names();
-        NotReady::Absent { what, caches, more }.because(Kind::Missing)
+        let not_ready = NotReady::Absent {
+            what,
+            caches,
+            more,
+            remedy,
+        };
+        not_ready.because(Kind::Missing)
     }
 }
 

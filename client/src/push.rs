@@ -8,13 +8,14 @@
 //! ```
 //! Guarantees: memory is bounded by lanes, not by NARs; what is published has its references
 //! published before; whatever breaks, asking again what is absent and going on ends complete.
-//! Never: a byte of a frame sent that the cache has.
+//! Never: a byte of a frame sent that the cache has, or a path that its upstreams signed.
 
 mod engine;
 mod lane;
 mod order;
 pub(crate) mod pack;
 mod store;
+mod vouchers;
 
 pub use engine::{Fate, Heard, Options, Plan, Pushed, push};
 pub use store::{LocalPath, StoreError, closure, invalid, roots_of_json};

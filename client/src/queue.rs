@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::push::{self, Fate, LocalPath, Options, Plan, Pushed};
 use crate::remote::{Remote, RemoteError, wait_after};
 use crate::spool::{Entry, Failed, Spool, SpoolError, roots};
+use futures::future::BoxFuture;
 use report::{Report, now_s};
 use snowcache_core::error::Error;
 use snowcache_nix::{StoreHash, StorePath};
@@ -44,7 +45,7 @@ const MAX_ATTEMPTS: u32 = 6;
 const FIRST_WAIT: u32 = 2;
 
 /// How the queue reaches its cache: anew for each batch, so that a token that was renewed is taken.
-pub type Connect = Box<dyn Fn() -> Result<Remote, Failure> + Send + Sync>;
+pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Remote, Failure>> + Send + Sync>;
 
 /// Why a batch has to wait.
 #[derive(Debug)]
@@ -236,10 +237,10 @@ impl Queue {
     async fn send(&mut self, batch: &[Entry]) -> Result<Failures, Trouble> {
         let roots: Vec<String> = batch.iter().map(|entry| entry.path.absolute()).collect();
         let paths = blocking(move || push::closure(&roots)).await?;
-        let remote = (self.connect)().map_err(|failure| {
+        let remote = (self.connect)().await.map_err(|failure| {
             Trouble::Passing(failure.sentence().unwrap_or_default().to_owned())
         })?;
-        let plan = Plan::make(&remote, paths).await;
+        let plan = Plan::make(&remote, paths, self.options).await;
         let plan = plan.map_err(|error: Error| Trouble::Passing(error.to_string()))?;
         let mut failures = Failures::default();
         if plan.missing.is_empty() {

@@ -17,8 +17,10 @@ mod about;
 mod admin;
 mod batch;
 mod body;
+mod caches;
 mod connect;
 mod decode;
+mod elsewhere;
 mod endpoint;
 mod error;
 mod http;
@@ -33,12 +35,15 @@ mod uploads;
 pub use about::{CacheInfo, Page};
 pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use batch::{Batch, HASHES_PER_REQUEST};
+pub use caches::{CacheChange, Holding, NamedCache, Where};
+pub use elsewhere::{Elsewhere, STALL};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
 pub use tokens::{GitHubError, NewToken, Token, TokenWish, github_identity};
 pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
 use self::http::{Ask, Http};
+use crate::rate::Rate;
 use ::http::HeaderValue;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -83,6 +88,27 @@ impl Remote {
             http: Http::new(endpoint, authorization),
             asks_by_head: Arc::default(),
         })
+    }
+
+    /// The same cache, of which no more comes a second than this budget allows.
+    #[must_use]
+    pub fn at_rate(mut self, rate: Rate) -> Remote {
+        self.http.rate = rate;
+        self
+    }
+
+    /// The same cache, of which nothing is asked twice: somebody else can be asked instead.
+    #[must_use]
+    pub fn impatient(mut self) -> Remote {
+        self.http.attempts = 1;
+        self
+    }
+
+    /// The same cache, which is left when it stalls and somebody else has what it was to give.
+    #[must_use]
+    pub fn or(mut self, elsewhere: Elsewhere) -> Remote {
+        self.http.elsewhere = Some(elsewhere);
+        self
     }
 
     /// Where it is.

@@ -3,35 +3,47 @@
 //!
 //! ```text
 //!   narinfo   learnt at once where a cache offers it, otherwise asked for in the order given
-//!   nar       from the cache whose narinfo it is
-//!   failed    that cache is not asked for this path again; one that is gone, for anything, for
-//!             [`REST`]
+//!   nar       from the cache whose narinfo it is, or from whoever answers first with the same
+//!   failed    that cache is not asked for this path again; one that is gone or silent, for
+//!             anything, for [`REST`], as long as there are others
 //! ```
 //!
 //! Guarantees: a narinfo that comes out of here is signed by a trusted key, or content-addressed
-//! (which whoever imports it checks). A cache that is gone costs its own timeout once, not once a
-//! path. Never: written to; two caches' bytes mixed in one NAR.
+//! (which whoever imports it checks). A cache that dies, refuses, or stalls at any moment is left
+//! within a second if another one has what it was to give (see `race`, and `Elsewhere` of
+//! [`crate::remote`]); one that is alone is waited for. Never: written to; two
+//! caches' bytes mixed in one NAR.
 
-use crate::remote::{Batch, HASHES_PER_REQUEST, Remote};
+mod nars;
+mod race;
+
+use crate::remote::{Batch, HASHES_PER_REQUEST, Remote, STALL};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use race::{Raced, race};
 use snowcache_core::cache::{Cache, NarStream, Narinfo};
-use snowcache_core::delta::{self, Pair};
+use snowcache_core::delta::Pair;
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::path_info::Claimed;
 use snowcache_core::swap::Swaps;
 use snowcache_nix::{PathInfo, PublicKey, StoreHash, StorePath, fingerprint};
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a cache that did not answer is left alone: nix-daemon does so for a minute; here a
 /// restart of the cache should be noticed within a prefetch.
 pub const REST: Duration = Duration::from_secs(10);
+
+/// Rounds of questions for one narinfo, when every cache that could be asked has failed.
+const MAX_ROUNDS: u32 = 4;
+/// Before the second round; twice as long before the next.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
 
 /// Why a path cannot be had.
 #[derive(Debug, Error)]
@@ -59,6 +71,9 @@ pub enum SourceError {
         /// Each cache with what it answered.
         tried: String,
     },
+    /// There is none, or none has it.
+    #[error("none of the caches has it any more")]
+    NoCache,
     /// A source is never written to.
     #[error("the caches of a prefetch are only read from")]
     ReadOnly,
@@ -94,6 +109,10 @@ pub struct Planned {
 impl Sources {
     /// These caches, in this order, and the keys of which one must have signed each path.
     pub fn new(caches: Vec<Remote>, trusted: Vec<PublicKey>) -> Sources {
+        let caches = match caches.len() {
+            0 | 1 => caches,
+            _ => caches.into_iter().map(Remote::impatient).collect(),
+        };
         Sources {
             caches,
             trusted,
@@ -118,28 +137,44 @@ impl Sources {
         self.state().vouching.iter().cloned().collect()
     }
 
-    /// Learns the narinfos of whole closures at once from the first cache, where it offers that.
-    /// What goes wrong with it goes wrong again, and is told, when a narinfo is asked for.
+    /// Learns the narinfos of whole closures at once from the first cache that offers that. What
+    /// goes wrong with it goes wrong again, and is told, when a narinfo is asked for.
     pub async fn learn(&self, roots: &[StoreHash]) {
-        let Some(first) = self.caches.first() else {
-            return;
-        };
-        let Ok(Some(url)) = first.batch_url().await else {
-            return;
-        };
         let mut seen: BTreeSet<StoreHash> = roots.iter().copied().collect();
         let mut open: Vec<StoreHash> = seen.iter().copied().collect();
-        while !open.is_empty() {
-            let rest = open.split_off(open.len().min(HASHES_PER_REQUEST));
-            let asked = std::mem::replace(&mut open, rest);
-            let Ok(Some(batch)) = first.batch(&url, &asked).await else {
-                return;
+        for cache in self.order() {
+            let url = self
+                .while_alive(cache, self.caches[cache].batch_url())
+                .await;
+            let Some(Ok(Some(url))) = url else {
+                // A cache that answers, and not so, is not passed over for one behind it.
+                match url {
+                    Some(Ok(None)) if cache == 0 => return,
+                    _ => continue,
+                }
             };
-            self.remember(batch, &mut seen, &mut open);
+            while !open.is_empty() {
+                let asked = open[..open.len().min(HASHES_PER_REQUEST)].to_vec();
+                let answer = self.caches[cache].batch(&url, &asked);
+                let Some(Ok(Some(batch))) = self.while_alive(cache, answer).await else {
+                    break;
+                };
+                open.drain(..asked.len());
+                self.remember(cache, batch, &mut seen, &mut open);
+            }
+            if open.is_empty() {
+                return;
+            }
         }
     }
 
-    fn remember(&self, batch: Batch, seen: &mut BTreeSet<StoreHash>, open: &mut Vec<StoreHash>) {
+    fn remember(
+        &self,
+        cache: usize,
+        batch: Batch,
+        seen: &mut BTreeSet<StoreHash>,
+        open: &mut Vec<StoreHash>,
+    ) {
         let references = batch
             .narinfos
             .iter()
@@ -150,7 +185,31 @@ impl Sources {
         for narinfo in batch.narinfos {
             if self.problem(&narinfo.info).is_none() {
                 let hash = narinfo.info.store_path.hash();
-                self.state().known.insert(hash, (0, narinfo));
+                self.state().known.insert(hash, (cache, narinfo));
+            }
+        }
+    }
+
+    /// What a cache takes long to say: nothing when it turns out not to answer anything any more,
+    /// and there are others. Such a cache rests.
+    async fn while_alive<T>(&self, cache: usize, work: impl Future<Output = T>) -> Option<T> {
+        if self.caches.len() < 2 {
+            return Some(work.await);
+        }
+        let mut work = pin!(work);
+        loop {
+            let dead = async {
+                sleep(STALL).await;
+                let asked = timeout(STALL, self.caches[cache].cache_info()).await;
+                !matches!(asked, Ok(Ok(_)))
+            };
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                dead = dead => if dead {
+                    self.let_rest(cache);
+                    return None;
+                }
             }
         }
     }
@@ -189,43 +248,79 @@ impl Sources {
         }
     }
 
+    /// Whether a cache that does not rest could be asked for this path at once.
+    pub fn has_another(&self, path: &StorePath) -> bool {
+        let usable = self.usable(path.hash());
+        usable.into_iter().any(|cache| !self.rests(cache))
+    }
+
     /// In the order given, those that rest last.
     fn order(&self) -> Vec<usize> {
-        let (state, now) = (self.state(), Instant::now());
-        let rests = |cache: &usize| state.resting.get(cache).is_some_and(|until| *until > now);
         let mut order: Vec<usize> = (0..self.caches.len()).collect();
-        order.sort_by_key(rests);
+        order.sort_by_key(|cache| self.rests(*cache));
         order
+    }
+
+    /// The same, without those that could not give this path before.
+    fn usable(&self, hash: StoreHash) -> Vec<usize> {
+        let order = self.order();
+        let state = self.state();
+        let usable = |cache: &usize| !state.refused.contains_key(&(hash, *cache));
+        order.into_iter().filter(usable).collect()
+    }
+
+    fn let_rest(&self, cache: usize) {
+        self.state().resting.insert(cache, Instant::now() + REST);
+    }
+
+    /// Lets those rest that did not answer; the error that says most, if there is one.
+    fn note<T>(&self, raced: &mut Raced<T>) -> Option<Error> {
+        let mut failed = std::mem::take(&mut raced.failed);
+        let gone = |error: &Error| error.kind() == Kind::Unavailable;
+        let away = failed.iter().filter(|(_, error)| gone(error));
+        let away = away.map(|(cache, _)| *cache);
+        for cache in away.chain(std::mem::take(&mut raced.silent)) {
+            self.let_rest(cache);
+        }
+        failed.sort_by_key(|(_, error)| gone(error));
+        failed.into_iter().next().map(|(_, error)| error)
     }
 
     async fn find(&self, hash: StoreHash) -> Result<Option<Narinfo>, Error> {
         if let Some((_, narinfo)) = self.state().known.get(&hash) {
             return Ok(Some(narinfo.clone()));
         }
-        let mut failure = None;
-        for cache in self.order() {
-            if self.state().refused.contains_key(&(hash, cache)) {
-                continue;
+        let mut wait = FIRST_WAIT;
+        for round in 1.. {
+            let order = self.usable(hash);
+            let mut raced = race(&order, |cache| self.ask_narinfo(cache, hash).boxed()).await;
+            let failure = self.note(&mut raced);
+            if let Some((cache, narinfo)) = raced.won {
+                self.state().known.insert(hash, (cache, narinfo.clone()));
+                return Ok(Some(narinfo));
             }
-            match self.caches[cache].narinfo(hash).await {
-                Ok(None) => {}
-                Ok(Some(narinfo)) => match self.check(cache, &narinfo) {
-                    Ok(()) => {
-                        let found = (cache, narinfo.clone());
-                        self.state().known.insert(hash, found);
-                        return Ok(Some(narinfo));
-                    }
-                    Err(error) => failure = Some(error),
-                },
-                Err(error) => {
-                    if error.kind() == Kind::Unavailable {
-                        self.state().resting.insert(cache, Instant::now() + REST);
-                    }
-                    failure = failure.or(Some(error));
+            match failure {
+                // One cache alone has been asked several times already.
+                Some(error)
+                    if error.kind() == Kind::Unavailable
+                        && self.caches.len() > 1
+                        && round < MAX_ROUNDS =>
+                {
+                    sleep(wait).await;
+                    wait *= 2;
                 }
+                failure => return failure.map_or(Ok(None), Err),
             }
         }
-        failure.map_or(Ok(None), Err)
+        Ok(None)
+    }
+
+    async fn ask_narinfo(&self, cache: usize, hash: StoreHash) -> Result<Option<Narinfo>, Error> {
+        let found = self.caches[cache].narinfo(hash).await?;
+        if let Some(narinfo) = &found {
+            self.check(cache, narinfo)?;
+        }
+        Ok(found)
     }
 
     fn check(&self, cache: usize, narinfo: &Narinfo) -> Result<(), Error> {
@@ -268,62 +363,25 @@ impl Sources {
         })
     }
 
-    /// How each of these is made, each by the cache that it would be fetched from. A cache that
-    /// does not say is one to fetch whole NARs from.
-    pub async fn plan(&self, pairs: &[Pair]) -> Vec<Planned> {
-        let mut planned = Vec::new();
-        for (number, cache) in self.caches.iter().enumerate() {
-            let origin = |pair: &&Pair| {
-                let state = self.state();
-                let known = state.known.get(&pair.wanted);
-                known.is_some_and(|(origin, _)| *origin == number)
-            };
-            let pairs: Vec<Pair> = pairs.iter().filter(origin).copied().collect();
-            for pairs in pairs.chunks(delta::MAX_PAIRS) {
-                let Ok(Some(deltas)) = cache.plan(pairs).await else {
-                    break;
-                };
-                let deltas = pairs.iter().zip(deltas);
-                planned.push(Planned {
-                    swaps: delta::swaps(pairs),
-                    deltas: deltas.filter_map(|(pair, it)| Some((*pair, it?))).collect(),
-                });
-            }
-        }
-        planned
+    fn origin_of(&self, hash: StoreHash) -> usize {
+        let state = self.state();
+        state.known.get(&hash).map_or(0, |(origin, _)| *origin)
     }
 
-    /// The NAR bytes in these ranges of what `narinfo` names, from the cache whose it is.
-    ///
-    /// # Errors
-    /// When that cannot be asked, or does not have them.
-    pub async fn frames(
-        &self,
-        narinfo: &Narinfo,
-        ranges: &[(u64, u64)],
-    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        self.whose(narinfo)?.frames(narinfo, ranges).await
-    }
-
-    async fn open(&self, narinfo: &Narinfo) -> Result<NarStream, Error> {
-        self.whose(narinfo)?.nar(narinfo).await
-    }
-
-    fn whose(&self, narinfo: &Narinfo) -> Result<&Remote, Error> {
-        let hash = narinfo.info.store_path.hash();
-        let origin = self
-            .state()
-            .known
-            .get(&hash)
-            .map_or(0, |(origin, _)| *origin);
-        let cache = self.caches.get(origin);
-        cache.ok_or_else(|| Error::new(Kind::Missing, Blame::Client, SourceError::ReadOnly))
+    fn rests(&self, cache: usize) -> bool {
+        let until = self.state().resting.get(&cache).copied();
+        until.is_some_and(|until| until > Instant::now())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Maps whose holder panicked are whole: every change is one insert or remove.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Without caches nothing can be had.
+fn no_cache() -> Error {
+    Error::new(Kind::Missing, Blame::Client, SourceError::NoCache)
 }
 
 impl Cache for Sources {

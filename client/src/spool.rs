@@ -123,8 +123,9 @@ impl Spool {
     pub fn add(&self, paths: &[StorePath]) -> Result<Vec<PathBuf>, SpoolError> {
         let (queued, reasons) = (self.queued(), self.reasons());
         for folder in [&queued, &reasons] {
-            fs::create_dir_all(folder).map_err(at(folder))?;
+            create_durably(folder)?;
         }
+        let mut had_failed = false;
         let links = exclusively(&self.folder, || {
             let links = paths.iter().map(|path| {
                 let link = self.link_of(path);
@@ -132,12 +133,15 @@ impl Spool {
                 remove(&fresh)?;
                 symlink(path.absolute(), &fresh).map_err(at(&fresh))?;
                 fs::rename(&fresh, &link).map_err(at(&link))?;
-                remove(&reasons.join(path.to_string()))?;
+                had_failed |= remove(&reasons.join(path.to_string()))?;
                 Ok(link)
             });
             links.collect::<Result<Vec<PathBuf>, SpoolError>>()
         })?;
         let unrooted = roots::hold_directly(&links);
+        if had_failed {
+            sync(&reasons)?; // or the power brings back that it has failed
+        }
         sync(&queued)?;
         Ok(unrooted)
     }
@@ -216,7 +220,7 @@ impl Spool {
             replace(&file, &serde_json::to_vec(failed).unwrap_or_default())?;
             match failed.held {
                 true => Ok(()),
-                false => remove(&self.link_of(&entry.path)),
+                false => remove(&self.link_of(&entry.path)).map(drop),
             }
         })
     }
@@ -296,10 +300,25 @@ pub fn replace(file: &Path, bytes: &[u8]) -> Result<(), SpoolError> {
     written.map_err(at(file))
 }
 
-fn remove(file: &Path) -> Result<(), SpoolError> {
+/// Whether it was there.
+fn remove(file: &Path) -> Result<bool, SpoolError> {
     match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(file)(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(at(file)(error)),
+    }
+}
+
+/// Makes a folder, and those above it, so that the power does not take what will be in it.
+fn create_durably(folder: &Path) -> Result<(), SpoolError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().unwrap_or(Path::new("/"));
+    create_durably(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(at(folder)(error)),
+        _ => sync(above),
     }
 }
 

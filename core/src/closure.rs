@@ -16,6 +16,7 @@ mod order;
 
 use crate::cache::{Cache, Narinfo};
 use crate::error::{Blame, Error, Kind};
+use crate::upstream;
 use futures::{StreamExt, TryStreamExt, stream};
 use snowcache_nix::{StoreHash, StorePath};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,8 @@ pub struct Absent {
     pub hash: StoreHash,
     /// The whole path, and a path that refers to it; `None` for a root.
     pub needed: Option<Needed>,
+    /// The key of the upstream that has it, if the cache says so of what refers to it.
+    pub upstream: Option<String>,
 }
 
 /// A reference: who names what.
@@ -68,9 +71,9 @@ pub struct Needed {
 }
 
 impl Closure {
-    /// Whether everything is there.
+    /// Whether everything is there, but for what an upstream has.
     pub fn is_complete(&self) -> bool {
-        self.absent.is_empty()
+        self.absent.iter().all(|absent| absent.upstream.is_some())
     }
 
     /// The sum of the NAR sizes of the paths that are there.
@@ -108,7 +111,11 @@ pub async fn walk(
     let mut level: Vec<Absent> = Vec::new();
     for &hash in roots {
         if seen.insert(hash) {
-            level.push(Absent { hash, needed: None });
+            level.push(Absent {
+                hash,
+                needed: None,
+                upstream: None,
+            });
         }
     }
     let roots: Vec<StoreHash> = level.iter().map(|root| root.hash).collect();
@@ -125,6 +132,7 @@ pub async fn walk(
                 continue;
             };
             check_name(&wanted, &narinfo)?;
+            let elsewhere = upstream::noted(&narinfo.info);
             for reference in &narinfo.info.references {
                 if seen.insert(reference.hash()) {
                     let by = narinfo.info.store_path.clone();
@@ -132,9 +140,11 @@ pub async fn walk(
                         path: reference.clone(),
                         by,
                     });
+                    let upstream = elsewhere.get(reference.to_string().as_str());
                     level.push(Absent {
                         hash: reference.hash(),
                         needed,
+                        upstream: upstream.map(|key| (*key).to_owned()),
                     });
                 }
             }

@@ -8,7 +8,9 @@
 //!   token, cut, recipe   a NAR as pieces that rebuilds share, and the ops that put it together
 //! again
 //!   frame, upload        frames made elsewhere, and the stream in which they come
+//!   upstream             references that another cache has and vouches for
 //!   delta, swap          a NAR told by an older one, and tokens put in the place of others
+//!   exposition, nearest  metrics as text, and what a misspelt word was meant to be
 //! ```
 //!
 //! Guarantees: pure. The same input gives the same output, on any machine, at any time.
@@ -21,11 +23,14 @@ pub mod contract;
 pub mod cut;
 pub mod delta;
 pub mod error;
+pub mod exposition;
 pub mod failover;
 pub mod frame;
+pub mod nearest;
 pub mod path_info;
 pub mod recipe;
 pub mod replicate;
 pub mod swap;
 pub mod token;
 pub mod upload;
+pub mod upstream;

@@ -7,6 +7,7 @@
 pub mod subject;
 pub mod tokens;
 
+use crate::caches::title;
 use crate::clock::now_unix_s;
 use crate::first_start::Identity;
 use crate::http::errors::Refusal;
@@ -14,7 +15,7 @@ use crate::listen::Peer;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use subject::{Scope, Subject};
+use subject::{Place, Scope, Subject};
 use subtle::ConstantTimeEq;
 use tokens::{Dead, Tokens};
 
@@ -38,21 +39,23 @@ impl Gate {
         }
     }
 
-    /// Who asks, if they may do what takes `scope`.
+    /// Who asks, if they may do what takes `scope`, there.
     ///
     /// # Errors
-    /// 403 for plain TCP from another machine and for a token without the scope, 401 for no token
-    /// or one that is not good.
+    /// 403 for plain TCP from another machine and for a token without the scope or for another
+    /// cache, 401 for no token or one that is not good.
     pub fn admit(
         &self,
         peer: &Peer,
         headers: &HeaderMap,
         scope: Scope,
+        place: Place<'_>,
     ) -> Result<Subject, Refusal> {
         self.admit_secret(peer)?;
         match self.bearer(headers) {
-            Some(Ok(subject)) if subject.scopes().allow(scope) => Ok(subject),
-            Some(Ok(subject)) => Err(too_little(&subject, scope)),
+            Some(Ok(subject)) if !subject.scopes().allow(scope) => Err(too_little(&subject, scope)),
+            Some(Ok(subject)) if !subject.within().has(place) => Err(elsewhere(&subject, place)),
+            Some(Ok(subject)) => Ok(subject),
             Some(Err(dead)) => Err(challenged(dead.to_string())),
             None => Err(unauthorized(headers, scope)),
         }
@@ -74,10 +77,12 @@ impl Gate {
         }
     }
 
-    /// Whether the request bears a token that lets it push.
-    pub fn knows(&self, headers: &HeaderMap) -> bool {
-        let bearer = self.bearer(headers);
-        matches!(bearer, Some(Ok(subject)) if subject.scopes().allow(Scope::Push))
+    /// Whether the request bears a token that lets it push there.
+    pub fn knows(&self, headers: &HeaderMap, place: Place<'_>) -> bool {
+        match self.bearer(headers) {
+            Some(Ok(subject)) => subject.scopes().allow(Scope::Push) && subject.within().has(place),
+            _ => false,
+        }
     }
 
     /// Nothing where there is no token, or one that was never this server's.
@@ -109,6 +114,28 @@ fn presented_token(headers: &HeaderMap) -> Option<Vec<u8>> {
         return Some(pair[colon + 1..].to_vec());
     }
     None
+}
+
+/// 403: a good token that is for another cache.
+fn elsewhere(subject: &Subject, place: Place<'_>) -> Refusal {
+    let (asked, instead) = match place {
+        Place::Cache(cache) => (
+            format!("the cache {}", title(cache)),
+            format!("snowcache token create --for-cache {}", title(cache)),
+        ),
+        Place::Server => (
+            "all caches".to_owned(),
+            "the one in admin.token, or snowcache token create --scope admin".to_owned(),
+        ),
+    };
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        format!(
+            "the token of {} is for {}, this is about {asked}: use one that is for it ({instead})",
+            subject.as_str(),
+            subject.within(),
+        ),
+    )
 }
 
 /// 403: a good token that is for something else.
@@ -166,13 +193,14 @@ fn challenged(sentence: impl Into<String>) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use snowcache_depot::CacheName;
 
-    struct Place {
+    struct Opened {
         gate: Gate,
         _data: tempfile::TempDir,
     }
 
-    impl std::ops::Deref for Place {
+    impl std::ops::Deref for Opened {
         type Target = Gate;
 
         fn deref(&self) -> &Gate {
@@ -180,7 +208,7 @@ mod tests {
         }
     }
 
-    fn gate(allow_plaintext_writes: bool) -> Place {
+    fn gate(allow_plaintext_writes: bool) -> Opened {
         let identity = Identity {
             keys: Vec::new(),
             push_token: "push-token-of-this-test".to_owned(),
@@ -188,7 +216,7 @@ mod tests {
         };
         let data = tempfile::tempdir().expect("a folder");
         let tokens = Tokens::open(data.path(), now_unix_s()).expect("opens");
-        Place {
+        Opened {
             gate: Gate::new(&identity, tokens, allow_plaintext_writes),
             _data: data,
         }
@@ -203,6 +231,8 @@ mod tests {
         with(&format!("Basic {}", STANDARD.encode(pair)))
     }
 
+    const PLACE: Place<'static> = Place::Server;
+
     fn from(address: &str) -> Peer {
         Peer::Tcp(address.parse().expect("an address"))
     }
@@ -210,7 +240,9 @@ mod tests {
     #[test]
     fn either_token_opens_as_bearer_or_as_password() {
         let (gate, peer) = (gate(false), from("127.0.0.1:5000"));
-        let admitted = |headers| gate.admit(&peer, &headers, Scope::Push).ok();
+        let cache = CacheName::default_cache();
+        let place = Place::Cache(&cache);
+        let admitted = |headers| gate.admit(&peer, &headers, Scope::Push, place).ok();
         assert_eq!(
             admitted(with("Bearer push-token-of-this-test")),
             Some(Subject::push())
@@ -246,7 +278,7 @@ mod tests {
     fn what_removes_something_is_the_admin_s_alone() {
         let (gate, peer) = (gate(false), from("127.0.0.1:5000"));
         let refusal = |headers| {
-            gate.admit(&peer, &headers, Scope::Admin)
+            gate.admit(&peer, &headers, Scope::Admin, PLACE)
                 .expect_err("refused")
         };
         let push = refusal(with("Bearer push-token-of-this-test"));
@@ -258,19 +290,38 @@ mod tests {
         }
         let admin = with("Bearer admin-token-of-this-test");
         assert_eq!(
-            gate.admit(&peer, &admin, Scope::Admin).ok(),
+            gate.admit(&peer, &admin, Scope::Admin, PLACE).ok(),
             Some(Subject::admin())
         );
         assert!(
-            gate.admit(&from("192.0.2.7:1"), &admin, Scope::Admin)
+            gate.admit(&from("192.0.2.7:1"), &admin, Scope::Admin, PLACE)
                 .is_err()
+        );
+    }
+
+    #[test]
+    fn a_token_of_one_cache_is_told_so_at_another() {
+        let (gate, peer) = (gate(false), from("127.0.0.1:5000"));
+        let cache: CacheName = "team-a--65000000".parse().expect("a name");
+        let headers = with("Bearer push-token-of-this-test");
+        let refused = gate.admit(&peer, &headers, Scope::Push, Place::Cache(&cache));
+        let refused = refused.expect_err("of the cache at /");
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        for word in ["default", "team-a:", "--for-cache team-a)"] {
+            assert!(refused.sentence().contains(word), "{}", refused.sentence());
+        }
+        assert!(!gate.knows(&headers, Place::Cache(&cache)));
+        let admin = with("Bearer admin-token-of-this-test");
+        assert!(
+            gate.admit(&peer, &admin, Scope::Push, Place::Cache(&cache))
+                .is_ok()
         );
     }
 
     #[test]
     fn a_refusal_says_where_the_token_is() {
         let refusal = gate(false)
-            .admit(&from("[::1]:1"), &HeaderMap::new(), Scope::Push)
+            .admit(&from("[::1]:1"), &HeaderMap::new(), Scope::Push, PLACE)
             .expect_err("no token");
         assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED);
         assert!(
@@ -283,6 +334,8 @@ mod tests {
     #[test]
     fn plain_tcp_from_elsewhere_is_refused_unless_allowed() {
         let headers = with("Bearer push-token-of-this-test");
+        let cache = CacheName::default_cache();
+        let place = Place::Cache(&cache);
         for (address, local) in [
             ("127.0.0.1:1", true),
             ("127.8.9.1:1", true),
@@ -291,21 +344,23 @@ mod tests {
             ("192.0.2.7:1", false),
             ("[2001:db8::1]:1", false),
         ] {
-            let admitted = gate(false).admit(&from(address), &headers, Scope::Push);
+            let admitted = gate(false).admit(&from(address), &headers, Scope::Push, place);
             assert_eq!(admitted.is_ok(), local, "{address}");
             if let Err(refusal) = admitted {
                 assert_eq!(refusal.status(), StatusCode::FORBIDDEN);
             }
             assert!(
                 gate(true)
-                    .admit(&from(address), &headers, Scope::Push)
+                    .admit(&from(address), &headers, Scope::Push, place)
                     .is_ok(),
                 "{address}"
             );
         }
         for private in [Peer::Unix, Peer::Tls(([192, 0, 2, 7], 1).into())] {
             assert!(
-                gate(false).admit(&private, &headers, Scope::Push).is_ok(),
+                gate(false)
+                    .admit(&private, &headers, Scope::Push, place)
+                    .is_ok(),
                 "{private:?}"
             );
         }

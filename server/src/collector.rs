@@ -9,12 +9,13 @@
 //! goes away, and waits for a slow one no longer than [`PATIENCE`] in all. Never: two for want
 //! of room within a minute.
 
+use crate::caches::Caches;
 use crate::http::errors::Refusal;
 use crate::metrics::Exposition;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
-use snowcache_depot::{Collected, Depot, ErrorKind, Finding, Policy};
+use snowcache_depot::{CacheName, Collected, Depot, ErrorKind, Finding, Policy};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
@@ -45,7 +46,10 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// Runs collections.
 pub struct Collector {
     depot: Depot,
+    /// Of the cache at `/`.
     policy: Policy,
+    /// They say what stays of them.
+    caches: Arc<Caches>,
     interval: Option<Duration>,
     /// When the one under way began.
     running: Mutex<Option<Instant>>,
@@ -76,10 +80,16 @@ impl Drop for Turn {
 
 impl Collector {
     /// Collects from `depot`, by itself every `interval` and up to a tenth more.
-    pub fn new(depot: Depot, policy: Policy, interval: Option<Duration>) -> Arc<Collector> {
+    pub fn new(
+        depot: Depot,
+        policy: Policy,
+        caches: Arc<Caches>,
+        interval: Option<Duration>,
+    ) -> Arc<Collector> {
         Arc::new(Collector {
             depot,
             policy,
+            caches,
             interval,
             running: Mutex::new(None),
             wanted: Notify::new(),
@@ -243,11 +253,20 @@ impl Collector {
         Ok(Turn(self.clone()))
     }
 
+    /// Of deleted caches nothing may be left now.
+    fn forget_gone(&self) {
+        let is_gone = |cache: &CacheName| Ok::<_, Refusal>(self.depot.is_gone(cache)?);
+        if let Err(refusal) = self.caches.forget_gone(is_gone) {
+            tracing::warn!(%refusal, "deleted caches are looked at again by the next collection");
+        }
+    }
+
     /// Collects; returns the line to end with.
     fn collect(&self, dry_run: bool, mut teller: Teller) -> (Value, Teller) {
         let began = Instant::now();
         tracing::info!(dry_run, "a collection begins");
-        let collected = self.depot.collect(&self.policy, dry_run, &mut |finding| {
+        let policy = self.caches.policy(&self.policy);
+        let collected = self.depot.collect(&policy, dry_run, &mut |finding| {
             if !dry_run {
                 log(&finding);
             }
@@ -259,6 +278,7 @@ impl Collector {
                 tracing::info!(dry_run, paths, freed_bytes, "a collection has ended");
                 if !dry_run {
                     self.totals().add(&collected, began.elapsed());
+                    self.forget_gone();
                 }
                 (teller.summary(&collected), teller)
             }

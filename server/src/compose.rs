@@ -8,15 +8,18 @@
 use crate::auth::Gate;
 use crate::auth::tokens::{Tokens, TokensError};
 use crate::banner::{banner, public_url};
+use crate::caches::{Caches, CachesError};
 use crate::clock::now_unix_s;
 use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
 use crate::first_start::{FirstStartError, Identity};
+use crate::http::doors::Doors;
 use crate::http::front::Front;
 use crate::http::kept_nars::KeptNars;
 use crate::http::narinfos::Narinfos;
 use crate::http::sending::Windows;
-use crate::http::{App, Shared, router};
+use crate::http::uploads::UnderWay;
+use crate::http::{App, Engine, Shared, router};
 use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
 use crate::lock::{DataLock, LockError};
@@ -27,7 +30,8 @@ use crate::workers::Workers;
 use crate::{reload, systemd};
 use futures::FutureExt;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use snowcache_depot::{CacheName, Depot, Options};
+use snowcache_core::upstream;
+use snowcache_depot::{Depot, Options};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -61,6 +65,9 @@ pub enum StartError {
     /// Tokens that were made.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// The named caches.
+    #[error(transparent)]
+    Caches(#[from] CachesError),
     /// The depot.
     #[error("the depot in {dir} cannot be opened")]
     Depot {
@@ -117,6 +124,7 @@ impl Server {
         let identity = Identity::in_folder(&config.data, &config.cache.key_name)?;
         let issuers = Issuers::open(&config.auth.issuers_file)?;
         let tokens = Tokens::open(&config.data, now_unix_s())?;
+        let caches = Arc::new(Caches::open(&config.data)?);
         let gate = Gate::new(&identity, tokens, config.auth.allow_plaintext_writes);
         let certificates = match config.tls.is_on() {
             true => Some(Certificates::load(&config.tls)?),
@@ -137,15 +145,10 @@ impl Server {
         let to_a_person = std::io::stdout().is_terminal();
         let banner = banner(&config, &bound, &identity, to_a_person);
         let public_url = public_url(&config, bound[0]);
-        let app = app(
-            config,
-            depot,
-            (gate, issuers, identity),
-            certificates,
-            public_url,
-        );
+        let who = (gate, issuers, caches);
+        let engine = engine(config, depot, who, certificates, public_url);
         Ok(Server {
-            app: Arc::new(app),
+            app: Arc::new(App::at_root(Arc::new(engine), identity.keys)),
             listeners,
             metrics_listeners,
             hangups,
@@ -183,9 +186,11 @@ impl Server {
     ) {
         let (app, hurry) = (self.app, hurry.shared());
         let service = |router| Service::new(router, &app.config.http, &app.metrics);
-        let serving = service(router::router(app.clone())).behind(Front::new(app.clone()));
+        let (front, doors) = (Front::new(app.clone()), Doors::new(app.clone()));
+        let serving = service(router::router(app.clone())).behind(front, doors);
         let serving = serving.on(self.listeners);
         let operators = service(router::of_operators(app.clone())).on(self.metrics_listeners);
+        count(&app);
         let background = background(&app, self.hangups);
         systemd::ready();
         stop.await;
@@ -209,27 +214,33 @@ impl Server {
     }
 }
 
-fn app(
+fn engine(
     config: Config,
     depot: Depot,
-    (gate, issuers, identity): (Gate, Issuers, Identity),
+    (gate, issuers, caches): (Gate, Issuers, Arc<Caches>),
     certificates: Option<Arc<Certificates>>,
     public_url: String,
-) -> App {
+) -> Engine {
     let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
-    App {
+    Engine {
         scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
-        recompressor: Recompressor::new(depot.clone(), config.recompression.clone()),
-        collector: Collector::new(depot.clone(), policy, interval),
+        recompressor: Recompressor::new(
+            depot.clone(),
+            caches.clone(),
+            config.recompression.clone(),
+        ),
+        collector: Collector::new(depot.clone(), policy, caches.clone(), interval),
         depot,
-        cache: CacheName::default_cache(),
+        caches,
         gate,
         issuers,
-        keys: identity.keys,
+        // Looked at when the configuration was.
+        upstreams: upstream::keys(&config.cache.upstream_keys).unwrap_or_default(),
         public_url,
         reads: Workers::new(config.reads.max_at_once),
         windows: Windows::default(),
         uploads: Workers::new(config.uploads.max_at_once),
+        under_way: UnderWay::default(),
         commits: Workers::new(COMMITS_AT_ONCE),
         metrics: Arc::default(),
         certificates,
@@ -241,17 +252,27 @@ fn app(
     }
 }
 
+/// Has what the named caches hold counted, from now on.
+fn count(app: &Shared) {
+    for named in app.caches.list() {
+        let quota_bytes = named.settings.quota_bytes;
+        app.depot.watch_holding(&named.cache, quota_bytes);
+    }
+    let depot = app.depot.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = depot.count_holdings() {
+            tracing::error!(%error, "quotas are not kept until the next start or change of one");
+        }
+    });
+}
+
 /// What runs beside serving, until it is aborted. A cache that is read-only notes what is asked
 /// for, and leaves the rest.
 fn background(app: &Shared, hangups: Signal) -> Vec<JoinHandle<()>> {
     let mut tasks = vec![
         tokio::spawn(app.collector.clone().note()),
         tokio::spawn(systemd::keep_watch(app.depot.clone())),
-        tokio::spawn(reload::keep_up(
-            app.certificates.clone(),
-            app.config.tls.clone(),
-            hangups,
-        )),
+        tokio::spawn(reload::keep_up(app.clone(), hangups)),
     ];
     if !app.config.read_only {
         tasks.push(tokio::spawn(app.scrubber.clone().by_itself()));

@@ -21,6 +21,7 @@ pub use service::{Http, Log, Metrics, Tls};
 pub use storage::{Depot, Recompression, Retention, Scrub};
 
 use serde::{Deserialize, Serialize};
+use snowcache_core::upstream::NIXOS_KEY;
 use std::path::PathBuf;
 
 /// Everything that can be configured. Units are the last word of a key.
@@ -75,6 +76,9 @@ pub struct Cache {
     pub public: bool,
     /// The name of the key made at the first start; empty: `<hostname>-snowcache-1`.
     pub key_name: String,
+    /// Public keys of caches that readers ask besides, separated by spaces: what one of them signed
+    /// need not be here for what refers to it to be taken. Empty: closures are pushed whole.
+    pub upstream_keys: String,
 }
 
 /// `[auth]`
@@ -117,6 +121,7 @@ impl Default for Cache {
             want_mass_query: true,
             public: true,
             key_name: String::new(),
+            upstream_keys: NIXOS_KEY.to_owned(),
         }
     }
 }

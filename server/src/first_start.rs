@@ -11,7 +11,7 @@
 //! next one; each file is whole or absent, even after a power cut. Never: a secret in a log line or
 //! an error.
 
-use crate::files::{PUBLIC, SECRET, read_if_there, write_durably};
+use crate::files::{PUBLIC, SECRET, read_if_there, sync_parent, write_durably};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use snowcache_nix::key::SecretKey;
@@ -82,36 +82,47 @@ impl Identity {
     /// # Errors
     /// [`FirstStartError`], naming the file.
     pub fn in_folder(data: &Path, key_name: &str) -> Result<Identity, FirstStartError> {
-        let keys = data.join("keys");
-        fs::create_dir_all(&keys).map_err(|source| FirstStartError::File {
-            path: keys.clone(),
-            source,
-        })?;
-        let mut found = secret_keys(&keys)?;
-        if found.is_empty() {
-            found.push(new_key(&keys, &name_or_default(key_name)?)?);
-        }
-        for key in &found {
-            ensure_public_half(&keys, key)?;
-        }
+        let name = match key_name {
+            "" => format!("{}-snowcache-1", hostname()),
+            name => name.to_owned(),
+        };
         Ok(Identity {
-            keys: found,
+            keys: signing_keys(&data.join("keys"), &name)?,
             push_token: token(&data.join("push.token"))?,
             admin_token: token(&data.join("admin.token"))?,
         })
     }
 }
 
-fn name_or_default(key_name: &str) -> Result<String, FirstStartError> {
-    let name = match key_name {
-        "" => format!("{}-snowcache-1", hostname()),
-        name => name.to_owned(),
+/// Finds the keys in the folder `keys`, or makes one of this name.
+///
+/// # Errors
+/// [`FirstStartError`], naming the file.
+pub fn signing_keys(keys: &Path, name: &str) -> Result<Vec<SecretKey>, FirstStartError> {
+    let file = |source| FirstStartError::File {
+        path: keys.to_owned(),
+        source,
     };
-    let bad = |c: char| c == ':' || c == '/' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.contains(bad) {
-        return Err(FirstStartError::KeyName { name });
+    fs::create_dir_all(keys).map_err(file)?;
+    sync_parent(keys).map_err(file)?;
+    let mut found = secret_keys(keys)?;
+    if found.is_empty() {
+        found.push(new_key(keys, checked(name)?)?);
     }
-    Ok(name)
+    for key in &found {
+        ensure_public_half(keys, key)?;
+    }
+    Ok(found)
+}
+
+fn checked(name: &str) -> Result<&str, FirstStartError> {
+    let bad = |c: char| c == ':' || c == '/' || c.is_whitespace() || c.is_control();
+    match name.is_empty() || name.contains(bad) {
+        true => Err(FirstStartError::KeyName {
+            name: name.to_owned(),
+        }),
+        false => Ok(name),
+    }
 }
 
 /// The machine's name as it says it, without what could not stand in a key's or a URL's host.

@@ -3,6 +3,7 @@
 //! ```text
 //!   main --> compose --+-- config, first_start, lock, observe, banner   what a start needs
 //!                      +-- auth, workers                                who may, how much at once
+//!                      +-- caches                                       which there are beside /
 //!                      +-- metrics, systemd, reload                     what operators see and do
 //!                      '-- listen --> http --> snowcache_depot          what is asked and answered
 //! ```
@@ -13,6 +14,7 @@
 pub mod auth;
 pub mod background;
 pub mod banner;
+pub mod caches;
 pub mod clock;
 pub mod collector;
 pub mod commands;

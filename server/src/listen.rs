@@ -10,6 +10,7 @@
 //! in between.
 
 mod io;
+pub mod line;
 pub mod outlet;
 mod patience;
 mod sender;
@@ -24,6 +25,7 @@ pub use signals::{reload_signal, stop_signals};
 pub use socket::{BindError, Binding, Listener, Passed};
 
 use crate::config::Http;
+use crate::http::doors::Doors;
 use crate::http::front::Front;
 use crate::metrics::Metrics;
 use axum::Router;
@@ -35,6 +37,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use io::WriteTimeout;
+use line::Line;
 use outlet::Outlet;
 use patience::Patience;
 use sender::{Sender, Width};
@@ -105,6 +108,8 @@ pub struct Service {
     router: Router,
     /// What it answers needs no router.
     front: Option<Front>,
+    /// To the named caches.
+    doors: Option<Arc<Doors>>,
     /// Connections served at once, of all sockets together.
     places: Arc<Semaphore>,
     /// For those that the kernel may take more of.
@@ -145,6 +150,7 @@ impl Service {
         Service {
             router,
             front: None,
+            doors: None,
             places: Arc::new(Semaphore::new(http.max_connections)),
             wide: Arc::new(Semaphore::new(WIDE_PLACES)),
             http: http.clone(),
@@ -152,10 +158,13 @@ impl Service {
         }
     }
 
-    /// Has `front` asked before the router.
-    pub fn behind(self, front: Front) -> Service {
-        let front = Some(front);
-        Service { front, ..self }
+    /// Has `front` asked before the router, and what is for a named cache by its own of `doors`.
+    pub fn behind(self, front: Front, doors: Doors) -> Service {
+        Service {
+            front: Some(front),
+            doors: Some(Arc::new(doors)),
+            ..self
+        }
     }
 
     /// Begins to accept on all of `listeners`.
@@ -225,18 +234,24 @@ impl Service {
     where
         S: Transport + Send + 'static,
     {
-        let outlet = Outlet::default();
+        let (outlet, line) = (Outlet::default(), Line::default());
         let stream = WriteTimeout::new(stream, self.http.write_timeout());
         let stream = Sender::new(stream, outlet.clone(), Width::new(self.wide.clone()));
+        let stream = stream.on(line.clone());
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
+            let door = self.doors.as_ref().and_then(|it| it.of(&mut request));
             let meter = self.metrics.meter(request.method(), request.uri().path());
-            let front = self.front.as_ref();
+            let (front, router) = match &door {
+                Some(door) => (Some(&door.front), &door.router),
+                None => (self.front.as_ref(), &self.router),
+            };
             let answer = match front.and_then(|front| front.answer(&peer, &mut request)) {
                 Some(answer) => Either::Left(ready(Ok(answer))),
                 None => {
                     request.extensions_mut().insert(peer.clone());
                     request.extensions_mut().insert(outlet.clone());
-                    let router = TowerToHyperService::new(self.router.clone());
+                    request.extensions_mut().insert(line.clone());
+                    let router = TowerToHyperService::new(router.clone());
                     Either::Right(hyper::service::Service::call(&router, request))
                 }
             };

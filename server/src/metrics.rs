@@ -7,18 +7,17 @@
 //! Guarantees: a request is counted without allocating; labels come from fixed lists, so that no
 //! client can make series. Never: a path or a token in a label.
 
-mod exposition;
 mod gather;
 mod http;
 mod meter;
 mod process;
 mod route;
 
-pub use exposition::Exposition;
 pub use gather::{CONTENT_TYPE, text};
 pub use http::HttpCounts;
 pub use meter::Meter;
 pub use route::Route;
+pub use snowcache_core::exposition::Exposition;
 
 use axum::http::Method;
 use snowcache_depot::Stats;

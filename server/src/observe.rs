@@ -5,6 +5,7 @@
 //! event.
 
 use crate::config::{ConfigError, Log};
+use crate::http::doors::Sent;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
@@ -60,7 +61,10 @@ pub fn start(log: &Log) -> Result<(), ConfigError> {
 pub async fn request(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let started = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    // Of a named cache the URL as it was sent.
+    let sent = request.extensions().get::<Sent>();
+    let path = sent.map_or(request.uri(), |Sent(sent)| sent).path();
+    let (method, path) = (request.method().clone(), path.to_owned());
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, path);
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();

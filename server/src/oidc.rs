@@ -16,15 +16,14 @@ pub mod trust;
 pub use fetch::FetchError;
 pub use jwt::MAX_JWT_BYTES;
 
-use crate::auth::tokens::Wish;
 use fetch::Fetch;
 use jwt::{Claims, Shown, Terms, Unverified, Wrong};
 use keys::Keys;
 use serde_json::Value;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 use thiserror::Error;
-use trust::{Issuer, TrustError};
+use trust::{Issuer, Rule, TrustError};
 
 /// Why the issuers cannot be worked with.
 #[derive(Debug, Error)]
@@ -73,11 +72,14 @@ pub enum Refused {
 /// One whom the cache trusts.
 struct Trusted {
     issuer: Issuer,
-    keys: Keys,
+    keys: Arc<Keys>,
 }
 
 /// All whom the cache trusts.
-pub struct Issuers(Vec<Trusted>);
+pub struct Issuers {
+    file: PathBuf,
+    trusted: RwLock<Vec<Arc<Trusted>>>,
+}
 
 impl Issuers {
     /// Those of a file; none where there is no file.
@@ -85,31 +87,60 @@ impl Issuers {
     /// # Errors
     /// What is wrong with it.
     pub fn open(file: &Path) -> Result<Issuers, IssuersError> {
-        let issuers = match file.as_os_str().is_empty() {
-            true => Vec::new(),
-            false => trust::read(file)?,
+        let issuers = Issuers {
+            file: file.to_owned(),
+            trusted: RwLock::default(),
         };
-        let trusted = issuers.into_iter().map(|issuer| {
-            let keys = Keys::new(Fetch::new(&issuer)?);
-            Ok(Trusted { issuer, keys })
-        });
-        Ok(Issuers(trusted.collect::<Result<_, FetchError>>()?))
+        issuers.read_again()?;
+        Ok(issuers)
     }
 
-    /// The token that an identity is good for.
+    /// Reads the file again: from now on its rules count. Keys that are known stay so, of issuers
+    /// that are asked as before. How many issuers there are.
+    ///
+    /// # Errors
+    /// What is wrong with it; then all is as it was.
+    pub fn read_again(&self) -> Result<usize, IssuersError> {
+        let issuers = match self.file.as_os_str().is_empty() {
+            true => Vec::new(),
+            false => trust::read(&self.file)?,
+        };
+        let before = self.trusted();
+        let trusted = issuers.into_iter().map(|issuer| {
+            let known = before.iter().find(|it| it.issuer.is_asked_like(&issuer));
+            let keys = match known {
+                Some(known) => known.keys.clone(),
+                None => Arc::new(Keys::new(Fetch::new(&issuer)?)),
+            };
+            Ok(Arc::new(Trusted { issuer, keys }))
+        });
+        let trusted: Vec<Arc<Trusted>> = trusted.collect::<Result<_, FetchError>>()?;
+        let count = trusted.len();
+        let current = self.trusted.write();
+        *current.expect("invariant: no panic under the lock") = trusted;
+        Ok(count)
+    }
+
+    fn trusted(&self) -> Vec<Arc<Trusted>> {
+        let trusted = self.trusted.read();
+        let trusted = trusted.expect("invariant: no panic under the lock");
+        trusted.clone()
+    }
+
+    /// The rule of the token that an identity is good for, and the issuer.
     ///
     /// # Errors
     /// Why it is good for none.
-    pub async fn exchange(&self, identity: &str, now: u64) -> Result<Wish, Refused> {
-        if self.0.is_empty() {
+    pub async fn exchange(&self, identity: &str, now: u64) -> Result<(Rule, String), Refused> {
+        let all = self.trusted();
+        if all.is_empty() {
             return Err(Refused::NoIssuers);
         }
         let unverified = Unverified::read(identity)?;
         let said = unverified.issuer();
-        let trusted = self.0.iter().find(|trusted| trusted.issuer.url == said);
-        let Some(Trusted { issuer, keys }) = trusted else {
-            return Err(Refused::Issuer(Shown::of(said)));
-        };
+        let trusted = all.iter().find(|trusted| trusted.issuer.url == said);
+        let trusted = trusted.ok_or_else(|| Refused::Issuer(Shown::of(said)))?;
+        let Trusted { issuer, keys } = &**trusted;
         let found = keys.key(unverified.kid()).await.map_err(Refused::Fetch)?;
         let key = found.ok_or_else(|| Refused::Key {
             issuer: issuer.url.clone(),
@@ -132,12 +163,7 @@ impl Issuers {
             subject = %rule.subject,
             "an identity is exchanged"
         );
-        Ok(Wish {
-            subject: rule.subject.clone(),
-            scopes: rule.scopes,
-            life_s: rule.expires_in_s,
-            by: issuer.url.clone(),
-        })
+        Ok((rule.clone(), issuer.url.clone()))
     }
 }
 

@@ -46,7 +46,7 @@ let
     part: unit:
     concatStringsSep "\n" (
       section "Unit" (head unit)
-      ++ section part (unit."${if part == "Service" then "service" else "socket"}Config")
+      ++ section part (unit."${{ Service = "service"; Socket = "socket"; Path = "path"; }.${part}}Config")
       ++ section "Install" { WantedBy = unit.wantedBy; }
     );
   all = part: units: listToAttrs (map (name: { inherit name; value = text part units.${name}; }) (attrNames units));
@@ -55,6 +55,8 @@ in
   report = {
     services = all "Service" config.systemd.services;
     sockets = all "Socket" config.systemd.sockets;
+    paths = all "Path" config.systemd.paths;
+    checks = config.system.preSwitchChecks;
     failed = map (check: check.message) (filter (check: !check.assertion) config.assertions);
     ports = config.networking.firewall.allowedTCPPorts;
     tmpfiles = config.systemd.tmpfiles.rules;
@@ -63,6 +65,9 @@ in
     variables = config.environment.variables;
     packages = map toString config.environment.systemPackages;
   };
+  agent = pkgs.runCommand "agent" { } ''
+    echo '${config.systemd.services.snowcache-agent.serviceConfig.ExecStart}' >$out
+  '';
   # To build it is to build all that the service's command line needs.
   start = pkgs.runCommand "start" { } ''
     echo '${config.systemd.services.snowcached.serviceConfig.ExecStart}' >$out

@@ -11,7 +11,10 @@ in
     environment.systemPackages = list types.package;
     environment.variables = set;
     networking.firewall.allowedTCPPorts = list types.int;
+    nix.package = mkOption { type = types.anything; default = "/usr"; };
     nix.settings = set;
+    system.preSwitchChecks = set;
+    systemd.paths = set;
     systemd.services = set;
     systemd.sockets = set;
     systemd.tmpfiles.rules = list types.str;

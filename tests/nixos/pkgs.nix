@@ -16,6 +16,8 @@ let
     it:
     if isList it then
       "[" + concatStringsSep ", " (map value it) + "]"
+    else if isAttrs it then
+      "{ " + concatStringsSep ", " (map (name: "${name} = ${value it.${name}}") (attrNames it)) + " }"
     else
       toJSON it;
 in

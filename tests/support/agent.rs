@@ -1,10 +1,17 @@
-//! Caches to prefetch from, and machines with a store and a daemon of their own to prefetch to.
+//! Caches to prefetch from, and machines with a store and a daemon of their own to prefetch to,
+//! with or without an agent.
 
-use std::process::Command;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
+use serde_json::Value;
 use snowcache_nix::StorePath;
 
 use super::corpus::{self, Generation};
@@ -167,4 +174,154 @@ impl Machine {
         let wrong = said.contains("error") || said.contains("modified");
         assert!(!wrong, "{said}");
     }
+}
+
+/// Longer than anything of an agent should take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An agent of a node's own, which `snowcache` on this machine finds from then on.
+pub struct Service {
+    process: Option<Child>,
+    folder: tempfile::TempDir,
+}
+
+impl Service {
+    /// That asks these caches, with more lines of configuration before its tables, and after.
+    pub fn start(machine: &mut Machine, caches: &[String], top: &str, more: &str) -> Service {
+        let folder = super::folder_on_disk();
+        // Others than root may want to talk to it.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(folder.path(), open).expect("our own folder");
+        let service = Service {
+            process: None,
+            folder,
+        };
+        let state = machine.user.home().join("snowcache");
+        let config = format!(
+            "socket = {:?}\nstate = {state:?}\nstore_socket = {:?}\n{top}\n\
+             [fetch]\ncaches = {caches:?}\n{more}\n",
+            service.socket(),
+            machine.daemon.socket()
+        );
+        fs::write(service.config(), config).expect("a configuration");
+        let socket = service.socket().to_string_lossy().into_owned();
+        machine.user.variable("SNOWCACHE_AGENT", &socket);
+        let mut service = service;
+        service.start_again(machine);
+        service
+    }
+
+    pub fn start_again(&mut self, machine: &Machine) {
+        assert!(self.process.is_none(), "it runs already");
+        fs::remove_file(self.socket()).ok();
+        let (program, config) = (binary("snowcache"), self.config());
+        let script = format!(
+            "exec {} agent --config {} 2>>{}",
+            program.display(),
+            config.display(),
+            self.log_file().display()
+        );
+        let mut command = machine.node.command(&machine.user, &machine.nix, &script);
+        let mut process = command.stdout(Stdio::null()).spawn().expect("setpriv runs");
+        let begin = Instant::now();
+        while UnixStream::connect(self.socket()).is_err() {
+            let ended = process.try_wait().expect("our own child");
+            assert!(ended.is_none(), "the agent ended: {}", self.log());
+            assert!(begin.elapsed() < PATIENCE, "no agent: {}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.process = Some(process);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("our own child");
+            process.wait().expect("our own child");
+        }
+    }
+
+    /// SIGTERM: how it ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("it runs");
+        let pid = process.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(sent.expect("kill runs").success());
+        process.wait().expect("our own child")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("agent.sock")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("agent.toml")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// What `snowcache status` says of the last job about a root.
+    pub fn job(&self, machine: &Machine, root: &str) -> Option<Value> {
+        let status = machine.snowcache("status --json").json();
+        let mut jobs = status["jobs"].as_array().expect("a list").iter().rev();
+        let about = |job: &&Value| {
+            job["roots"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|it| it.as_str() == Some(root)))
+        };
+        jobs.find(about).cloned()
+    }
+
+    /// Waits until the last job about a root is so.
+    #[track_caller]
+    pub fn wait_for(&self, machine: &Machine, root: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let begin = Instant::now();
+        loop {
+            let job = self.job(machine, root);
+            if let Some(job) = job.as_ref().filter(|job| is(job)) {
+                return job.clone();
+            }
+            assert!(begin.elapsed() < PATIENCE, "{job:?}: {}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- the log of the agent:\n{}", self.log());
+        }
+    }
+}
+
+/// A file that only its owner reads.
+pub fn secret(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, text).expect("a file");
+    let closed = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(&path, closed).expect("our own file");
+    path
+}
+
+/// A store on a disk of so many MiB.
+pub fn on_a_small_disk(mib: u32, script: &str) -> String {
+    format!(
+        "mount -t tmpfs -o size={mib}m none /nix\nmkdir -p /nix/store /nix/var\n\
+         nix-daemon 2>/dev/null & daemon=$!\n\
+         trap \"kill $daemon\" EXIT\n\
+         for _ in $(seq 500); do [ -S $NIX_DAEMON_SOCKET_PATH ] && break; sleep 0.02; done\n\
+         {script}"
+    )
 }

@@ -1,10 +1,102 @@
-//! An issuer of identities that is not ours: `tests/oidc/issuer.py`, in a process of its own.
+//! An issuer of identities that is not ours: `tests/oidc/issuer.py`, in a process of its own; and
+//! caches that trust it.
 
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
+
+use super::http::Response;
+use super::server::{Snowcached, binary};
+
+/// Longer than a signal takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub const RULES: &str = r#"
+[[issuer.rule]]
+subject = "main"
+scopes = ["push", "pin"]
+expires_in_s = 600
+claims = { repository_id = 42, ref = "refs/heads/main" }
+
+[[issuer.rule]]
+subject = "branches"
+scopes = ["push"]
+claims = { repository_id = "42" }
+"#;
+
+/// A server that trusts an issuer.
+pub struct Place {
+    pub issuer: Issuer,
+    pub server: Snowcached,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        Place::with(Issuer::start(), "", RULES)
+    }
+
+    pub fn with(issuer: Issuer, more: &str, rules: &str) -> Place {
+        let folder = super::folder_on_disk();
+        let url = &issuer.url;
+        let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{more}{rules}");
+        let server = serving(folder, &file);
+        Place { issuer, server }
+    }
+
+    /// Writes other rules, tells the server, and waits until it has looked.
+    pub fn reloads(&self, rules: &str, says: &str) {
+        let url = &self.issuer.url;
+        let file = format!("[[issuer]]\nurl = \"{url}\"\naudience = \"snowcache\"\n{rules}");
+        let data = self.server.data();
+        let folder = data.parent().expect("a folder above");
+        fs::write(folder.join("issuers.toml"), file).expect("written");
+        let (log, pid) = (&self.server.log, self.server.pid().to_string());
+        let before = log.len();
+        let kill = Command::new("kill").args(["-HUP", &pid]).status();
+        assert!(kill.expect("kill runs").success());
+        let seen = log.wait_for(before, PATIENCE, |line| line.contains(says));
+        assert!(seen.is_some(), "no word of {says:?}: {}", log.tail(10));
+    }
+
+    pub fn exchange(&self, identity: &str) -> Response {
+        let body = json!({ "identity": identity }).to_string();
+        let http = self.server.http();
+        let request = http.request("POST", "/api/v1/tokens/exchange");
+        request.bytes(body.as_bytes()).send()
+    }
+
+    /// Exchanges an identity that is good but for these claims.
+    pub fn says(&self, claims: Value) -> Response {
+        self.exchange(&self.issuer.identity(claims))
+    }
+
+    /// What the client says in an environment, at this cache.
+    pub fn client(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+        let mut command = Command::new(binary("snowcache"));
+        command
+            .args(["--cache", &self.server.url()])
+            .args(arguments);
+        command.env_remove("SNOWCACHE_TOKEN");
+        command.envs(environment.iter().copied());
+        command.output().expect("snowcache runs")
+    }
+}
+
+pub fn serving(folder: tempfile::TempDir, issuers: &str) -> Snowcached {
+    let (file, config) = (
+        folder.path().join("issuers.toml"),
+        folder.path().join("snowcached.toml"),
+    );
+    fs::write(&file, issuers).expect("written");
+    let text = format!("[auth]\nissuers_file = \"{}\"\n", file.display());
+    fs::write(&config, text).expect("written");
+    let config = config.to_str().expect("UTF-8").to_owned();
+    Snowcached::start_with(folder, "info", &["--config", &config])
+}
 
 /// See the script; gone when dropped.
 pub struct Issuer {

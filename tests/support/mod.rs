@@ -17,6 +17,7 @@ pub mod codec;
 pub mod corpus;
 pub mod daemon;
 pub mod disk;
+pub mod fault;
 pub mod http;
 pub mod issuer;
 pub mod machine;
@@ -31,6 +32,8 @@ pub mod server;
 pub mod snowread;
 pub mod stocked;
 pub mod strace;
+pub mod systems;
+pub mod tap;
 pub mod wire;
 pub mod world;
 

@@ -114,6 +114,12 @@ impl User {
         self
     }
 
+    /// Leaves a setting to the files.
+    pub fn unset(&mut self, name: &str) -> &mut User {
+        self.settings.retain(|(known, _)| known != name);
+        self
+    }
+
     /// A variable that scripts may use.
     pub fn variable(&mut self, name: &str, value: &str) -> &mut User {
         self.variables.push((name.to_owned(), value.to_owned()));

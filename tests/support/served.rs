@@ -24,7 +24,8 @@ pub fn everything(http: Http) -> BTreeMap<String, Served> {
     names.map(|name| (name.clone(), one(http, &name))).collect()
 }
 
-fn one(http: Http, name: &str) -> Served {
+/// What is served of the path with this name.
+pub fn one(http: Http, name: &str) -> Served {
     let narinfo = http
         .get(&format!("/{}.narinfo", &name[..32]))
         .is(200)

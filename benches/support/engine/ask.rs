@@ -81,13 +81,21 @@ impl Ask {
     }
 
     pub fn put(target: &Target, path: &str, token: &str, payload: Arc<[u8]>) -> Ask {
+        Ask::sending("PUT", target, path, token, payload)
+    }
+
+    pub fn post(target: &Target, path: &str, token: &str, payload: Arc<[u8]>) -> Ask {
+        Ask::sending("POST", target, path, token, payload)
+    }
+
+    fn sending(method: &str, target: &Target, path: &str, token: &str, payload: Arc<[u8]>) -> Ask {
         let more = format!(
             "Authorization: Bearer {token}\r\nContent-Length: {}\r\n",
             payload.len()
         );
         Ask {
-            what: format!("PUT {path}"),
-            head: target.request("PUT", path, &more),
+            what: format!("{method} {path}"),
+            head: target.request(method, path, &more),
             payload: Some(payload),
             bodiless: false,
             expect: Expect::status(200),

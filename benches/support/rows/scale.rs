@@ -26,9 +26,13 @@ use super::{Findings, Stage};
 const START_AT_MOST_S: f64 = 1.0;
 const COST_AT_MOST: f64 = 1.3;
 const RESTORE_AT_LEAST: f64 = 0.5;
-/// narinfos on their way at once: one fsync makes as many durable as wait for it.
-const PUSHES_AT_ONCE: usize = 64;
+/// Requests on their way at once, each with so many paths.
+const PUSHES_AT_ONCE: usize = 3;
+const PATHS_OF_A_REQUEST: u64 = 5_000;
 const BATCH: u64 = 50_000;
+/// Pushes of a batch, in a run of an hour or more.
+const TRIES: u32 = 4;
+const TOLD_EACH: u64 = 1_000_000;
 /// Different paths asked for: more than any cache line or block holds.
 const ASKED: u64 = 50_000;
 /// After a million pushes the index is in order within a minute.
@@ -140,19 +144,40 @@ fn fill(server: &Snowcached, paths: u64) -> Result<(), String> {
         .put(&upload.nar_path(), &token, &upload.body)
         .is(200);
     upload.body.clear();
-    let mut done = 0;
-    while done < paths {
-        let batch = (paths - done).min(BATCH);
-        let asks: Arc<[Ask]> = (done..done + batch)
-            .map(|number| {
-                upload.store_path = format!("/nix/store/{}-many", hash_part(number));
-                let narinfo = upload.narinfo().into_bytes();
-                Ask::put(&target, &upload.narinfo_path()[1..], &token, narinfo.into())
-            })
-            .collect();
-        let tally = closed(&target, &asks, Closed::once(PUSHES_AT_ONCE, &asks, None));
-        tally.flaw().map_or(Ok(()), Err)?;
-        done += batch;
+    let narinfo = upload.narinfo();
+    let whole = narinfo.as_bytes();
+    server
+        .http()
+        .put(&upload.narinfo_path(), &token, whole)
+        .is(200);
+    let of_the_file = |line: &&str| {
+        ["URL", "Compression"]
+            .iter()
+            .any(|key| line.starts_with(key))
+    };
+    let lines = narinfo.lines().filter(|line| !of_the_file(line));
+    let record: String = lines.map(|line| format!("{line}\n")).collect();
+    let request = |first: u64| -> Arc<[u8]> {
+        let path = |number| format!("/nix/store/{}-many", hash_part(number));
+        let last = paths.min(first + PATHS_OF_A_REQUEST);
+        let records = (first..last).map(|number| record.replace(&upload.store_path, &path(number)));
+        let body = serde_json::json!({ "paths": records.collect::<Vec<_>>() });
+        body.to_string().into_bytes().into()
+    };
+    for batch in (0..paths).step_by(BATCH as usize) {
+        let firsts = (batch..paths.min(batch + BATCH)).step_by(PATHS_OF_A_REQUEST as usize);
+        let post = |first| Ask::post(&target, "api/v1/uploads/commit", &token, request(first));
+        let asks: Arc<[Ask]> = firsts.map(post).collect();
+        let push = || {
+            closed(&target, &asks, Closed::once(PUSHES_AT_ONCE, &asks, None))
+                .flaw()
+                .map_or(Ok(()), Err)
+        };
+        // As a client does whose connection broke: what was committed before is committed again.
+        (1..TRIES).fold(push(), |pushed, _| pushed.or_else(|_| push()))?;
+        if batch % TOLD_EACH == 0 {
+            eprintln!("{batch} of {paths} paths");
+        }
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! What can be said about this node: bringing closures here ahead of time.
 
+use super::SocketArgs;
 use crate::node::check_pin;
+use crate::rate::BytesPerSecond;
+use crate::trial::SwitchMode;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -22,6 +25,22 @@ pub struct PrefetchArgs {
     /// How many paths are fetched and imported at a time
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
+    /// What may be received a second: 50MB/s, 800KiB/s
+    #[arg(long, value_name = "RATE", default_value = "unlimited")]
+    pub rate: BytesPerSecond,
+    /// Seconds until which it must be ready: until then whatever fails is tried again, and the
+    /// agent waited for
+    #[arg(long, value_name = "SECONDS")]
+    pub deadline: Option<u64>,
+    /// What has a higher one goes first, and breaks off what has a lower one (agent)
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    pub priority: i32,
+    /// Do it here, also where an agent runs
+    #[arg(long, conflicts_with_all = ["deadline", "priority"])]
+    pub foreground: bool,
+    /// Which agent.
+    #[command(flatten)]
+    pub agent: SocketArgs,
     /// Where this node is.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -53,6 +72,9 @@ pub struct WhyArgs {
     /// What is asked about.
     #[command(flatten)]
     pub gate: GateArgs,
+    /// Which agent is asked how far it is.
+    #[command(flatten)]
+    pub agent: SocketArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -80,28 +102,24 @@ pub struct SwitchArgs {
     /// How long that may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub health_timeout_s: u64,
+    /// Go back by itself unless the control plane is reached within so many seconds, or says
+    /// `snowcache confirm` here [default: 120 with --control-plane, otherwise never]
+    #[arg(long, value_name = "SECONDS")]
+    pub confirm_within: Option<u64>,
+    /// Where the control plane is: a URL, which may answer anything, or tcp:HOST:PORT
+    #[arg(long, value_name = "PLACE")]
+    pub control_plane: Vec<String>,
 }
 
-/// What switch-to-configuration is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum SwitchMode {
-    /// Now, and at every boot from now on.
-    Switch,
-    /// At every boot from now on.
-    Boot,
-    /// Now, until the next boot.
-    Test,
-}
-
-impl SwitchMode {
-    /// As switch-to-configuration calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            SwitchMode::Switch => "switch",
-            SwitchMode::Boot => "boot",
-            SwitchMode::Test => "test",
-        }
-    }
+/// `snowcache confirm`
+#[derive(Args, Debug)]
+pub struct ConfirmArgs {
+    /// Decide about a switch that was left, after a reboot say: confirm it or go back from it
+    #[arg(long)]
+    pub decide: bool,
+    /// Where this node is.
+    #[command(flatten)]
+    pub node: NodeArgs,
 }
 
 /// Where this node's things are.
@@ -111,8 +129,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "SOCKET", env = "NIX_DAEMON_SOCKET_PATH")]
     #[arg(default_value = crate::store::DEFAULT_SOCKET)]
     pub store_socket: PathBuf,
-    /// The folder of this node's pins [default: /var/lib/snowcache for root, otherwise
-    /// $XDG_STATE_HOME/snowcache]
+    /// The folder of this node's pins [default: /var/lib/snowcache-agent for root, otherwise
+    /// $XDG_STATE_HOME/snowcache-agent]
     #[arg(long, value_name = "FOLDER", env = "SNOWCACHE_STATE")]
     pub state: Option<PathBuf>,
 }

@@ -6,7 +6,8 @@ use clap::Args;
 pub(super) const HELP: &str = "\
 What the cache lacks of the closures is packed, cut where rebuilds share, and of the pieces only
 those are sent that the cache does not have. Paths appear references first. Broken off anywhere, the
-next push goes on where this one ended.
+next push goes on where this one ended. Left out is what an upstream of the cache signed, mostly
+cache.nixos.org: readers ask that one, too. --dry-run --json tells of each path why it stays here.
 
 Examples:
   snowcache --token-file push.token push --to https://cache.example.org ./result
@@ -28,6 +29,9 @@ pub struct PushArgs {
     /// Say what would be pushed, and push nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Push also what upstreams of the cache signed, so that it has the closures whole
+    #[arg(short, long)]
+    pub whole: bool,
     /// NARs packed at once, 25 MiB each [default: two more than cores, at most 16]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: Option<u16>,

@@ -93,6 +93,9 @@ pub struct RunArgs {
 /// How to push.
 #[derive(Args, Debug)]
 pub struct PushingArgs {
+    /// Push also what upstreams of the cache signed, so that it has the closures whole
+    #[arg(short, long)]
+    pub whole: bool,
     /// NARs packed at once, 25 MiB each [default: two more than cores, at most 16]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: Option<u16>,

@@ -12,6 +12,7 @@ pub enum TokenCommand {
 Examples:
   snowcache token create ci --scope push --expires 90d > ci.token
   snowcache token create deploy --scope push --scope pin --expires 1h
+  snowcache token create team --scope push --for-cache team-a
   snowcache token create alice --scope admin --json | jq -r .token
 
 What is pushed with it is recorded under the name. Give it to nix in a netrc file, as the password.
@@ -65,6 +66,10 @@ pub struct TokenCreateArgs {
     /// What it allows; may be given several times
     #[arg(long = "scope", required = true, value_name = "SCOPE")]
     pub scopes: Vec<Scope>,
+    /// In which named cache; may be given several times [default: the one at /, and with the scope
+    /// admin everywhere]
+    #[arg(long = "for-cache", value_name = "NAME")]
+    pub caches: Vec<String>,
     /// How long it holds, at most 366d
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = seconds)]
     pub expires: u64,

@@ -17,6 +17,8 @@ struct Report {
     file_size_bytes: u64,
     paths: Vec<Path>,
     missing: Vec<Missing>,
+    /// What is not there because an upstream has it.
+    upstream: Vec<Missing>,
 }
 
 #[derive(Serialize)]
@@ -32,6 +34,9 @@ struct Path {
 struct Missing {
     path: String,
     needed_by: Option<String>,
+    /// The key of the upstream that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<String>,
 }
 
 pub(super) async fn run(remote: &Remote, args: &ClosureArgs) -> Result<(), Failure> {
@@ -66,16 +71,16 @@ pub(super) async fn run(remote: &Remote, args: &ClosureArgs) -> Result<(), Failu
 
 impl Report {
     fn of(closure: &Closure, shown_root: impl Fn(&Absent) -> String) -> Report {
-        let missing = |absent: &Absent| match &absent.needed {
-            None => Missing {
-                path: shown_root(absent),
-                needed_by: None,
+        let missing = |absent: &Absent| Missing {
+            path: match &absent.needed {
+                None => shown_root(absent),
+                Some(needed) => needed.path.absolute(),
             },
-            Some(needed) => Missing {
-                path: needed.path.absolute(),
-                needed_by: Some(needed.by.absolute()),
-            },
+            needed_by: absent.needed.as_ref().map(|needed| needed.by.absolute()),
+            signed_by: absent.upstream.clone(),
         };
+        let all = closure.absent.iter().map(missing);
+        let (upstream, missing) = all.partition(|one| one.signed_by.is_some());
         let file_size = |path: &Narinfo| path.file_size_bytes.unwrap_or(0);
         Report {
             complete: closure.is_complete(),
@@ -86,7 +91,8 @@ impl Report {
                 .map(file_size)
                 .fold(0, u64::saturating_add),
             paths: closure.paths.iter().map(Path::of).collect(),
-            missing: closure.absent.iter().map(missing).collect(),
+            missing,
+            upstream,
         }
     }
 
@@ -96,6 +102,13 @@ impl Report {
         for path in &self.paths {
             let size = show::size(path.nar_size_bytes);
             writeln!(text, "{size:>10}  {}", path.path).expect(WHY);
+        }
+        for Missing {
+            path, signed_by, ..
+        } in &self.upstream
+        {
+            let key = signed_by.as_deref().unwrap_or_default();
+            writeln!(text, "{:>10}  {path}  (signed by {key})", "upstream").expect(WHY);
         }
         for missing in &self.missing {
             let by = missing
@@ -111,6 +124,10 @@ impl Report {
         );
         let paths = show::paths(self.paths.len());
         write!(text, "{paths}, {nars} of NARs, {files} to download; ").expect(WHY);
+        match self.upstream.len() {
+            0 => {}
+            count => write!(text, "{} at upstreams; ", show::count(count as u64)).expect(WHY),
+        }
         match self.missing.len() {
             0 => text.push_str("complete\n"),
             count => writeln!(text, "{count} missing").expect(WHY),

@@ -5,6 +5,8 @@
 
 use super::prefetch::node;
 use super::{block_on, print, print_json};
+use crate::agent::ask::Ask;
+use crate::agent::status::Shown;
 use crate::cli::{GateArgs, WhyArgs};
 use crate::failure::Failure;
 use crate::nix_conf;
@@ -25,6 +27,7 @@ struct Report {
     verified_at_s: Option<u64>,
     boot: Option<String>,
     keys: Vec<String>,
+    job: Option<Shown>,
 }
 
 pub(super) fn run(args: &GateArgs) -> Result<(), Failure> {
@@ -33,8 +36,19 @@ pub(super) fn run(args: &GateArgs) -> Result<(), Failure> {
 
 pub(super) fn why(args: &WhyArgs) -> Result<(), Failure> {
     let gate = &args.gate;
-    let result = block_on(check(gate));
-    let report = Report::of(gate, &result);
+    let (result, job) = block_on(async {
+        let result = check(gate).await;
+        // An agent knows more of what is not ready yet.
+        let job = match (&result, root(&gate.root)) {
+            (Err(_), Ok(root)) => {
+                let agent = Ask::at(&args.agent.socket());
+                agent.standing(&root.to_string()).await.ok()
+            }
+            _ => None,
+        };
+        Ok((result, job.and_then(|standing| standing.job)))
+    })?;
+    let report = Report::of(gate, &result, job);
     match args.json {
         true => print_json(&report)?,
         false => print(&report.text(&result))?,
@@ -74,7 +88,7 @@ pub(super) fn trusted(given: &[String]) -> Result<Vec<PublicKey>, Failure> {
 }
 
 impl Report {
-    fn of(args: &GateArgs, result: &Result<Receipt, Failure>) -> Report {
+    fn of(args: &GateArgs, result: &Result<Receipt, Failure>, job: Option<Shown>) -> Report {
         let receipt = result.as_ref().ok();
         let why = result.as_ref().err().and_then(Failure::sentence);
         Report {
@@ -86,13 +100,18 @@ impl Report {
             verified_at_s: receipt.map(|receipt| receipt.time_s),
             boot: receipt.map(|receipt| receipt.boot.clone()),
             keys: receipt.map_or(Vec::new(), |receipt| receipt.keys.clone()),
+            job,
         }
     }
 
     fn text(&self, result: &Result<Receipt, Failure>) -> String {
         let Ok(receipt) = result else {
             let why = self.why.as_deref().unwrap_or_default();
-            return format!("not ready: {why}\n");
+            let job = self
+                .job
+                .as_ref()
+                .map(|job| format!("agent: {}\n", job.stands()));
+            return format!("not ready: {why}\n{}", job.unwrap_or_default());
         };
         let (paths, time) = (show::paths(receipt.paths.len()), show::time(receipt.time_s));
         let names = receipt.keys.iter().filter_map(|key| key.split(':').next());

@@ -42,24 +42,12 @@ pub(super) async fn run(remote: &Remote, args: &InfoArgs) -> Result<(), Failure>
     let latency = latency(remote).await?;
     // Whoever has no such call answers with whatever else; that only means it is no snowcache.
     let stats = remote.stats().await.ok().flatten();
-    let public_keys = match &stats {
-        Some(_) => remote
-            .public_keys()
-            .await?
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        None => Vec::new(),
-    };
+    let public_keys = remote.public_keys().await.unwrap_or_default();
+    let public_keys: Vec<String> = public_keys.iter().map(ToString::to_string).collect();
+    let is_ours = stats.is_some() || !public_keys.is_empty();
     let about = About {
-        kind: if stats.is_some() {
-            "snowcache"
-        } else {
-            "binary cache"
-        },
-        push_url: stats
-            .is_some()
-            .then(|| remote.endpoint().push().to_string()),
+        kind: if is_ours { "snowcache" } else { "binary cache" },
+        push_url: is_ours.then(|| remote.endpoint().push().to_string()),
         nix_conf: nix_conf(&url, &info, &public_keys),
         cache_info: info.fields().clone(),
         latency_ms: latency.as_secs_f64() * 1000.0,

@@ -3,13 +3,17 @@
 //! Guarantees: the exit code is 0 only when everything is valid here and pinned; otherwise a
 //! sentence says which path, which cache, and what to do.
 
+mod handed;
 mod progress;
 
-use super::{block_on, connect, connect_openly, print, print_json, subject};
+use super::subject::{self, Subject};
+use super::{block_on, connect, connect_openly, print, print_json};
 use crate::cli::{CacheArgs, NodeArgs, PrefetchArgs};
 use crate::failure::{Exit, Failure};
+use crate::figures::Figures;
 use crate::node::Node;
-use crate::prefetch::{Event, Prefetch, Ready};
+use crate::prefetch::{Event, Prefetch};
+use crate::rate::Rate;
 use crate::show;
 use crate::sources::Sources;
 use crate::store::Store;
@@ -49,7 +53,7 @@ enum Line<'a> {
     Again {
         why: String,
     },
-    Progress(progress::Figures),
+    Progress(Figures),
     Summary(&'a Summary),
     Failure {
         why: String,
@@ -57,11 +61,18 @@ enum Line<'a> {
 }
 
 pub(super) fn run(cache: &CacheArgs, args: &PrefetchArgs) -> Result<(), Failure> {
-    let sources = sources(cache, args)?;
-    let store = Store::at(args.node.store_socket.clone());
+    let subjects = args.roots.iter().map(|root| subject::parse_whole(root));
+    let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
     let node = node(&args.node)?;
     block_on(async {
-        let result = bring(&sources, &store, &node, args).await;
+        let result = match handed::agent_for(&node, args).await? {
+            Some(agent) => handed::over(&agent, cache, &subjects, args).await,
+            None => {
+                let sources = sources(cache, args)?;
+                let store = Store::at(args.node.store_socket.clone());
+                bring(&sources, &store, &node, &subjects, args).await
+            }
+        };
         match result {
             Err(failure) if args.json => {
                 let why = failure.sentence().unwrap_or_default().to_owned();
@@ -92,6 +103,8 @@ fn sources(cache: &CacheArgs, args: &PrefetchArgs) -> Result<Sources, Failure> {
         true => connect(url, cache),
         false => connect_openly(url),
     });
+    let rate = Rate::new(args.rate);
+    let remotes = remotes.map(|remote| Ok::<_, Failure>(remote?.at_rate(rate.clone())));
     Ok(Sources::new(
         remotes.collect::<Result<_, _>>()?,
         super::gate::trusted(&args.trusted_public_keys)?,
@@ -102,11 +115,10 @@ async fn bring(
     sources: &Sources,
     store: &Store,
     node: &Node,
+    subjects: &[Subject],
     args: &PrefetchArgs,
 ) -> Result<(), Failure> {
     let begin = Instant::now();
-    let subjects = args.roots.iter().map(|root| subject::parse_whole(root));
-    let subjects = subjects.collect::<Result<Vec<_>, _>>()?;
     let roots: Vec<_> = subjects.iter().map(|subject| subject.hash).collect();
     let progress = Progress::new(store.imported_bytes(), args.json, args.quiet);
     let on = |event: Event<'_>| tell(&event, args, &progress);
@@ -120,7 +132,7 @@ async fn bring(
     };
     let run = prefetch.run(&roots);
     let ready = progress.show_while(run).await?;
-    for subject in &subjects {
+    for subject in subjects {
         let found = ready.roots.iter().find(|it| it.hash() == subject.hash);
         found.map_or(Ok(()), |found| subject.check_name(found))?;
     }
@@ -134,11 +146,7 @@ async fn bring(
         nar_size_bytes: ready.nar_size_bytes,
         seconds: begin.elapsed().as_secs_f64(),
     };
-    match (args.json, args.quiet) {
-        (true, _) => print_json(&Line::Summary(&summary)),
-        (false, true) => Ok(()),
-        (false, false) => print(&text(&ready, &summary)),
-    }
+    summary.show(args)
 }
 
 fn tell(event: &Event<'_>, args: &PrefetchArgs, progress: &Progress) {
@@ -188,24 +196,31 @@ fn tell(event: &Event<'_>, args: &PrefetchArgs, progress: &Progress) {
     }
 }
 
-fn text(ready: &Ready, summary: &Summary) -> String {
-    let (paths, fetched) = (
-        show::paths(summary.paths),
-        show::count(summary.fetched as u64),
-    );
-    let (size, seconds) = (show::size(summary.nar_size_bytes), summary.seconds);
-    let made = match summary.made {
-        0 => String::new(),
-        made => format!(", {} made of older paths", show::count(made as u64)),
-    };
-    let mut text = format!(
-        "ready: {paths}, {fetched} of them fetched ({size} of NARs{made}), in {seconds:.1} s; \
-         kept by the pin {}\n",
-        summary.pin
-    );
-    for root in &ready.roots {
-        text.push_str(&root.absolute());
-        text.push('\n');
+impl Summary {
+    fn show(&self, args: &PrefetchArgs) -> Result<(), Failure> {
+        match (args.json, args.quiet) {
+            (true, _) => print_json(&Line::Summary(self)),
+            (false, true) => Ok(()),
+            (false, false) => print(&self.text()),
+        }
     }
-    text
+
+    fn text(&self) -> String {
+        let (paths, fetched) = (show::paths(self.paths), show::count(self.fetched as u64));
+        let (size, seconds) = (show::size(self.nar_size_bytes), self.seconds);
+        let made = match self.made {
+            0 => String::new(),
+            made => format!(", {} made of older paths", show::count(made as u64)),
+        };
+        let mut text = format!(
+            "ready: {paths}, {fetched} of them fetched ({size} of NARs{made}), in {seconds:.1} s; \
+             kept by the pin {}\n",
+            self.pin
+        );
+        for root in &self.roots {
+            text.push_str(root);
+            text.push('\n');
+        }
+        text
+    }
 }

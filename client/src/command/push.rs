@@ -26,7 +26,7 @@ const MAX_STDIN_BYTES: u64 = 128 << 20;
 struct Line<'a> {
     path: String,
     nar_size: u64,
-    /// `pushed`, `missing` (of a dry run), `conflict` or `failed`.
+    /// `pushed`, `conflict` or `failed`; of a dry run `missing`, `upstream` or `there`.
     outcome: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'a str>,
@@ -36,6 +36,8 @@ struct Line<'a> {
 struct Summary {
     paths: usize,
     already_there: usize,
+    /// Paths that an upstream of the cache signed.
+    upstream: usize,
     pushed: usize,
     /// Paths that the cache got meanwhile, with other bytes, which stay.
     conflicts: usize,
@@ -74,14 +76,18 @@ pub async fn run(remote: &Remote, args: &PushArgs) -> Result<(), Failure> {
         dry_run: args.dry_run,
         ..Summary::default()
     };
-    let plan = Plan::make(remote, paths).await?;
-    (summary.already_there, summary.nar_size) = (plan.there, plan.nar_size_bytes());
+    let options = Options {
+        lanes: args.jobs.map_or(Options::default().lanes, usize::from),
+        whole: args.whole,
+        ..Options::default()
+    };
+    let plan = Plan::make(remote, paths, options).await?;
+    (summary.already_there, summary.nar_size) = (plan.there.len(), plan.nar_size_bytes());
+    summary.upstream = plan.upstream.len();
     if args.dry_run {
-        for path in &plan.missing {
-            tell(args, path, "missing", None)?;
-        }
+        tell_plan(args, &plan)?;
     } else if !plan.missing.is_empty() {
-        send(remote, args, plan, &mut summary).await?;
+        send(remote, args, options, plan, &mut summary).await?;
     }
     summary.seconds = begin.elapsed().as_secs_f64();
     summary.ok = summary.failed == 0;
@@ -98,11 +104,10 @@ pub async fn run(remote: &Remote, args: &PushArgs) -> Result<(), Failure> {
 async fn send(
     remote: &Remote,
     args: &PushArgs,
+    options: Options,
     plan: Plan,
     summary: &mut Summary,
 ) -> Result<(), Failure> {
-    let mut options = Options::default();
-    options.lanes = args.jobs.map_or(options.lanes, usize::from);
     let counts = Arc::new(Pushed::default());
     let progress = Progress::new(plan.nar_size_bytes(), args.json || args.quiet, &counts);
     let mut told = Ok(());
@@ -128,6 +133,21 @@ async fn send(
     summary.sent_bytes = counts.sent_bytes.load(Ordering::Relaxed);
     summary.sent_frames = counts.sent_frames.load(Ordering::Relaxed);
     summary.known_frames = counts.known_frames.load(Ordering::Relaxed);
+    Ok(())
+}
+
+/// What would be pushed, and what not, and why.
+fn tell_plan(args: &PushArgs, plan: &Plan) -> Result<(), Failure> {
+    for path in &plan.missing {
+        tell(args, path, "missing", None)?;
+    }
+    for (path, key) in &plan.upstream {
+        tell(args, path, "upstream", Some(&format!("signed by {key}")))?;
+    }
+    // For a person those are too many.
+    for path in plan.there.iter().filter(|_| args.json) {
+        tell(args, path, "there", Some("the cache has it"))?;
+    }
     Ok(())
 }
 
@@ -172,9 +192,9 @@ fn tell(
             why,
         });
     }
-    let outcome = match why {
-        None => outcome.to_owned(),
-        Some(_) => outcome.to_uppercase(),
+    let outcome = match outcome {
+        "conflict" | "failed" => outcome.to_uppercase(),
+        _ => outcome.to_owned(),
     };
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
     super::print(&format!(
@@ -185,11 +205,15 @@ fn tell(
 
 impl Summary {
     fn text(&self) -> String {
-        let missing = self.paths - self.already_there;
+        let missing = self.paths - self.already_there - self.upstream;
         let (paths, nars) = (show::paths(missing), show::size(self.nar_size));
         let there = show::count(self.already_there as u64);
+        let upstream = match self.upstream {
+            0 => String::new(),
+            count => format!(", {} at upstreams", show::count(count as u64)),
+        };
         if self.dry_run {
-            return format!("{paths} to push, {nars} of NARs; {there} there already\n");
+            return format!("{paths} to push, {nars} of NARs; {there} there already{upstream}\n");
         }
         let (pushed, sent) = (show::paths(self.pushed), show::size(self.sent_bytes));
         let seconds = self.seconds;
@@ -201,7 +225,7 @@ impl Summary {
         let conflicts = told(self.conflicts, "there with other bytes");
         format!(
             "{pushed} pushed, {nars} of NARs in {seconds:.1} s, {sent} sent; {there} there \
-             already{conflicts}{failed}\n"
+             already{upstream}{conflicts}{failed}\n"
         )
     }
 }

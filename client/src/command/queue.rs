@@ -6,6 +6,7 @@
 mod flush;
 mod status;
 
+use super::admission::Admission;
 use super::hook::{spool, store_paths};
 use super::{block_on, connect};
 use crate::cli::{CacheArgs, PushingArgs, QueueCommand, RunArgs, SomeArgs};
@@ -15,7 +16,9 @@ use crate::queue::notify;
 use crate::queue::report::Report;
 use crate::queue::{Connect, Queue};
 use crate::spool::{Reign, Spool};
+use futures::FutureExt;
 use snowcache_nix::StorePath;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs one of its commands.
@@ -39,10 +42,19 @@ pub fn run(cache: &CacheArgs, command: QueueCommand) -> Result<(), Failure> {
 /// A queue of this spool, which pushes to this cache.
 fn queue(cache: &CacheArgs, args: &PushingArgs, spool: &Spool) -> Result<Queue, Failure> {
     let (url, cache) = (cache.cache.clone(), cache.clone());
-    let connect: Connect = Box::new(move || connect(&cache.cache, &cache));
-    connect()?; // what is wrong now is said now
+    connect(&cache.cache, &cache)?; // what is wrong now is said now
+    let (cache, admission) = (Arc::new(cache), Arc::new(Admission::default()));
+    let connect: Connect = Box::new(move || {
+        let (cache, admission) = (cache.clone(), admission.clone());
+        let connected = async move {
+            let remote = connect(&cache.cache, &cache)?;
+            admission.admitted(remote).await
+        };
+        connected.boxed()
+    });
     let mut options = Options::default();
     options.lanes = args.jobs.map_or(options.lanes, usize::from);
+    options.whole = args.whole;
     let report = Report::new(url, args.metrics_file.clone());
     Ok(Queue::new(spool.clone(), connect, options, report))
 }
@@ -61,7 +73,7 @@ async fn serve(cache: &CacheArgs, args: &RunArgs) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     notify::tell("READY=1\nSTATUS=pushing what is queued");
-    tokio::spawn(keep_watch());
+    tokio::spawn(notify::keep_watch());
     tokio::select! {
         worked = queue.work(|_| Ok(false)) => worked.map_err(Failure::failed),
         _ = terminate.recv() => stop(),
@@ -73,17 +85,6 @@ async fn serve(cache: &CacheArgs, args: &RunArgs) -> Result<(), Failure> {
 fn stop() -> Result<(), Failure> {
     notify::tell("STOPPING=1");
     Ok(())
-}
-
-/// Tells systemd that the queue lives, while its threads get around to it.
-async fn keep_watch() {
-    let Some(patience) = notify::watchdog() else {
-        return;
-    };
-    loop {
-        notify::tell("WATCHDOG=1");
-        tokio::time::sleep(patience).await;
-    }
 }
 
 fn retry(args: &SomeArgs) -> Result<(), Failure> {

@@ -23,6 +23,7 @@ async fn create(remote: &Remote, args: &TokenCreateArgs) -> Result<(), Failure> 
     let wish = TokenWish {
         subject: args.subject.clone(),
         scopes: args.scopes.iter().map(ToString::to_string).collect(),
+        caches: args.caches.clone(),
         expires_in_s: args.expires,
     };
     let made = remote.create_token(&wish).await.map_err(for_admins)?;
@@ -113,7 +114,11 @@ fn row(token: &Token) -> String {
         None => format!("until {}", show::time(token.expires)),
     };
     let (made, by) = (show::time(token.created), &token.by);
-    format!("{id}  {subject}: {scopes}; {until}; made {made} by {by}\n")
+    let caches = match token.caches.is_empty() {
+        true => String::new(),
+        false => format!(" in {}", token.caches.join(", ")),
+    };
+    format!("{id}  {subject}: {scopes}{caches}; {until}; made {made} by {by}\n")
 }
 
 #[cfg(test)]
@@ -126,6 +131,7 @@ mod tests {
             id: "0123456789abcdef".to_owned(),
             subject: "ci".to_owned(),
             scopes: vec!["pull".to_owned(), "push".to_owned()],
+            caches: Vec::new(),
             created: 1_600_000_000,
             expires: 1_700_000_000,
             by: "admin".to_owned(),
@@ -138,6 +144,8 @@ mod tests {
             format!("{head}until 2023-11-14 22:13 UTC{tail}")
         );
         token.revoked = Some(1_600_000_060);
+        token.caches = vec!["team-a".to_owned()];
+        let head = "0123456789abcdef  ci: pull, push in team-a; ";
         assert_eq!(
             row(&token),
             format!("{head}REVOKED 2020-09-13 12:27 UTC{tail}")

@@ -101,14 +101,7 @@ impl Node {
     /// # Errors
     /// When the folder cannot be written.
     pub fn write_receipt(&self, root: &StorePath, text: &str) -> Result<(), NodeError> {
-        let folder = self.receipts();
-        fs::create_dir_all(&folder).map_err(at(&folder))?;
-        let file = folder.join(root.to_string());
-        let draft = self.draft(&file)?;
-        write(&draft, text.as_bytes()).map_err(at(&draft))?;
-        fs::rename(&draft, &file).map_err(at(&file))?;
-        let synced = File::open(&folder).and_then(|folder| folder.sync_all());
-        synced.map_err(at(&folder))
+        self.replace(&self.receipts(), &root.to_string(), text)
     }
 
     /// Takes the receipt of this root away.
@@ -116,11 +109,46 @@ impl Node {
     /// # Errors
     /// When the folder cannot be written.
     pub fn remove_receipt(&self, root: &StorePath) -> Result<(), NodeError> {
-        let file = self.receipts().join(root.to_string());
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&file)(error)),
-            _ => Ok(()),
-        }
+        remove(&self.receipts().join(root.to_string()))
+    }
+
+    /// A small file of the node's, if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_text(&self, name: &str, limit: u64) -> Result<Option<String>, NodeError> {
+        read(&self.folder.join(name), limit)
+    }
+
+    /// Replaces a small file of the node's.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn write_text(&self, name: &str, text: &str) -> Result<(), NodeError> {
+        self.replace(&self.folder, name, text)
+    }
+
+    /// Takes a small file of the node's away.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn remove_text(&self, name: &str) -> Result<(), NodeError> {
+        remove(&self.folder.join(name))
+    }
+
+    /// What is wrong with one of these.
+    pub fn wrong(&self, name: &str, error: io::Error) -> NodeError {
+        at(&self.folder.join(name))(error)
+    }
+
+    fn replace(&self, folder: &Path, name: &str, text: &str) -> Result<(), NodeError> {
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        let file = folder.join(name);
+        let draft = self.draft(&file)?;
+        write(&draft, text.as_bytes()).map_err(at(&draft))?;
+        fs::rename(&draft, &file).map_err(at(&file))?;
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(at(folder))
     }
 
     fn receipts(&self) -> PathBuf {
@@ -144,6 +172,13 @@ impl Node {
 fn unguessable(file: &Path) -> impl Fn(getrandom::Error) -> NodeError {
     let file = file.to_owned();
     move |error| at(&file)(io::Error::other(error.to_string()))
+}
+
+fn remove(file: &Path) -> Result<(), NodeError> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(file)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// A new file that only its owner can read, on the disk.

@@ -143,7 +143,7 @@ impl Prefetch<'_> {
             root: root.clone(),
             registered_s,
             time_s: now_s(),
-            boot: boot_id(),
+            boot: crate::system::boot_id(),
             keys: self.sources.vouching_keys(),
             paths: paths.cloned().collect(),
         };
@@ -173,10 +173,4 @@ fn stamp(path: &StorePath) -> Result<Stamp, Error> {
 fn now_s() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
-}
-
-/// Tells one boot of the machine from another; empty where the kernel does not say.
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.unwrap_or_default().trim().to_owned()
 }

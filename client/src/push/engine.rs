@@ -7,11 +7,13 @@
 use super::lane::Lane;
 use super::order::references_first;
 use super::store::LocalPath;
+use super::vouchers::Vouchers;
 use crate::remote::{Remote, RemoteError, wait_after};
 use snowcache_core::cache::Cache;
 use snowcache_core::error::Error;
+use snowcache_core::upstream::signed_by;
 use snowcache_nix::{NarHash, StoreHash};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::runtime::Handle;
@@ -32,6 +34,8 @@ pub struct Options {
     pub lanes: usize,
     /// The zstd level.
     pub level: i32,
+    /// Whether what upstreams of the cache signed is pushed, too.
+    pub whole: bool,
 }
 
 impl Default for Options {
@@ -42,6 +46,7 @@ impl Default for Options {
         Options {
             lanes: (cores + 2).min(16),
             level: 3,
+            whole: false,
         }
     }
 }
@@ -51,23 +56,43 @@ impl Default for Options {
 pub struct Plan {
     /// What the cache does not have, references first.
     pub missing: Vec<LocalPath>,
-    /// How many paths it has.
-    pub there: usize,
+    /// What it does not have and need not, each with the name of the upstream's key.
+    pub upstream: Vec<(LocalPath, String)>,
+    /// What it has.
+    pub there: Vec<LocalPath>,
 }
 
 impl Plan {
-    /// Asks the cache what it lacks of `paths`, in one request.
+    /// Asks the cache what it lacks of `paths`, and which upstreams it knows.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub async fn make(remote: &Remote, paths: Vec<LocalPath>) -> Result<Plan, Error> {
+    pub async fn make(
+        remote: &Remote,
+        paths: Vec<LocalPath>,
+        options: Options,
+    ) -> Result<Plan, Error> {
         let hashes: Vec<StoreHash> = paths.iter().map(|it| it.info.store_path.hash()).collect();
         let missing: HashSet<StoreHash> = remote.missing(&hashes).await?.into_iter().collect();
-        let all = paths.len();
         let lacks = |path: &LocalPath| missing.contains(&path.info.store_path.hash());
-        let missing = references_first(paths.into_iter().filter(lacks).collect());
-        let there = all - missing.len();
-        Ok(Plan { missing, there })
+        let (missing, there): (Vec<_>, Vec<_>) = paths.into_iter().partition(lacks);
+        let signed = |path: &LocalPath| !path.info.signatures.is_empty();
+        let keys = match !options.whole && missing.iter().any(signed) {
+            true => remote.upstreams().await?,
+            false => Vec::new(),
+        };
+        let (mut pushed, mut upstream) = (Vec::new(), Vec::new());
+        for path in missing {
+            match signed_by(&path.info, &keys) {
+                Some(key) => upstream.push((path, key.name().to_owned())),
+                None => pushed.push(path),
+            }
+        }
+        Ok(Plan {
+            missing: references_first(pushed),
+            upstream,
+            there,
+        })
     }
 
     /// NAR bytes of what is missing.
@@ -180,7 +205,7 @@ pub async fn push(
     heard: Heard<'_>,
 ) -> Result<(), RemoteError> {
     let nars = send(remote, plan.missing, options, counts).await?;
-    publish(remote, nars, heard).await
+    publish(remote, nars, &Vouchers::of(&plan.upstream), heard).await
 }
 
 /// Asks again what may go well later; all that is asked here may be asked twice.
@@ -252,13 +277,15 @@ async fn send(
 async fn publish(
     remote: &Remote,
     (paths, failed): (Vec<LocalPath>, HashMap<NarHash, String>),
+    vouchers: &Vouchers<'_>,
     heard: Heard<'_>,
 ) -> Result<(), RemoteError> {
     let mut lost: HashSet<StoreHash> = HashSet::new();
     let mut rest = paths.iter().peekable();
     while rest.peek().is_some() {
         let (mut batch, mut records, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while records.len() < PATHS_PER_COMMIT
+        let mut vouched = BTreeMap::new();
+        while records.len() + vouched.len() < PATHS_PER_COMMIT
             && bytes < BYTES_PER_COMMIT
             && let Some(path) = rest.next()
         {
@@ -272,7 +299,7 @@ async fn publish(
                 (None, Some(broken)) => format!("it refers to {broken}, which was not pushed"),
                 (None, None) => {
                     let record = path.info.to_record();
-                    bytes += record.len();
+                    bytes += record.len() + vouchers.add(path, &mut vouched);
                     records.push(record);
                     batch.push(path);
                     continue;
@@ -284,7 +311,8 @@ async fn publish(
         if records.is_empty() {
             continue;
         }
-        let fates = patiently(|| remote.commit(&records)).await?;
+        let vouched: Vec<String> = vouched.into_values().collect();
+        let fates = patiently(|| remote.commit(&records, &vouched)).await?;
         for (path, fate) in batch.into_iter().zip(fates) {
             let why = || fate.error.clone().unwrap_or_default();
             let fate = match fate.status {

@@ -1,4 +1,4 @@
-//! What systemd is told of the queue: that it works, at what, and that it lives (sd_notify(3)).
+//! What systemd is told of a service: that it works, at what, and that it lives (sd_notify(3)).
 //!
 //! Guarantees: without systemd nothing happens. Never: fails because nobody listens.
 
@@ -25,6 +25,17 @@ pub fn watchdog() -> Option<Duration> {
     let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
     let patience_us = number("WATCHDOG_USEC").filter(|us| ours && *us > 0)?;
     Some(Duration::from_micros(patience_us) / 2)
+}
+
+/// Tells systemd that we live, while our threads get around to it. Ends only where nobody asks.
+pub async fn keep_watch() {
+    let Some(patience) = watchdog() else {
+        return;
+    };
+    loop {
+        tell("WATCHDOG=1");
+        tokio::time::sleep(patience).await;
+    }
 }
 
 fn send(socket: &OsStr, state: &str) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 use super::Remote;
 use super::error::RemoteError;
+use super::http::Ask;
 use bytes::Bytes;
 use serde::Deserialize;
 use snowcache_nix::{Base32Error, KeyError, PublicKey, StoreHash, StorePath, StorePathError};
@@ -52,6 +53,11 @@ pub struct Page {
 }
 
 #[derive(Deserialize)]
+struct Upstreams {
+    public_keys: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct PageText {
     paths: Vec<String>,
     next: Option<String>,
@@ -70,12 +76,23 @@ impl Remote {
         Ok(body.map(|body| CacheInfo::parse(&String::from_utf8_lossy(&body))))
     }
 
-    /// What a snowcache counts; `None` of another sort of cache.
+    /// Whether anybody answers there, whatever they say.
+    pub async fn answers(&self) -> bool {
+        let url = self.http.endpoint.join("nix-cache-info");
+        self.http.send(&Ask::get(url)).await.is_ok()
+    }
+
+    /// What a snowcache counts; `None` of another sort of cache, and of one that does not tell
+    /// everybody.
     ///
     /// # Errors
     /// When the cache cannot be asked, or answers no JSON.
     pub async fn stats(&self) -> Result<Option<serde_json::Value>, RemoteError> {
-        let Some(body) = self.http.fetch("api/v1/stats", MAX_STATS_BYTES).await? else {
+        let body = match self.http.fetch("api/v1/stats", MAX_STATS_BYTES).await {
+            Err(error) if error.is_denial() => return Ok(None),
+            body => body?,
+        };
+        let Some(body) = body else {
             return Ok(None);
         };
         self.json("api/v1/stats", &body).map(Some)
@@ -97,6 +114,25 @@ impl Remote {
         keys.collect::<Result<_, KeyError>>()
             .map_err(|error| RemoteError::Answer {
                 url: self.http.endpoint.join(""),
+                source: error.into(),
+            })
+    }
+
+    /// The keys whose signature stands for a path that is not there; none of other caches, and of
+    /// a snowcache that takes whole closures only.
+    ///
+    /// # Errors
+    /// When the cache cannot be asked, or shows something that is no key.
+    pub async fn upstreams(&self) -> Result<Vec<PublicKey>, RemoteError> {
+        let path = "api/v1/upstreams";
+        let Some(body) = self.http.fetch(path, MAX_CACHE_INFO_BYTES).await? else {
+            return Ok(Vec::new());
+        };
+        let Upstreams { public_keys } = self.json(path, &body)?;
+        let keys = public_keys.iter().map(|key| key.parse());
+        keys.collect::<Result<_, KeyError>>()
+            .map_err(|error| RemoteError::Answer {
+                url: self.http.endpoint.join(path),
                 source: error.into(),
             })
     }

@@ -2,8 +2,10 @@
 //!
 //! Guarantees: the bytes of one resource, each once, in order. When the connection breaks, or stays
 //! silent for [`IDLE_TIMEOUT`], the rest is asked for - if the server said that it takes ranges and
-//! its ETag is still the same. Bounded: three resumptions in a row without progress are the end.
+//! its ETag is still the same. Bounded: three resumptions in a row without progress are the end,
+//! and so is a stall once somebody else has what is missing.
 
+use super::elsewhere::{Elsewhere, Stalled};
 use super::error::RemoteError;
 use super::http::{Ask, BoxError, Http, IDLE_TIMEOUT};
 use bytes::Bytes;
@@ -68,12 +70,18 @@ fn is_resumable(headers: &HeaderMap) -> bool {
 impl Download {
     async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
         loop {
-            let broken: BoxError = match timeout(IDLE_TIMEOUT, self.incoming.frame()).await {
+            let elsewhere = self.http.elsewhere.clone();
+            let frame = timeout(IDLE_TIMEOUT, self.incoming.frame());
+            let Ok(frame) = Elsewhere::or(elsewhere.as_ref(), frame).await else {
+                return Err(self.stalled());
+            };
+            let broken: BoxError = match frame {
                 Ok(None) => return self.end(),
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(chunk) if !chunk.is_empty() => {
                         self.read_bytes += chunk.len() as u64;
                         self.resumptions = 0;
+                        self.http.rate.spend(chunk.len()).await;
                         return Ok(Some(chunk));
                     }
                     _ => continue,
@@ -81,7 +89,10 @@ impl Download {
                 Ok(Some(Err(error))) => error.into(),
                 Err(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
             };
-            self.resume(broken).await?;
+            match Elsewhere::or(elsewhere.as_ref(), self.resume(broken)).await {
+                Ok(resumed) => resumed?,
+                Err(Stalled) => return Err(self.stalled()),
+            }
         }
     }
 
@@ -99,13 +110,22 @@ impl Download {
         }
     }
 
-    async fn resume(&mut self, source: BoxError) -> Result<(), RemoteError> {
-        let (url, read_bytes) = (self.url.clone(), self.read_bytes);
-        let broke_off = RemoteError::BrokeOff {
-            url,
-            read_bytes,
+    fn stalled(&self) -> RemoteError {
+        let url = self.url.clone();
+        RemoteError::Stalled { url }
+    }
+
+    fn broke_off(&self, source: BoxError) -> RemoteError {
+        RemoteError::BrokeOff {
+            url: self.url.clone(),
+            read_bytes: self.read_bytes,
             source,
-        };
+        }
+    }
+
+    async fn resume(&mut self, source: BoxError) -> Result<(), RemoteError> {
+        let read_bytes = self.read_bytes;
+        let broke_off = self.broke_off(source);
         if !self.resumable || self.resumptions == MAX_RESUMPTIONS {
             return Err(broke_off);
         }

@@ -1,18 +1,30 @@
-//! Connections: to a TCP port, or to a socket in the file system whatever the URL's host says.
+//! Connections: to a TCP port, perhaps through a proxy, or to a socket in the file system whatever
+//! the URL's host says.
 //!
-//! Guarantees: a connection is there within [`CONNECT_TIMEOUT`] or the attempt fails.
+//! ```text
+//!   $http_proxy, $https_proxy, $all_proxy    what curl, and so Nix, goes by; http:// ones
+//!   $no_proxy                                for whom not
+//!   http   the proxy is asked for the whole URL      https   a tunnel through it (CONNECT)
+//! ```
+//! Guarantees: a connection is there within [`CONNECT_TIMEOUT`] or the attempt fails. Never: a
+//! proxy between us and a socket.
 
-use http::Uri;
+use http::uri::Scheme;
+use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tower_service::Service;
 
 /// Three SYN retransmissions (1 + 2 + 4 s) and some: more does not help.
@@ -23,8 +35,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Makes connections.
 #[derive(Clone, Debug)]
 pub enum Connector {
-    /// To the host of the URL.
-    Tcp(HttpConnector),
+    /// To the host of the URL, or to its proxy.
+    Tcp(HttpConnector, Arc<Matcher>),
     /// To this socket.
     Unix(PathBuf),
 }
@@ -40,7 +52,7 @@ impl Connector {
                 tcp.enforce_http(false);
                 tcp.set_nodelay(true);
                 tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-                Connector::Tcp(tcp)
+                Connector::Tcp(tcp, Arc::new(Matcher::from_env()))
             }
         }
     }
@@ -53,17 +65,20 @@ impl Service<Uri> for Connector {
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match self {
-            Connector::Tcp(tcp) => tcp.poll_ready(cx).map_err(Into::into),
+            Connector::Tcp(tcp, _) => tcp.poll_ready(cx).map_err(Into::into),
             Connector::Unix(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         match self {
-            Connector::Tcp(tcp) => {
-                let connecting = tcp.call(uri);
-                Box::pin(async move { Ok(Stream::Tcp(connecting.await?)) })
-            }
+            Connector::Tcp(tcp, proxies) => match proxies.intercept(&uri) {
+                None => {
+                    let connecting = tcp.call(uri);
+                    Box::pin(async move { Ok(Stream::Tcp(connecting.await?)) })
+                }
+                Some(proxy) => Box::pin(through(proxy, tcp.clone(), uri)),
+            },
             Connector::Unix(path) => {
                 let path = path.clone();
                 Box::pin(
@@ -74,18 +89,46 @@ impl Service<Uri> for Connector {
     }
 }
 
+async fn through(proxy: Intercept, mut tcp: HttpConnector, uri: Uri) -> Result<Stream, BoxError> {
+    if proxy.uri().scheme() != Some(&Scheme::HTTP) {
+        let proxy = proxy.uri();
+        return Err(format!("{proxy} is no http:// proxy, and no other is known here").into());
+    }
+    let address = proxy.uri().clone();
+    if uri.scheme() == Some(&Scheme::HTTP) {
+        return Ok(Stream::Proxied(tcp.call(address).await?));
+    }
+    let mut tunnel = Tunnel::new(address, tcp);
+    if let Some(authorization) = proxy.basic_auth() {
+        tunnel = tunnel.with_auth(authorization.clone());
+    }
+    match timeout(CONNECT_TIMEOUT, tunnel.call(uri)).await {
+        Ok(stream) => Ok(Stream::Tcp(stream?)),
+        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+    }
+}
+
+/// What a proxy that is asked for an http URL must be told to let us through.
+pub fn proxy_authorization(uri: &Uri) -> Option<HeaderValue> {
+    let is_plain = uri.scheme() == Some(&Scheme::HTTP);
+    let proxy = is_plain.then(Matcher::from_env)?.intercept(uri)?;
+    proxy.basic_auth().cloned()
+}
+
 /// A connection of either sort.
 #[derive(Debug)]
 pub enum Stream {
     /// Over TCP.
     Tcp(TokioIo<TcpStream>),
+    /// Over TCP to a proxy that is asked for the whole URL.
+    Proxied(TokioIo<TcpStream>),
     /// Over a socket in the file system.
     Unix(TokioIo<UnixStream>),
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().proxy(matches!(self, Stream::Proxied(_)))
     }
 }
 
@@ -96,7 +139,7 @@ impl Read for Stream {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Tcp(tcp) | Stream::Proxied(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Stream::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
         }
     }
@@ -109,21 +152,21 @@ impl Write for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Stream::Tcp(tcp) | Stream::Proxied(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Stream::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Tcp(tcp) | Stream::Proxied(tcp) => Pin::new(tcp).poll_flush(cx),
             Stream::Unix(unix) => Pin::new(unix).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Tcp(tcp) | Stream::Proxied(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Stream::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
         }
     }

@@ -47,6 +47,12 @@ impl Endpoint {
         self.socket.as_ref()
     }
 
+    /// The host alone, as netrc files have it.
+    pub fn host(&self) -> &str {
+        let host = self.authority.host();
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// The address of something in this cache; `path` is relative: `nar/x.nar`.
     pub fn join(&self, path: &str) -> String {
         format!("{}://{}{}/{path}", self.scheme, self.authority, self.prefix)

@@ -37,6 +37,12 @@ pub enum RemoteError {
         /// How long it was waited.
         seconds: u64,
     },
+    /// It was slower than somebody else who has the same.
+    #[error("{url} stalled while another cache has the same")]
+    Stalled {
+        /// What was asked for.
+        url: String,
+    },
     /// An answer that means no.
     #[error("{url} answered {status}{}", said(.sentence))]
     Status {
@@ -120,7 +126,8 @@ impl From<RemoteError> for Error {
         let (kind, blame) = match &error {
             RemoteError::Connection { .. }
             | RemoteError::BrokeOff { .. }
-            | RemoteError::TimedOut { .. } => (Kind::Unavailable, Blame::Upstream),
+            | RemoteError::TimedOut { .. }
+            | RemoteError::Stalled { .. } => (Kind::Unavailable, Blame::Upstream),
             RemoteError::Status { status, .. } => of_status(*status),
             RemoteError::TooLong { .. } => (Kind::TooMuch, Blame::Upstream),
             RemoteError::Request { .. } => (Kind::Invalid, Blame::Client),

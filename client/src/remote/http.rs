@@ -8,10 +8,12 @@
 //!
 //! Guarantees: every wait ends; a token is sent to the cache's own address and nowhere else.
 
-use super::connect::Connector;
+use super::connect::{Connector, proxy_authorization};
+use super::elsewhere::{Elsewhere, Stalled};
 use super::endpoint::Endpoint;
 use super::error::{RemoteError, first_line};
 use super::{retry, tls};
+use crate::rate::Rate;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -41,6 +43,13 @@ pub(super) struct Http {
     client: Client<HttpsConnector<Connector>, Body>,
     pub(super) endpoint: Endpoint,
     authorization: Option<HeaderValue>,
+    proxy_authorization: Option<HeaderValue>,
+    /// What may come of it a second.
+    pub(super) rate: Rate,
+    /// How often a request is made.
+    pub(super) attempts: u32,
+    /// Who may have what this cache is slow to give.
+    pub(super) elsewhere: Option<Elsewhere>,
 }
 
 /// A request that can be made again.
@@ -79,9 +88,21 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(30))
             .build(tls::over(Connector::new(endpoint.socket().cloned())));
         Http {
+            proxy_authorization: match endpoint.socket() {
+                Some(_) => None,
+                None => endpoint
+                    .join("")
+                    .parse()
+                    .ok()
+                    .as_ref()
+                    .and_then(proxy_authorization),
+            },
             client,
             endpoint,
             authorization,
+            rate: Rate::default(),
+            attempts: retry::MAX_ATTEMPTS,
+            elsewhere: None,
         }
     }
 
@@ -95,13 +116,17 @@ impl Http {
     pub async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, RemoteError> {
         let mut attempt = 1;
         loop {
-            let answer = self.follow(ask).await;
+            let asked = Elsewhere::or(self.elsewhere.as_ref(), self.follow(ask)).await;
+            let answer = asked.unwrap_or_else(|Stalled| {
+                let url = ask.url.clone();
+                Err(RemoteError::Stalled { url })
+            });
             let passing = match &answer {
                 Ok(answer) => retry::is_passing(answer.status()),
                 Err(RemoteError::Connection { .. } | RemoteError::TimedOut { .. }) => true,
                 Err(_) => false,
             };
-            if !passing || attempt >= retry::MAX_ATTEMPTS {
+            if !passing || attempt >= self.attempts {
                 return answer;
             }
             let headers = answer.as_ref().ok().map(Response::headers);
@@ -182,6 +207,12 @@ impl Http {
                 .headers_mut()
                 .insert(header::AUTHORIZATION, token.clone());
         }
+        if let Some(authorization) = &self.proxy_authorization
+            && self.endpoint.is_at(request.uri())
+        {
+            let name = header::PROXY_AUTHORIZATION;
+            request.headers_mut().insert(name, authorization.clone());
+        }
         let answer = self.client.request(request).await;
         answer.map_err(|source| RemoteError::Connection {
             url: url(),
@@ -212,7 +243,11 @@ impl Http {
                 read_bytes: 0,
                 source,
             }),
-            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Ok(body)) => {
+                let body = body.to_bytes();
+                self.rate.spend(body.len()).await;
+                Ok(body)
+            }
         }
     }
 

@@ -69,6 +69,9 @@ pub struct Token {
     pub subject: String,
     /// What it allows.
     pub scopes: Vec<String>,
+    /// In which caches; none: the one at `/`, and where it allows everything, all.
+    #[serde(default)]
+    pub caches: Vec<String>,
     /// When it was made.
     pub created: u64,
     /// From when on it is refused.
@@ -96,6 +99,9 @@ pub struct TokenWish {
     pub subject: String,
     /// What it is to allow.
     pub scopes: Vec<String>,
+    /// In which caches; a server that knows of none is not asked about them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<String>,
     /// How long.
     pub expires_in_s: u64,
 }

@@ -45,6 +45,8 @@ struct AbsentNars {
 #[derive(Serialize)]
 struct AskCommit<'a> {
     paths: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    vouched: &'a [String],
 }
 
 #[derive(Deserialize)]
@@ -130,12 +132,18 @@ impl Remote {
     }
 
     /// Publishes paths in this order, references first; `records` are narinfos without the lines
-    /// about a file.
+    /// about a file. `vouched` are such of references that are not there, with an upstream's
+    /// signature.
     ///
     /// # Errors
     /// When the cache cannot be asked; what became of each path is in the answer.
-    pub async fn commit(&self, records: &[String]) -> Result<Vec<PathFate>, RemoteError> {
-        let ask = self.question("commit", &AskCommit { paths: records })?;
+    pub async fn commit(
+        &self,
+        records: &[String],
+        vouched: &[String],
+    ) -> Result<Vec<PathFate>, RemoteError> {
+        let paths = records;
+        let ask = self.question("commit", &AskCommit { paths, vouched })?;
         let answer = self.http.send(&ask).await?;
         let json = HeaderValue::from_static("application/json");
         let told = answer.headers().get(header::CONTENT_TYPE) == Some(&json);

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Guarantees: nothing is answered before it is durable; of two offers for one path the first
-//! stays; a path becomes visible only when its NAR and all its references are, and goes only when
-//! nothing visible refers to it; after a failed write the segment is given up and the whole group
-//! is told.
+//! stays; a path becomes visible only when its NAR and all its references are, but for what
+//! an upstream vouches for, and goes only when nothing visible refers to it; after a failed write
+//! the segment is given up and the whole group is told.
 
 mod again;
 mod draft;
@@ -20,6 +20,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use snowcache_core::upstream::Vouched;
 use snowcache_nix::PathInfo;
 
 use self::draft::Draft;
@@ -42,6 +43,8 @@ pub enum Change {
         cache: CacheName,
         info: PathInfo,
         subject: String,
+        /// Which references need not be here.
+        vouched: Arc<Vouched>,
     },
     /// Store a document.
     Document {
@@ -203,7 +206,11 @@ impl Journal {
             answers.push((reply, draft.decide(change)));
         }
         let removes = draft.removes();
+        let steps = draft.take_steps();
         let durable = self.write(draft);
+        if durable.is_ok() {
+            shared.tallies.made(&steps);
+        }
         if removes {
             shared.uses.left();
         }

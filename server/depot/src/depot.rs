@@ -31,6 +31,7 @@ use crate::segments::Segments;
 use crate::segments::committed::Committed;
 use crate::segments::local::LocalSegments;
 use crate::state::{Document, UploadState, document_of};
+use crate::tallies::Tallies;
 use crate::uses::Uses;
 use crate::{Error, Result};
 
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub room: Room,
     pub uses: Uses,
     pub leases: Leases,
+    pub tallies: Tallies,
     /// Commits read it from their first look to their last write; the collector writes it where
     /// nothing may change under its hands.
     gate: RwLock<()>,
@@ -222,6 +224,7 @@ impl Depot {
             room,
             uses: Uses::default(),
             leases: Leases::new(options.max_leased_bytes),
+            tallies: Tallies::default(),
             gate: RwLock::new(()),
             quarantine: Quarantine::new(watchers),
             dir: options.dir,
@@ -289,6 +292,7 @@ impl Depot {
             cache,
             info,
             subject: subject.to_owned(),
+            vouched: Arc::default(),
         };
         match self.committer.commit(change)? {
             Outcome::Published(published) => Ok(published),

@@ -21,6 +21,7 @@ mod copier;
 mod cover;
 mod gather;
 mod graph;
+mod policy;
 mod removals;
 mod rewrite;
 pub(crate) mod rows;
@@ -39,6 +40,7 @@ pub(crate) use self::cover::cover_frames;
 use self::gather::Gather;
 pub(crate) use self::graph::LOW_WATER_PERCENT;
 use self::graph::{Graph, Limit, Node, Reason};
+pub use self::policy::{Policy, Stay};
 pub use self::removals::Removals;
 use self::removals::{Doomed, REMOVALS_AT_ONCE};
 pub(crate) use self::rewrite::ROWS_AT_ONCE;
@@ -56,19 +58,6 @@ use crate::{Error, ErrorKind, Result};
 
 /// In whose name collections remove paths.
 const COLLECTOR: &str = "gc";
-
-/// What stays, and for how long.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// A path stays at least so long after it was last put, served or asked for.
-    pub grace_s: u64,
-    /// A path that no pin holds goes when it was not used for so long; None: never by age.
-    pub max_age_s: Option<u64>,
-    /// The bytes of NARs without path or lease stay so long, for downloads that are under way.
-    pub sweep_grace_s: u64,
-    /// Segments are rewritten until garbage is at most so much of what lives.
-    pub max_garbage_percent: u64,
-}
 
 /// Something that is removed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -261,6 +250,7 @@ struct Collection<'a> {
 impl Collection<'_> {
     fn run(&mut self) -> Result<()> {
         self.depot.write_uses()?;
+        self.unpin_deleted()?;
         let (gone, doomed) = self.paths()?;
         let depot = self.depot;
         depot.may_go_on()?;
@@ -269,6 +259,8 @@ impl Collection<'_> {
         sweep.visible()?;
         sweep.uploads()?;
         sweep.conflicts()?;
+        sweep.documents()?;
+        sweep.frames()?;
         depot.may_go_on()?;
         let dead = sweep.nars()?;
         self.depot.commit(Change::Rest)?;
@@ -322,14 +314,25 @@ impl Collection<'_> {
         Ok(any)
     }
 
+    /// Ends the pins of caches that were deleted.
+    fn unpin_deleted(&mut self) -> Result<()> {
+        for cache in self.policy.deleted().filter(|_| !self.dry_run) {
+            for pin in self.depot.pins(cache)? {
+                self.depot.remove_pin(cache, &pin.name, COLLECTOR)?;
+            }
+        }
+        Ok(())
+    }
+
     fn words(&self, reason: Reason) -> String {
-        match (reason, self.policy.max_age_s) {
-            (Reason::TooOld(age), Some(max)) => format!(
+        match reason {
+            Reason::Deleted => "its cache was deleted".to_owned(),
+            Reason::TooOld(age, max) => format!(
                 "not used for {}, longer than {} (max_age_s), and no pin holds it",
                 duration(age),
                 duration(max)
             ),
-            (Reason::TooOld(age) | Reason::OverLimit(age), _) => format!(
+            Reason::OverLimit(age) => format!(
                 "the depot is near max_size_bytes, and this was not used for {}",
                 duration(age)
             ),

@@ -14,7 +14,7 @@
 
 mod offered;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, MutexGuard};
 
@@ -30,13 +30,14 @@ use crate::depot::Shared;
 use crate::index::{Batch, Table};
 use crate::keys::CacheName;
 use crate::layout::{Builder, Layout, Location};
+use crate::leases::holder;
 use crate::pool::Stream;
 use crate::record::{FrameHeader, Kind};
 use crate::relayout::header_of;
 use crate::rows::UploadRow;
 use crate::state::{UploadState, recipe_payload, to_json};
 use crate::uses::{Flight, FramePlace};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, tenants};
 use offered::Offers;
 
 pub use offered::{KEEP_BYTES, Lease, is_nar, native_name};
@@ -97,12 +98,14 @@ impl Ingest {
             cutter: Cutter::new(Params::V1),
             files: Vec::new(),
             frames: Frames {
+                packs_anew: false,
                 flight: depot.uses.take_off(),
                 depot,
                 ops: Vec::new(),
                 cut: 0,
                 offers: Offers::default(),
                 queue: VecDeque::new(),
+                fresh: Vec::new(),
                 uncommitted: 0,
                 streams: Vec::new(),
             },
@@ -211,6 +214,8 @@ enum Coming {
 
 /// The pieces of one NAR, on their way into segments.
 struct Frames {
+    /// Frames are stored neither as they are sent, nor as they were compressed again.
+    packs_anew: bool,
     depot: Arc<Shared>,
     ops: Vec<Op>,
     /// Bytes of the NAR that are in pieces.
@@ -220,6 +225,8 @@ struct Frames {
     /// Where each frame of the NAR lies; the collector leaves alone what is shared.
     flight: Arc<Flight>,
     queue: VecDeque<Coming>,
+    /// Frames that came since the last commit.
+    fresh: Vec<FrameId>,
     /// Stored bytes appended since the last commit.
     uncommitted: u64,
     /// The segments written to; all but the last are full.
@@ -265,13 +272,13 @@ impl Frames {
             Some(frame) => Coming::Sent(frame),
             None => Coming::Compressed(self.depot.compressors.compress(id, raw)?),
         });
-        self.at().insert(id, FramePlace::Queued);
+        self.queued(id);
         Ok(())
     }
 
     /// Whether the frame needs no storing. Looked up and noted under one lock, so that the
     /// collector sees it noted, or the look-up sees it gone.
-    fn is_here(&self, id: FrameId) -> Result<bool> {
+    fn is_here(&mut self, id: FrameId) -> Result<bool> {
         let mut at = self.at();
         if at.contains_key(&id) {
             return Ok(true);
@@ -279,8 +286,20 @@ impl Frames {
         let Some(value) = self.depot.index.get(Table::Frames, id.as_bytes())? else {
             return Ok(false);
         };
-        at.insert(id, FramePlace::Known(Location::decode(&value)?));
+        let location = Location::decode(&value)?;
+        if self.packs_anew && self.depot.pool.level(location.segment) > 0 {
+            return Ok(false);
+        }
+        at.insert(id, FramePlace::Known(location));
+        drop(at);
+        self.fresh.push(id);
         Ok(true)
+    }
+
+    /// The frame is stored by this upload.
+    fn queued(&mut self, id: FrameId) {
+        self.at().insert(id, FramePlace::Queued);
+        self.fresh.push(id);
     }
 
     fn at(&self) -> MutexGuard<'_, HashMap<FrameId, FramePlace>> {
@@ -339,22 +358,25 @@ impl Frames {
         let gate = depot.commits()?;
         let visible = upload.cache.nar_key(&nar.nar_hash);
         let named = depot.index.get(Table::Visible, &visible)?.is_some();
+        let holder = holder(&upload.cache, &upload.subject);
         if !named {
-            depot.leases.check(&upload.subject, &nar)?;
+            depot.leases.check(&holder, &nar)?;
         }
         let mut batch = Batch::default();
+        let fresh = std::mem::take(&mut self.fresh);
+        tenants::sent(&*depot.index, &upload.cache, &fresh, &mut batch)?;
         let known = Layout::read(&*depot.index, &nar.nar_hash)?;
         let sick = depot.quarantine.is_sick(&nar.nar_hash);
         let whole = known.is_some() && !sick && self.adds_nothing()?;
         if whole {
-            self.at().clear();
+            self.forget_new();
             self.streams.clear(); // cuts them back
         } else {
             let recipe = Recipe::new(std::mem::take(&mut self.ops))
                 .map_err(|e| Error::caused(ErrorKind::Corrupt, "the NAR was cut wrongly", e))?;
             let payload = recipe_payload(&nar.nar_hash, nar.nar_size_bytes, &recipe)?;
             let place = self.stream()?.state(Kind::Recipe, false, &payload)?;
-            self.index_frames(&mut batch)?;
+            self.index_frames(&recipe, &mut batch)?;
             if let Some(known) = known {
                 known.remove(&mut batch, &nar.nar_hash);
             }
@@ -365,7 +387,7 @@ impl Frames {
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
         if !named {
-            depot.leases.hold(&state.subject, &nar);
+            depot.leases.hold(&holder, &nar);
         }
         UploadRow { place, state }.put(&mut batch);
         depot.uses.nar(nar.nar_hash);
@@ -389,15 +411,16 @@ impl Frames {
         Ok(found.iter().all(Option::is_some))
     }
 
-    /// Puts the frames stored here into `batch`, and looks the shared ones up once more: they may
-    /// have been moved since.
-    fn index_frames(&self, batch: &mut Batch) -> Result<()> {
+    /// Puts the frames stored here into `batch`, and looks those up once more that `recipe` shares:
+    /// they may have been moved since.
+    fn index_frames(&self, recipe: &Recipe, batch: &mut Batch) -> Result<()> {
         let mut at = self.at();
-        let shared = at.iter().filter_map(|(id, place)| match place {
-            FramePlace::Known(_) => Some(*id),
-            _ => None,
+        let named = recipe.ops().iter().filter_map(|op| match op {
+            Op::Frame { id, .. } | Op::Dense { id, .. } => Some(*id),
+            Op::Literal(_) => None,
         });
-        let shared: Vec<FrameId> = shared.collect();
+        let is_shared = |id: &FrameId| matches!(at.get(id), Some(FramePlace::Known(_)));
+        let shared: HashSet<FrameId> = named.filter(is_shared).collect();
         let keys: Vec<&[u8]> = shared.iter().map(|id| id.as_bytes().as_slice()).collect();
         let found = self.depot.index.get_many(Table::Frames, &keys)?;
         for (id, value) in shared.iter().zip(found) {

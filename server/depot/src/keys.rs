@@ -22,6 +22,11 @@ impl CacheName {
         CacheName("default".into())
     }
 
+    /// Whether it is the one at `/`.
+    pub fn is_default(&self) -> bool {
+        *self.0 == *"default"
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

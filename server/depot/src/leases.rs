@@ -11,7 +11,17 @@ use std::sync::{Mutex, MutexGuard};
 use snowcache_nix::NarHash;
 
 use crate::ingest::Nar;
+use crate::keys::CacheName;
 use crate::{Error, ErrorKind, Result};
+
+/// Who holds something: a subject, in a named cache with its name, since two caches may have people
+/// of one name who are to know nothing of each other.
+pub fn holder(cache: &CacheName, subject: &str) -> String {
+    match cache.is_default() {
+        true => subject.to_owned(),
+        false => format!("{subject} in {cache}"),
+    }
+}
 
 /// NARs by the subject that holds them, with their lengths.
 pub type Held = HashMap<String, HashMap<NarHash, u64>>;

@@ -54,6 +54,8 @@ mod scrub;
 pub mod segments;
 mod state;
 mod stats;
+mod tallies;
+mod tenants;
 mod uses;
 mod varint;
 mod versions;
@@ -61,7 +63,7 @@ mod vitals;
 
 pub use depot::{CHECKPOINT_BYTES, Depot, MAX_PAGE, Published, Stored, UploadInfo};
 pub use error::{Error, ErrorKind, Result};
-pub use gc::{Collected, Finding, Policy, Removal};
+pub use gc::{Collected, Finding, Policy, Removal, Stay};
 pub use ingest::{Ingest, KEEP_BYTES, Lease, MAX_QUEUED, Nar, Upload, native_name};
 pub use kept_nar::KeptNar;
 pub use keys::{CacheName, MAX_CACHE_NAME_BYTES};
@@ -77,6 +79,7 @@ pub use room::RESERVE_BYTES;
 pub use scrub::{Progress, Scrub, Scrubbed, Scrubbing, Subset};
 pub use state::Document;
 pub use stats::Stats;
+pub use tallies::Holding;
 pub use vitals::Vitals;
 
 #[cfg(test)]

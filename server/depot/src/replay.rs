@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 
+use snowcache_core::recipe::FrameId;
 use snowcache_nix::{PathInfo, Signature, StorePath};
 
 use crate::depot::document_key;
@@ -20,7 +21,7 @@ use crate::pins::PinState;
 use crate::pool::{Level, SEGMENT_BYTES};
 use crate::read::read_state;
 use crate::record::Kind;
-use crate::relayout;
+use crate::relayout::{self, frame_id};
 use crate::rows::{
     PathRow, PinRow, Place, RemovedRow, SCHEMA, SCHEMA_KEY, SINCE_KEY, UploadRow, conflict_key,
     path_info, time_row,
@@ -31,7 +32,7 @@ use crate::state::{
     ConflictState, PathState, RemovedState, SignaturesState, UploadState, document_of, from_json,
     recipe_of,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, tenants};
 
 /// Frames written to the index at once while replaying.
 const FRAMES_A_BATCH: usize = 10_000;
@@ -271,6 +272,7 @@ fn prepare(
     match header.kind {
         Kind::Recipe => apply_recipe(index, &payload, place, batch),
         Kind::Upload => apply_upload(
+            segments,
             index,
             from_json(&payload, "an upload record")?,
             place,
@@ -308,6 +310,7 @@ fn apply_recipe(index: &dyn Index, payload: &[u8], at: Place, batch: &mut Batch)
 }
 
 fn apply_upload(
+    segments: &dyn Segments,
     index: &dyn Index,
     state: UploadState,
     place: Place,
@@ -320,10 +323,19 @@ fn apply_upload(
         return Ok(());
     }
     let state = &row.state;
-    if Layout::read(index, &state.nar_hash)?.is_none() {
+    let Some(layout) = Layout::read(index, &state.nar_hash)? else {
         let (name, expires) = (&state.name, state.expires);
         tracing::debug!(name, expires, "an upload whose NAR was collected");
         return Ok(());
+    };
+    if !state.cache.is_default() {
+        let Place {
+            segment, offset, ..
+        } = layout.recipe;
+        let (_, payload) = read_state(segments, SegmentId(segment), offset)?;
+        let recipe = recipe_of(&payload)?.2;
+        let frames: Vec<FrameId> = recipe.ops().iter().filter_map(frame_id).collect();
+        tenants::sent_before(&state.cache, &frames, batch);
     }
     row.put(batch);
     Ok(())

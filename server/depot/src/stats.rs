@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::depot::Depot;
 use crate::index::{Rows, Table};
+use crate::keys::CacheName;
 use crate::{Error, Result};
 
 /// Counts of everything, exact; they take a walk over the index.
@@ -45,6 +46,26 @@ impl Depot {
             segment_bytes: segments.iter().map(|(_, len)| len).sum(),
             sick_nars: self.shared().quarantine.len() as u64,
         })
+    }
+
+    /// Whether nothing is left of a cache that was deleted, for collections to do.
+    ///
+    /// # Errors
+    /// When the index fails.
+    pub fn is_gone(&self, cache: &CacheName) -> Result<bool> {
+        for table in [
+            Table::Paths,
+            Table::Visible,
+            Table::Uploads,
+            Table::Documents,
+            Table::Sent,
+        ] {
+            let rows = self.shared().index.scan(table, &cache.key(b""), None, 1)?;
+            if !rows.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(self.pins(cache)?.is_empty())
     }
 
     fn count(&self, table: Table, counts: impl Fn(&[u8]) -> bool) -> Result<u64> {

@@ -16,6 +16,7 @@ mod check;
 mod collect;
 mod delta;
 mod gather;
+mod holding;
 mod ingest;
 mod integrity;
 mod lookup;
@@ -24,6 +25,7 @@ mod publish;
 mod recompress;
 mod replay;
 mod simulation;
+mod tenants;
 mod twins;
 mod windows;
 

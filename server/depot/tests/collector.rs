@@ -105,6 +105,7 @@ fn what_must_be_there_is_there_and_the_space_comes_back() {
         max_age_s: None,
         sweep_grace_s: 0,
         max_garbage_percent: 10,
+        caches: Default::default(),
     };
     std::thread::sleep(std::time::Duration::from_millis(10 * LEASE));
     let mut collected = depot.collect(&policy, false, &mut |_| {}).expect("collect");
@@ -302,6 +303,7 @@ fn collect(yard: &Yard, dice: &mut Dice) -> u64 {
         max_age_s: Some(GRACE + dice.below(200)),
         sweep_grace_s: 100 + dice.below(200),
         max_garbage_percent: 5 + dice.below(20),
+        caches: Default::default(),
     };
     let mut removed = 0;
     let mut count = |finding| removed += u64::from(matches!(finding, Finding::Path { .. }));

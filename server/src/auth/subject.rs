@@ -3,7 +3,9 @@
 //! Guarantees: a name stands in records, log lines and file names as it is. Never: the name of one
 //! of the two tokens that are files for anybody else.
 
+use crate::caches::title;
 use serde::{Deserialize, Serialize};
+use snowcache_depot::CacheName;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -157,25 +159,82 @@ impl fmt::Display for Name {
     }
 }
 
+/// Where something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// In one cache.
+    Cache(&'a CacheName),
+    /// In what is about all of them: collections, tokens, the caches themselves.
+    Server,
+}
+
+/// Where a token is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Within {
+    /// Everywhere.
+    Server,
+    /// In these caches.
+    Caches(Arc<[CacheName]>),
+}
+
+impl Within {
+    /// Where a token is good that was made for `caches`: for none, in the cache at `/`, and where
+    /// it allows everything, everywhere.
+    pub fn of(caches: &[CacheName], scopes: Scopes) -> Within {
+        match caches {
+            [] if scopes.has(Scope::Admin) => Within::Server,
+            [] => Within::Caches([CacheName::default_cache()].into()),
+            caches => Within::Caches(caches.into()),
+        }
+    }
+
+    /// Whether it is good there.
+    pub fn has(&self, place: Place<'_>) -> bool {
+        match (self, place) {
+            (Within::Server, _) => true,
+            (Within::Caches(caches), Place::Cache(cache)) => caches.contains(cache),
+            (Within::Caches(_), Place::Server) => false,
+        }
+    }
+}
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Within::Server => f.write_str("all caches"),
+            Within::Caches(caches) => {
+                let titles: Vec<&str> = caches.iter().map(title).collect();
+                write!(f, "the cache {}", titles.join(", "))
+            }
+        }
+    }
+}
+
 /// As whom a request is answered, and a write is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     name: Arc<str>,
     scopes: Scopes,
+    within: Within,
 }
 
 impl Subject {
     /// The bearer of a token that was made.
-    pub fn new(name: &Name, scopes: Scopes) -> Subject {
-        let name = name.0.clone();
-        Subject { name, scopes }
+    pub fn new(name: &Name, scopes: Scopes, caches: &[CacheName]) -> Subject {
+        Subject {
+            name: name.0.clone(),
+            scopes,
+            within: Within::of(caches, scopes),
+        }
     }
 
-    /// The bearer of `push.token`, who may push and pin.
+    /// The bearer of `push.token`, who may push to the cache at `/` and pin there.
     pub fn push() -> Subject {
+        let scopes = Scopes::of(&[Scope::Pull, Scope::Push, Scope::Pin]);
         Subject {
             name: PUSH.into(),
-            scopes: Scopes::of(&[Scope::Pull, Scope::Push, Scope::Pin]),
+            scopes,
+            within: Within::of(&[], scopes),
         }
     }
 
@@ -184,6 +243,7 @@ impl Subject {
         Subject {
             name: ADMIN.into(),
             scopes: Scopes::of(&Scope::ALL),
+            within: Within::Server,
         }
     }
 
@@ -195,6 +255,11 @@ impl Subject {
     /// What they may.
     pub fn scopes(&self) -> Scopes {
         self.scopes
+    }
+
+    /// Where they may.
+    pub fn within(&self) -> &Within {
+        &self.within
     }
 }
 
@@ -218,6 +283,27 @@ mod tests {
         let written = serde_json::to_string(&scopes(r#"["admin","pull"]"#).expect("two"));
         assert_eq!(written.expect("JSON"), r#"["pull","admin"]"#);
         assert!(scopes("[]").is_err() && scopes(r#"["root"]"#).is_err());
+    }
+
+    #[test]
+    fn a_token_is_good_in_its_caches_alone() {
+        let [a, b]: [CacheName; 2] = ["a", "b"].map(|name| name.parse().expect("a name"));
+        let default = CacheName::default_cache();
+        let (push, admin) = (Scopes::of(&[Scope::Push]), Scopes::of(&[Scope::Admin]));
+        let one = std::slice::from_ref(&a);
+        for (within, good) in [
+            (Within::of(&[], push), "default"),
+            (Within::of(one, push), "a"),
+            (Within::of(&[a.clone(), b.clone()], push), "a b"),
+            (Within::of(&[], admin), "default a b server"),
+            (Within::of(one, admin), "a"),
+        ] {
+            let caches = [&default, &a, &b].into_iter();
+            let caches = caches.filter(|cache| within.has(Place::Cache(cache)));
+            let mut places: Vec<&str> = caches.map(CacheName::as_str).collect();
+            places.extend(within.has(Place::Server).then_some("server"));
+            assert_eq!(places.join(" "), good);
+        }
     }
 
     #[test]

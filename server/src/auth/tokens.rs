@@ -17,6 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use snowcache_depot::CacheName;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
@@ -92,6 +93,9 @@ pub struct Token {
     pub subject: Name,
     /// What it allows.
     pub scopes: Scopes,
+    /// In which caches; none: see [`Within::of`](super::subject::Within::of).
+    #[serde(default)]
+    pub caches: Vec<CacheName>,
     /// When it was made.
     pub created: u64,
     /// From when on it is refused.
@@ -119,6 +123,8 @@ pub struct Wish {
     pub subject: Name,
     /// What it is to allow.
     pub scopes: Scopes,
+    /// In which caches.
+    pub caches: Vec<CacheName>,
     /// How long, in seconds.
     pub life_s: u64,
     /// Who makes it.
@@ -252,6 +258,7 @@ impl Tokens {
             id: id.clone(),
             subject: wish.subject,
             scopes: wish.scopes,
+            caches: wish.caches,
             created: now,
             expires: now.saturating_add(wish.life_s),
             by: wish.by,
@@ -287,7 +294,7 @@ impl Tokens {
                 subject: subject(),
                 ago_s: now - token.expires,
             }),
-            None => Ok(Subject::new(&token.subject, token.scopes)),
+            None => Ok(Subject::new(&token.subject, token.scopes, &token.caches)),
         })
     }
 

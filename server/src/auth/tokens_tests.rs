@@ -11,6 +11,7 @@ fn wish(subject: &str, life_s: u64) -> Wish {
     Wish {
         subject: subject.parse().expect("a name"),
         scopes: vec![Scope::Push].try_into().expect("one"),
+        caches: Vec::new(),
         life_s,
         by: "admin".to_owned(),
     }

@@ -3,6 +3,7 @@
 use super::bind;
 use super::{Config, ConfigError};
 use crate::observe::FILTER_RULE;
+use snowcache_core::upstream;
 use tracing_subscriber::EnvFilter;
 
 impl Config {
@@ -13,7 +14,7 @@ impl Config {
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
         let percent = self.retention.max_garbage_percent;
-        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 10] = [
+        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 11] = [
             (
                 (1..=19).contains(&self.recompression.level),
                 "recompression.level",
@@ -43,6 +44,12 @@ impl Config {
                 "log.filter",
                 &self.log.filter,
                 FILTER_RULE,
+            ),
+            (
+                upstream::keys(&self.cache.upstream_keys).is_ok(),
+                "cache.upstream_keys",
+                &self.cache.upstream_keys,
+                KEYS,
             ),
             (
                 is_url_or_empty(&self.public_url),
@@ -109,6 +116,8 @@ impl Config {
         }
     }
 }
+
+const KEYS: &str = "it must be public keys, NAME:BASE64, separated by spaces, as nix.conf has them";
 
 const ADDRESSES: &str =
     "it must be ADDRESS:PORT ([::]:8420 for IPv6), unix:PATH or systemd, or a list of such";

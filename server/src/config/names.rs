@@ -4,6 +4,7 @@
 //! stale.
 
 use super::Config;
+use snowcache_core::nearest::nearest;
 use toml::{Table, Value};
 
 /// What the names of all our environment variables begin with.
@@ -11,10 +12,12 @@ pub const PREFIX: &str = "SNOWCACHE_";
 
 /// Variables that are not keys: the path of the configuration file, the client's, and what this
 /// project's development shell and tests are told by.
-const NOT_KEYS: [&str; 18] = [
+const NOT_KEYS: [&str; 22] = [
+    "AGENT",
     "AUDIENCE",
     "CONFIG",
     "CUTS",
+    "CYCLES",
     "DEV_SHELL",
     "FAULT",
     "FIRST_SEED",
@@ -27,6 +30,8 @@ const NOT_KEYS: [&str; 18] = [
     "ROUNDS",
     "SEED",
     "SEEDS",
+    "SPOOL",
+    "STATE",
     "TOKEN",
     "TOKEN_FILE",
     "URL",
@@ -100,37 +105,9 @@ pub fn nearest_variable(name: &str) -> String {
     nearest(name, variables.iter().map(String::as_str))
 }
 
-fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let nearest = known.min_by_key(|one| (!one.starts_with(given), distance(given, one)));
-    nearest.unwrap_or_default().to_owned()
-}
-
-/// Levenshtein's distance, one row at a time.
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (above, left) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = above + 1;
-        for (column, right) in to.chars().enumerate() {
-            let changed = diagonal + usize::from(left != right);
-            diagonal = row[column + 1];
-            row[column + 1] = changed.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    *row.last()
-        .expect("invariant: the row has one more element than `to` has letters")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances_are_counted_in_letters() {
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("lease_s", "lease_s"), 0);
-    }
 
     #[test]
     fn every_key_has_a_variable_of_its_own() {

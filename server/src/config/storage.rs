@@ -122,6 +122,7 @@ impl Retention {
             max_age_s: (self.max_age_s > 0).then_some(self.max_age_s),
             sweep_grace_s: self.sweep_grace_s,
             max_garbage_percent: self.max_garbage_percent,
+            caches: Default::default(),
         }
     }
 }

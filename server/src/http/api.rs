@@ -75,6 +75,17 @@ pub async fn paths(
     Ok(json(&method, &Paths { paths, next }))
 }
 
+/// `GET /api/v1/stats` of a named cache: what it holds, `null` until it is counted.
+pub async fn holding(State(app): State<Shared>, method: Method) -> Response {
+    match app.depot.holding(&app.cache) {
+        Some(holding) => json(&method, &holding),
+        None => json(
+            &method,
+            &serde_json::json!({ "paths": null, "nar_bytes": null }),
+        ),
+    }
+}
+
 /// `GET /api/v1/stats`
 pub async fn stats(State(app): State<Shared>, method: Method) -> Result<Response, Refusal> {
     let depot = app.depot.clone();
@@ -86,6 +97,17 @@ pub async fn stats(State(app): State<Shared>, method: Method) -> Result<Response
             conflicts: app.conflicts.load(Ordering::Relaxed),
         },
     ))
+}
+
+#[derive(Serialize)]
+struct Upstreams {
+    public_keys: Vec<String>,
+}
+
+/// `GET /api/v1/upstreams`: by whose signatures references may be left out.
+pub async fn upstreams(State(app): State<Shared>, method: Method) -> Response {
+    let public_keys = app.upstreams.iter().map(ToString::to_string).collect();
+    json(&method, &Upstreams { public_keys })
 }
 
 /// `POST /api/v1/missing`

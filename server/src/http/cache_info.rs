@@ -14,7 +14,7 @@ const MAX_BYTES: u64 = 64 << 10;
 /// `GET`, `HEAD`
 pub async fn get(State(app): State<Shared>, method: Method) -> Response {
     let mass_query = u8::from(app.config.cache.want_mass_query);
-    let priority = app.config.cache.priority;
+    let priority = app.priority;
     let batch = batch::NAME;
     let text = format!(
         "StoreDir: {STORE_DIR}\nWantMassQuery: {mass_query}\nPriority: {priority}\n\

@@ -38,12 +38,7 @@ impl Front {
     /// The answer, if there is one at once; a request that has none is as it was.
     pub fn answer<B: HttpBody>(&self, peer: &Peer, request: &mut Request<B>) -> Option<Response> {
         let app = &self.0;
-        if !app.config.cache.public
-            && app
-                .gate
-                .admit(peer, request.headers(), Scope::Pull)
-                .is_err()
-        {
+        if !app.is_public && app.admit(peer, request.headers(), Scope::Pull).is_err() {
             return None;
         }
         let is_head = request.method() == Method::HEAD;

@@ -41,8 +41,8 @@ pub struct Small {
     pub etag: HeaderValue,
 }
 
-/// What is asked for: a NAR, and the name of an encoding of it, or none.
-type Key = (NarHash, Option<String>);
+/// What is asked for: the number of a cache, a NAR, and the name of an encoding of it, or none.
+pub type Key = (u32, NarHash, Option<String>);
 
 /// What can be kept of a NAR.
 pub trait Keepable: Clone {
@@ -62,7 +62,7 @@ impl Keepable for NarReader {
     }
 }
 
-/// What is kept of the NARs of one cache.
+/// What is kept of the NARs of all caches.
 pub struct KeptNars<T> {
     parts: [Mutex<Part<T>>; PARTS],
 }
@@ -112,7 +112,7 @@ impl<T: Keepable> KeptNars<T> {
 
     fn part(&self, key: &Key) -> MutexGuard<'_, Part<T>> {
         // A part that a panic left behind is whole: nothing in here calls out between two changes.
-        let part = &self.parts[usize::from(key.0.as_bytes()[0]) % PARTS];
+        let part = &self.parts[usize::from(key.1.as_bytes()[0]) % PARTS];
         part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

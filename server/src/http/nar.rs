@@ -13,10 +13,11 @@
 use super::codec::Codec;
 use super::codec::encode::Encoded;
 use super::errors::Refusal;
-use super::kept_nars::{SMALL_BYTES, Small};
+use super::kept_nars::{Key, SMALL_BYTES, Small};
 use super::range::{Wanted, asks_for_part, wanted};
 use super::sending::{First, Sending, View};
 use super::{App, Shared, answer, body};
+use crate::auth::subject::Place;
 use crate::listen::outlet::Outlet;
 use axum::Extension;
 use axum::body::Body;
@@ -88,10 +89,10 @@ impl Name {
         }
     }
 
-    fn into_key(self) -> (NarHash, Option<String>) {
+    fn into_key(self, cache: u32) -> Key {
         match self {
-            Name::Encoded(hash, enc) => (hash, Some(enc)),
-            Name::Raw(hash) => (hash, None),
+            Name::Encoded(hash, enc) => (cache, hash, Some(enc)),
+            Name::Raw(hash) => (cache, hash, None),
         }
     }
 }
@@ -131,7 +132,9 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
         return Ok(response);
     }
     let whole = to.method == Method::GET && !is_conditional(&to.headers);
-    let known = app.layouts.get(&app.depot, &(*name.hash(), None));
+    let known = app
+        .layouts
+        .get(&app.depot, &(app.number, *name.hash(), None));
     let known = known.map(|reader| (name.part_of(&reader), reader));
     // One that was replaced may still be kept, but not in memory.
     let known = known.filter(|(part, _)| !matches!(part, Part::Replaced));
@@ -144,13 +147,13 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
             match app.reads.run(find).await?.ok_or_else(missing)? {
                 Found::Small(small) => {
                     let response = small_answer(&to.method, small.made().clone());
-                    app.small_nars.put(name.into_key(), small);
+                    app.small_nars.put(name.into_key(app.number), small);
                     return Ok(response);
                 }
                 Found::Lies(kept, part, first) => {
                     let reader = kept.made().clone();
                     if reader.is_known() && reader.is_current() {
-                        app.layouts.put((*name.hash(), None), kept);
+                        app.layouts.put((app.number, *name.hash(), None), kept);
                     }
                     (reader, part, first)
                 }
@@ -264,7 +267,9 @@ fn known(app: &App, method: &Method, headers: &HeaderMap, name: &Name) -> Option
     if is_conditional(headers) {
         return None;
     }
-    let small = app.small_nars.get(&app.depot, &name.clone().into_key())?;
+    let small = app
+        .small_nars
+        .get(&app.depot, &name.clone().into_key(app.number))?;
     Some(small_answer(method, small))
 }
 
@@ -395,7 +400,9 @@ pub async fn get_uploaded(
     };
     match app.reads.run(find).await? {
         // A NAR that no narinfo has made visible yet is its uploader's business.
-        Some((upload, reader, visible)) if visible || app.gate.knows(&headers) => {
+        Some((upload, reader, visible))
+            if visible || app.gate.knows(&headers, Place::Cache(&app.cache)) =>
+        {
             uploaded(&app, &method, &upload, &reader).await
         }
         _ => {

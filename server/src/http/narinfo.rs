@@ -39,7 +39,7 @@ pub async fn get(app: &App, method: &Method, hash: &str) -> Result<Response, Ref
 
 /// What is known of it at once; None: it has to be looked up.
 pub fn known(app: &App, hash: &StoreHash) -> Option<Known> {
-    if let Some(text) = app.narinfos.get(&app.depot, hash) {
+    if let Some(text) = app.narinfos.get(&app.depot, &(app.number, *hash)) {
         return Some(Known::Here(text));
     }
     let absent = app.depot.is_absent(&app.cache, hash);
@@ -58,7 +58,7 @@ async fn look_up(app: &App, hash: StoreHash) -> Result<Bytes, Refusal> {
     };
     let found = app.reads.run(make).await?;
     let (kept, text) = found.ok_or_else(|| Refusal::missing(MISSING))?;
-    app.narinfos.put(hash, kept, text.len());
+    app.narinfos.put((app.number, hash), kept, text.len());
     Ok(text)
 }
 

@@ -17,10 +17,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const PARTS: usize = 16;
 
 /// Beside its text a narinfo takes its slot (112 bytes in a `Vec` that is two thirds full), a place
-/// in a table that is half empty (56), its key (48) and what the allocator and `Bytes` add (40).
-const BESIDE_A_TEXT_BYTES: usize = 310;
+/// in a table that is half empty (64), its key (48) and what the allocator and `Bytes` add (40).
+const BESIDE_A_TEXT_BYTES: usize = 320;
 
-/// The rendered narinfos of one cache.
+/// What is asked for: the number of a cache, and a path of it.
+type Key = (u32, StoreHash);
+
+/// The rendered narinfos of all caches.
 pub struct Narinfos {
     parts: [Mutex<Part>; PARTS],
     max_part_bytes: usize,
@@ -30,14 +33,14 @@ pub struct Narinfos {
 struct Part {
     slots: Vec<Slot>,
     /// Where each is in `slots`.
-    places: HashMap<StoreHash, usize>,
+    places: HashMap<Key, usize>,
     bytes: usize,
     /// The slot that is looked at next when room is needed.
     hand: usize,
 }
 
 struct Slot {
-    hash: StoreHash,
+    key: Key,
     kept: Kept<Bytes>,
     bytes: usize,
     /// Asked for since the hand came by.
@@ -55,9 +58,9 @@ impl Narinfos {
     }
 
     /// The narinfo, if it is here and still right.
-    pub fn get(&self, depot: &Depot, hash: &StoreHash) -> Option<Bytes> {
-        let mut part = self.part(hash);
-        let place = *part.places.get(hash)?;
+    pub fn get(&self, depot: &Depot, key: &Key) -> Option<Bytes> {
+        let mut part = self.part(key);
+        let place = *part.places.get(key)?;
         let slot = &mut part.slots[place];
         slot.asked = true;
         let text = depot.still(&slot.kept).cloned();
@@ -68,23 +71,23 @@ impl Narinfos {
     }
 
     /// Keeps a narinfo of `len` bytes that was made just now.
-    pub fn put(&self, hash: StoreHash, kept: Kept<Bytes>, len: usize) {
+    pub fn put(&self, key: Key, kept: Kept<Bytes>, len: usize) {
         let bytes = len + BESIDE_A_TEXT_BYTES;
         if bytes > self.max_part_bytes {
             return;
         }
-        let mut part = self.part(&hash);
-        if let Some(place) = part.places.get(&hash).copied() {
+        let mut part = self.part(&key);
+        if let Some(place) = part.places.get(&key).copied() {
             part.remove(place);
         }
         while part.bytes + bytes > self.max_part_bytes {
             part.make_room();
         }
         let place = part.slots.len();
-        part.places.insert(hash, place);
+        part.places.insert(key, place);
         part.bytes += bytes;
         part.slots.push(Slot {
-            hash,
+            key,
             kept,
             bytes,
             asked: false,
@@ -98,7 +101,7 @@ impl Narinfos {
         parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
     }
 
-    fn part(&self, hash: &StoreHash) -> MutexGuard<'_, Part> {
+    fn part(&self, (_, hash): &Key) -> MutexGuard<'_, Part> {
         lock(&self.parts[usize::from(hash.as_bytes()[0]) % PARTS])
     }
 }
@@ -121,10 +124,10 @@ impl Part {
     /// The last slot takes the place of the one that goes.
     fn remove(&mut self, place: usize) {
         let gone = self.slots.swap_remove(place);
-        self.places.remove(&gone.hash);
+        self.places.remove(&gone.key);
         self.bytes -= gone.bytes;
         if let Some(moved) = self.slots.get(place) {
-            self.places.insert(moved.hash, place);
+            self.places.insert(moved.key, place);
         }
     }
 }

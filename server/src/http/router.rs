@@ -2,10 +2,10 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, batch, cache_info, deltas, documents, gc, head, health, linger, listing, nar,
-    narinfo, pins, push_nar, push_narinfo, recompress, remove, scrub, tokens, uploads,
+    Shared, api, batch, cache_info, caches, deltas, documents, gc, head, health, linger, listing,
+    nar, narinfo, pins, push_nar, push_narinfo, recompress, remove, scrub, tokens, uploads,
 };
-use crate::auth::subject::{Scope, Subject};
+use crate::auth::subject::{Place, Scope, Subject};
 use crate::listen::Peer;
 use crate::observe;
 use axum::body::Body;
@@ -16,30 +16,55 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
 use axum::{Extension, Router};
 
-/// The whole of it.
+/// The cache at `/`, and what is about the whole server.
 pub fn router(app: Shared) -> Router {
+    finished(of_cache(&app).merge(of_server(&app)), app)
+}
+
+/// A named cache, as if its name were no part of its URLs.
+pub fn of_named(app: Shared) -> Router {
+    let router = of_cache(&app).route("/api/v1/stats", get(api::holding));
+    finished(router, app)
+}
+
+/// What each cache has.
+fn of_cache(app: &Shared) -> Router<Shared> {
+    Router::new()
+        .merge(stock())
+        .route("/nar/{file}", get(nar::get))
+        .route("/", get(about))
+        .route("/api/v1/paths", get(api::paths))
+        .route("/api/v1/missing", post(api::missing))
+        .route("/api/v1/upstreams", get(api::upstreams))
+        .route("/api/v1/cost/{hash}", get(api::cost))
+        .route("/api/v1/plan", post(deltas::plan))
+        .route("/api/v1/frames", post(deltas::frames))
+        .merge(keeping(app))
+        .merge(sending(app))
+        .merge(exchange(app))
+        .nest("/push", push(app))
+}
+
+/// What there is once.
+fn of_server(app: &Shared) -> Router<Shared> {
     let metrics = &app.config.metrics;
     let here = metrics.enabled && metrics.listen.is_empty();
     Router::new()
-        .merge(stock())
         .merge(if here {
             health::metrics()
         } else {
             Router::new()
         })
         .merge(health::probes())
-        .route("/nar/{file}", get(nar::get))
-        .route("/", get(about))
-        .route("/api/v1/paths", get(api::paths))
         .route("/api/v1/stats", get(api::stats))
-        .route("/api/v1/missing", post(api::missing))
-        .route("/api/v1/cost/{hash}", get(api::cost))
-        .route("/api/v1/plan", post(deltas::plan))
-        .route("/api/v1/frames", post(deltas::frames))
-        .merge(keeping(&app))
-        .merge(identity(&app))
-        .merge(sending(&app))
-        .nest("/push", push(&app))
+        .route("/api/v1/recompress", get(recompress::get))
+        .route("/api/v1/scrub", get(scrub::get))
+        .merge(looking_after(app))
+        .merge(identity(app))
+}
+
+fn finished(router: Router<Shared>, app: Shared) -> Router {
+    router
         .fallback(no_such_url)
         .method_not_allowed_fallback(no_such_url)
         .layer(from_fn_with_state(app.clone(), admit_reader))
@@ -87,7 +112,7 @@ fn push(app: &Shared) -> Router<Shared> {
             put(documents::put_build_trace),
         )
         .route("/debuginfo/{build_id}", put(documents::discard))
-        .route_layer(from_fn_with_state((app.clone(), Scope::Push), admit));
+        .route_layer(from_fn_with_state(Rule::new(app, Scope::Push), admit));
     stock()
         .route("/nar/{file}", get(nar::get_uploaded))
         .merge(writing)
@@ -100,7 +125,7 @@ fn sending(app: &Shared) -> Router<Shared> {
         .route("/api/v1/uploads/nars", post(uploads::nars))
         .route("/api/v1/uploads/frames", post(uploads::frames))
         .route("/api/v1/uploads/commit", post(uploads::commit))
-        .route_layer(from_fn_with_state((app.clone(), Scope::Push), admit))
+        .route_layer(from_fn_with_state(Rule::new(app, Scope::Push), admit))
 }
 
 /// What stays and what goes. Whoever pushes may pin; what takes something away is the admin's.
@@ -108,48 +133,94 @@ fn keeping(app: &Shared) -> Router<Shared> {
     let pinning = Router::new()
         .route("/api/v1/pins/{name}", put(pins::put))
         .route("/api/v1/pins/{name}/rollback", post(pins::rollback))
-        .route_layer(from_fn_with_state((app.clone(), Scope::Pin), admit));
+        .route_layer(from_fn_with_state(Rule::new(app, Scope::Pin), admit));
     let removing = Router::new()
         .route("/api/v1/pins/{name}", delete(pins::delete))
-        .route("/api/v1/gc", post(gc::post))
         .route("/api/v1/remove", post(remove::post))
-        .route("/api/v1/recompress", post(recompress::post))
-        .route("/api/v1/scrub", post(scrub::post))
-        .route_layer(from_fn_with_state((app.clone(), Scope::Admin), admit));
+        .route_layer(from_fn_with_state(Rule::new(app, Scope::Admin), admit));
     Router::new()
-        .route("/api/v1/recompress", get(recompress::get))
-        .route("/api/v1/scrub", get(scrub::get))
         .route("/api/v1/pins", get(pins::list))
         .route("/api/v1/pins/{name}", get(pins::get))
         .merge(pinning)
         .merge(removing)
 }
 
+/// What goes through all caches, and what makes and deletes them.
+fn looking_after(app: &Shared) -> Router<Shared> {
+    let changing = Router::new()
+        .route("/api/v1/gc", post(gc::post))
+        .route("/api/v1/recompress", post(recompress::post))
+        .route("/api/v1/scrub", post(scrub::post))
+        .route("/api/v1/caches/{name}", put(caches::put))
+        .route("/api/v1/caches/{name}", delete(caches::delete))
+        .route_layer(from_fn_with_state(Rule::of_server(app), admit));
+    Router::new()
+        .route("/api/v1/caches", get(caches::list))
+        .route("/api/v1/caches/{name}", get(caches::get))
+        .route_layer(from_fn_with_state(Rule::of_server(app), admit_always))
+        .merge(changing)
+}
+
 /// Who may do what. A cache that is read-only has tokens, too, and lets them be revoked.
 fn identity(app: &Shared) -> Router<Shared> {
-    let exchange = Router::new()
-        .route("/api/v1/tokens/exchange", post(tokens::exchange))
-        .route_layer(from_fn_with_state(app.clone(), admit_stranger));
     Router::new()
         .route("/api/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/api/v1/tokens/{id}", delete(tokens::revoke))
-        .route_layer(from_fn_with_state(
-            (app.clone(), Scope::Admin),
-            admit_always,
-        ))
-        .merge(exchange)
+        .route_layer(from_fn_with_state(Rule::of_server(app), admit_always))
+}
+
+/// A job's way to a token; under the name of a cache it is the same.
+fn exchange(app: &Shared) -> Router<Shared> {
+    Router::new()
+        .route("/api/v1/tokens/exchange", post(tokens::exchange))
+        .route_layer(from_fn_with_state(app.clone(), admit_stranger))
 }
 
 /// What a route takes to be asked.
-type Door = (Shared, Scope);
+#[derive(Clone)]
+struct Rule {
+    app: Shared,
+    scope: Scope,
+    /// It is about all caches.
+    is_server: bool,
+}
+
+impl Rule {
+    /// Takes `scope`, in its cache.
+    fn new(app: &Shared, scope: Scope) -> Rule {
+        Rule {
+            app: app.clone(),
+            scope,
+            is_server: false,
+        }
+    }
+
+    /// Takes a token that allows everything everywhere.
+    fn of_server(app: &Shared) -> Rule {
+        Rule {
+            is_server: true,
+            ..Rule::new(app, Scope::Admin)
+        }
+    }
+
+    fn admit(&self, request: &Request) -> Result<Subject, Refusal> {
+        let app = &self.app;
+        let place = match self.is_server {
+            true => Place::Server,
+            false => Place::Cache(&app.cache),
+        };
+        app.gate
+            .admit(&peer(request), request.headers(), self.scope, place)
+    }
+}
 
 /// Lets through whom the gate lets through, and says as whom; nobody while it is read-only.
-async fn admit(State((app, scope)): State<Door>, request: Request, next: Next) -> Response {
-    if let Err(refusal) = writable(&app) {
+async fn admit(State(rule): State<Rule>, request: Request, next: Next) -> Response {
+    if let Err(refusal) = writable(&rule.app) {
         return refusal.into_response();
     }
-    let collector = app.collector.clone();
-    let response = admit_always(State((app, scope)), request, next).await;
+    let collector = rule.app.collector.clone();
+    let response = admit_always(State(rule), request, next).await;
     if response.status() == StatusCode::INSUFFICIENT_STORAGE {
         collector.want();
     }
@@ -157,12 +228,8 @@ async fn admit(State((app, scope)): State<Door>, request: Request, next: Next) -
 }
 
 /// The same, also while it is read-only.
-async fn admit_always(
-    State((app, scope)): State<Door>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    match app.gate.admit(&peer(&request), request.headers(), scope) {
+async fn admit_always(State(rule): State<Rule>, mut request: Request, next: Next) -> Response {
+    match rule.admit(&request) {
         Ok(subject) => {
             request.extensions_mut().insert(subject);
             next.run(request).await
@@ -175,16 +242,25 @@ async fn admit_always(
 /// is exchanged for one.
 const ALWAYS_OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/v1/tokens/exchange"];
 
+/// What tells of all caches together: of what others have, too, and so, where there are named ones,
+/// to those that may read the one at `/` by their token.
+const OF_ALL: [&str; 4] = [
+    "/metrics",
+    "/api/v1/stats",
+    "/api/v1/recompress",
+    "/api/v1/scrub",
+];
+
 /// Lets through everybody, or where the cache is private whoever may read.
 async fn admit_reader(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    let is_open = app.config.cache.public || ALWAYS_OPEN.contains(&request.uri().path());
+    let path = request.uri().path();
+    let is_of_all = app.cache.is_default() && OF_ALL.contains(&path);
+    let is_private = !app.is_public || (is_of_all && app.caches.are_there());
+    let is_open = !is_private || ALWAYS_OPEN.contains(&path);
     if is_open {
         return next.run(request).await;
     }
-    match app
-        .gate
-        .admit(&peer(&request), request.headers(), Scope::Pull)
-    {
+    match app.admit(&peer(&request), request.headers(), Scope::Pull) {
         Ok(_) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }

@@ -6,9 +6,10 @@
 
 use super::api::json;
 use super::errors::Refusal;
-use super::{Shared, body};
+use super::{App, Shared, body};
 use crate::auth::subject::{Name, Scopes, Subject};
 use crate::auth::tokens::{Token, TokenId, TokensError, Wish};
+use crate::caches::{CachesError, title};
 use crate::clock::now_unix_s;
 use crate::oidc::{MAX_JWT_BYTES, Refused};
 use axum::Extension;
@@ -17,9 +18,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use snowcache_depot::CacheName;
 
-/// A name of 128 bytes, four scopes and a number, with slack.
-const MAX_QUESTION_BYTES: u64 = 4 << 10;
+/// A name of 128 bytes, four scopes, the names of 256 caches and a number, with slack.
+const MAX_QUESTION_BYTES: u64 = 16 << 10;
 
 /// The longest identity, in JSON.
 const MAX_IDENTITY_BYTES: u64 = MAX_JWT_BYTES as u64 + 1024;
@@ -29,6 +31,9 @@ const MAX_IDENTITY_BYTES: u64 = MAX_JWT_BYTES as u64 + 1024;
 struct Asked {
     subject: Name,
     scopes: Scopes,
+    /// By their names; none: the one at `/`, and with `admin` everything.
+    #[serde(default)]
+    caches: Vec<String>,
     expires_in_s: u64,
 }
 
@@ -43,12 +48,41 @@ struct Made {
     /// Shown this once.
     token: String,
     #[serde(flatten)]
-    about: Token,
+    about: About,
+}
+
+/// A token as people know it.
+#[derive(Serialize)]
+struct About {
+    id: TokenId,
+    subject: Name,
+    scopes: Scopes,
+    /// By name.
+    caches: Vec<String>,
+    created: u64,
+    expires: u64,
+    by: String,
+    revoked: Option<u64>,
+}
+
+impl From<Token> for About {
+    fn from(token: Token) -> About {
+        About {
+            id: token.id,
+            subject: token.subject,
+            scopes: token.scopes,
+            caches: token.caches.iter().map(|it| title(it).to_owned()).collect(),
+            created: token.created,
+            expires: token.expires,
+            by: token.by,
+            revoked: token.revoked,
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct Tokens {
-    tokens: Vec<Token>,
+    tokens: Vec<About>,
 }
 
 /// `POST /api/v1/tokens`
@@ -65,6 +99,7 @@ pub async fn create(
     let wish = Wish {
         subject: asked.subject,
         scopes: asked.scopes,
+        caches: in_depot(&app, &asked.caches)?,
         life_s: asked.expires_in_s,
         by: subject.as_str().to_owned(),
     };
@@ -77,7 +112,13 @@ async fn make(app: &Shared, wish: Wish) -> Result<Response, Refusal> {
     let (token, about) = commits.run(make).await?;
     let (id, scopes) = (String::from(about.id.clone()), about.scopes);
     tracing::info!(id, of = %about.subject, %scopes, by = about.by, "a token was made");
+    let about = about.into();
     Ok(json(&Method::POST, &Made { token, about }))
+}
+
+/// What caches of these names are called in the depot.
+fn in_depot(app: &App, names: &[String]) -> Result<Vec<CacheName>, CachesError> {
+    names.iter().map(|name| app.caches.in_depot(name)).collect()
 }
 
 /// `POST /api/v1/tokens/exchange`: an identity of a CI or a cluster, for a token of its own.
@@ -89,13 +130,21 @@ pub async fn exchange(
     let (limit, stall_s) = (MAX_IDENTITY_BYTES, app.config.uploads.stall_timeout_s);
     let text = body::whole(&headers, body, limit, stall_s, &app.commits, "the identity").await?;
     let Identity { identity } = body::parsed(&text, r#"{"identity": "<JSON Web Token>"}"#)?;
-    let wish = app.issuers.exchange(identity.trim(), now_unix_s()).await?;
+    let (rule, by) = app.issuers.exchange(identity.trim(), now_unix_s()).await?;
+    let wish = Wish {
+        caches: in_depot(&app, &rule.caches)?,
+        subject: rule.subject,
+        scopes: rule.scopes,
+        life_s: rule.expires_in_s,
+        by,
+    };
     make(&app, wish).await
 }
 
 /// `GET /api/v1/tokens`
 pub async fn list(State(app): State<Shared>, method: Method) -> Response {
     let tokens = app.gate.tokens.list();
+    let tokens = tokens.into_iter().map(About::from).collect();
     json(&method, &Tokens { tokens })
 }
 
@@ -115,7 +164,7 @@ pub async fn revoke(
     };
     let by = subject.as_str();
     tracing::info!(id, of = %token.subject, by, "a token was revoked");
-    Ok(json(&Method::DELETE, &token))
+    Ok(json(&Method::DELETE, &About::from(token)))
 }
 
 impl From<Refused> for Refusal {

@@ -8,16 +8,21 @@
 //! ```
 //! Guarantees: those of `PUT /push`: nothing is believed, nothing acknowledged that is not durable,
 //! and a path is published when its references are. All of it may be asked again, or be broken off
-//! anywhere: what is held is not sent twice. Never: a way around a limit that `/push` has.
+//! anywhere: what is held is not sent twice. Never: a way around a limit that `/push` has; a word
+//! of what was sent to another cache.
 
 mod commit;
 mod take;
+mod under_way;
+
+pub use under_way::UnderWay;
 
 use super::api::json;
 use super::errors::Refusal;
 use super::push_nar::{QUEUED_PIECES, feed};
 use super::{Shared, answer, body};
 use crate::auth::subject::Subject;
+use crate::listen::line::Line;
 use crate::workers::{Workers, in_place};
 use axum::Extension;
 use axum::body::Body;
@@ -29,6 +34,7 @@ use snowcache_core::upload;
 use snowcache_nix::NarHash;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 /// NARs asked for, or paths committed, in one request.
 const MAX_AT_ONCE: usize = 10_000;
@@ -52,6 +58,7 @@ struct AbsentNars {
 /// `POST /api/v1/uploads/nars`
 pub async fn nars(
     State(app): State<Shared>,
+    Extension(subject): Extension<Subject>,
     method: Method,
     headers: HeaderMap,
     body: Body,
@@ -59,6 +66,7 @@ pub async fn nars(
     let text = whole(&app, &app.reads, &headers, body, MAX_NARS_BYTES).await?;
     let asked: AskedNars = body::parsed(&text, r#"{"nar_hashes": ["sha256:…", …]}"#)?;
     at_most(asked.nar_hashes.len(), "NarHashes")?;
+    app.under_way.behind_what_was_cut(&subject).await;
     let (depot, cache) = (app.depot.clone(), app.cache.clone());
     let work = move || {
         let mut absent = Vec::new();
@@ -77,6 +85,7 @@ pub async fn nars(
 /// `POST /api/v1/uploads/frames`
 pub async fn frames(
     State(app): State<Shared>,
+    Extension(subject): Extension<Subject>,
     method: Method,
     headers: HeaderMap,
     body: Body,
@@ -85,8 +94,12 @@ pub async fn frames(
     let question = whole(&app, &app.reads, &headers, body, limit_bytes).await?;
     let ids = upload::asked(&question)
         .map_err(|error| Refusal::malformed(format!("the question: {error}")))?;
-    let depot = app.depot.clone();
-    let here = app.reads.run(move || depot.has_frames(&ids)).await?;
+    app.under_way.behind_what_was_cut(&subject).await;
+    let (depot, cache) = (app.depot.clone(), app.cache.clone());
+    let here = app
+        .reads
+        .run(move || depot.has_frames(&cache, &ids))
+        .await?;
     let absent: Vec<bool> = here.into_iter().map(|here| !here).collect();
     Ok(answer(&method, BINARY, upload::answer(&absent)))
 }
@@ -95,6 +108,7 @@ pub async fn frames(
 pub async fn stream(
     State(app): State<Shared>,
     Extension(subject): Extension<Subject>,
+    line: Option<Extension<Line>>,
     method: Method,
     headers: HeaderMap,
     body: Body,
@@ -105,15 +119,25 @@ pub async fn stream(
     let place = app.uploads.place_within(wait).await?;
     tracing::debug!(phase = "receive", "an upload begins");
     let (queue, queued) = mpsc::channel(QUEUED_PIECES);
-    let feed = feed(body, queue, uploads.stall_timeout_s);
+    // A task of its own: when the connection breaks this handler is dropped, and what had been read
+    // is still to be handed on.
+    let feed = feed(body, queue, uploads.stall_timeout_s).in_current_span();
+    let feed = tokio::spawn(feed);
     let work = {
-        let app = app.clone();
-        in_place(place, move || take::take_in(&app, &subject, queued))
+        let line = line.map(|Extension(line)| line).unwrap_or_default();
+        let (app, upload) = (app.clone(), app.under_way.begin(&subject, &line));
+        let take_in = move || {
+            let taken = take::take_in(&app, &subject, queued);
+            drop(upload);
+            taken
+        };
+        in_place(place, take_in)
     };
     let taken = match tokio::join!(feed, work) {
+        (Err(_), _) => return Err(Refusal::internal()),
         // Why the body ended is the better answer than that it did.
-        (Err(refusal), _) => return Err(refusal),
-        (Ok(()), worked) => worked?,
+        (Ok(Err(refusal)), _) => return Err(refusal),
+        (Ok(Ok(())), worked) => worked?,
     };
     tracing::debug!(phase = "acknowledge", "an upload is durable");
     Ok(json(&method, &taken))
@@ -130,8 +154,9 @@ pub async fn commit(
     let text = whole(&app, &app.commits, &headers, body, MAX_COMMIT_BYTES).await?;
     let asked: commit::Asked = body::parsed(&text, r#"{"paths": ["<narinfo>", …]}"#)?;
     at_most(asked.paths.len(), "paths")?;
+    at_most(asked.vouched.len(), "vouched paths")?;
     let commits = app.commits.clone();
-    let work = move || Ok::<_, Refusal>(commit::commit(&app, &subject, &asked));
+    let work = move || commit::commit(&app, &subject, &asked);
     let committed = commits.run(work).await?;
     let mut response = json(&method, &committed);
     *response.status_mut() = committed.status();

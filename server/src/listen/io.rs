@@ -4,6 +4,7 @@
 use super::transport::Transport;
 use snowcache_depot::Run;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -122,6 +123,10 @@ impl<S: Transport> Transport for WriteTimeout<S> {
 
     fn widen(&self) -> io::Result<()> {
         self.stream.widen()
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.socket()
     }
 }
 

@@ -4,6 +4,7 @@
 //! its source give up what it holds, and one whose memory others wait for at once.
 
 use super::io::WriteTimeout;
+use super::line::Line;
 use super::outlet::{Outlet, is_placeholder};
 use super::transport::Transport;
 use snowcache_depot::Piece;
@@ -27,6 +28,7 @@ const FAST: Duration = Duration::from_millis(100);
 pub struct Sender<S> {
     stream: WriteTimeout<S>,
     outlet: Outlet,
+    line: Line,
     patience: Patience,
     width: Width,
 }
@@ -93,9 +95,15 @@ impl<S: Transport> Sender<S> {
         Sender {
             stream,
             outlet,
+            line: Line::default(),
             patience: Patience::default(),
             width,
         }
+    }
+
+    /// The same, watched by whoever watches `line`.
+    pub fn on(self, line: Line) -> Sender<S> {
+        Sender { line, ..self }
     }
 
     fn write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -104,6 +112,7 @@ impl<S: Transport> Sender<S> {
             outlet,
             patience,
             width,
+            ..
         } = self;
         let mut dues = outlet.due();
         let asked: u64 = dues.iter().map(|due| due.asked).sum();
@@ -190,6 +199,7 @@ impl<S: Transport> AsyncRead for Sender<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.line.show(self.stream.socket());
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -10,7 +10,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use snowcache_depot::Run;
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
@@ -42,6 +42,9 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
 
     /// Has the kernel take [`WIDE_UNSENT_BYTES`] that are not sent yet.
     fn widen(&self) -> io::Result<()>;
+
+    /// The socket below.
+    fn socket(&self) -> BorrowedFd<'_>;
 }
 
 macro_rules! kernel_socket {
@@ -93,6 +96,10 @@ macro_rules! kernel_socket {
             fn widen(&self) -> io::Result<()> {
                 $widen(self)
             }
+
+            fn socket(&self) -> BorrowedFd<'_> {
+                self.as_fd()
+            }
         }
     };
 }
@@ -140,5 +147,9 @@ impl Transport for TlsStream<TcpStream> {
 
     fn widen(&self) -> io::Result<()> {
         self.get_ref().0.widen()
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.get_ref().0.as_fd()
     }
 }

@@ -4,15 +4,16 @@
 //! thread that takes no more than a [`SHARE`]th of the time, and until it has ended the figures of
 //! the last count are told. Never: waits for a place among the readers.
 
-use super::exposition::Exposition;
 use super::{Counted, Metrics, process};
+use crate::caches::Named;
 use crate::http::{App, Shared};
+use snowcache_core::exposition::Exposition;
 use snowcache_depot::Stats;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use super::exposition::CONTENT_TYPE;
+pub use snowcache_core::exposition::CONTENT_TYPE;
 
 /// A scraper gives up after 10 s by default.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -42,6 +43,7 @@ pub async fn text(app: &Shared) -> String {
     if let Some(stats) = counted(app).await {
         rows(&stats, &mut to);
     }
+    caches(app, &mut to);
     by_themselves(app, &mut to);
     app.collector.tell(&mut to);
     app.scrubber.tell(&mut to);
@@ -187,6 +189,36 @@ impl Metrics {
                 });
             }
             Err(error) => tracing::error!(%error, "the depot's rows could not be counted"),
+        }
+    }
+}
+
+/// Of each named cache; there are at most [`MAX_CACHES`](crate::caches::MAX_CACHES).
+fn caches(app: &App, to: &mut Exposition) {
+    let caches = app.caches.list();
+    if caches.is_empty() {
+        return;
+    }
+    to.counter("cache_requests_total", "Requests for a named cache.");
+    for named in &caches {
+        let label = [("cache", named.name.as_str())];
+        to.sample(&label, named.requests.load(Ordering::Relaxed));
+    }
+    let held = |named: &Named| app.depot.holding(&named.cache);
+    let counted = caches.iter().filter_map(|it| Some((it, held(it)?)));
+    let counted: Vec<_> = counted.collect();
+    to.gauge("cache_paths", "Store paths that are visible in it.");
+    for (named, held) in &counted {
+        to.sample(&[("cache", named.name.as_str())], held.paths);
+    }
+    to.gauge("cache_nar_bytes", "Bytes of their NARs, unpacked.");
+    for (named, held) in &counted {
+        to.sample(&[("cache", named.name.as_str())], held.nar_bytes);
+    }
+    to.gauge("cache_quota_bytes", "What these may be at most.");
+    for named in &caches {
+        if let Some(quota_bytes) = named.settings.quota_bytes {
+            to.sample(&[("cache", named.name.as_str())], quota_bytes);
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! 24 routes x 7 methods x 22 statuses of 8 bytes are 29 KB. Never: a lock, an allocation.
 
-use super::exposition::Exposition;
 use super::route::Route;
 use axum::http::{Method, StatusCode};
+use snowcache_core::exposition::Exposition;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! What the kernel says of this process, by the names that all of Prometheus' clients use.
 
-use super::exposition::Exposition;
+use snowcache_core::exposition::Exposition;
 use std::fs;
 
 /// What can be read of it; the rest is left out.

@@ -33,6 +33,7 @@ routes! {
     PushNar = "push_nar",
     PushDocument = "push_document",
     Missing = "missing",
+    Upstreams = "upstreams",
     Uploads = "uploads",
     Paths = "paths",
     Cost = "cost",
@@ -45,6 +46,7 @@ routes! {
     Scrub = "scrub",
     Remove = "remove",
     Tokens = "tokens",
+    Caches = "caches",
     Query = "query",
     Health = "health",
     Metrics = "metrics",
@@ -76,6 +78,7 @@ impl Route {
 fn native(path: &str) -> Route {
     match path.split('/').next().unwrap_or(path) {
         "missing" => Route::Missing,
+        "upstreams" => Route::Upstreams,
         "uploads" => Route::Uploads,
         "paths" => Route::Paths,
         "cost" => Route::Cost,
@@ -88,6 +91,7 @@ fn native(path: &str) -> Route {
         "scrub" => Route::Scrub,
         "remove" => Route::Remove,
         "tokens" => Route::Tokens,
+        "caches" => Route::Caches,
         _ => Route::Other,
     }
 }
@@ -131,6 +135,7 @@ mod tests {
             ("/api/v1/missing", "missing"),
             ("/api/v1/pins/web/rollback", "pins"),
             ("/api/v1/tokens/0123456789abcdef", "tokens"),
+            ("/api/v1/caches/team-a", "caches"),
             ("/get-narinfos-v1", "query"),
             ("/push/get-narinfos-v1", "query"),
             ("/readyz", "health"),

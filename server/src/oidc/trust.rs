@@ -95,13 +95,16 @@ pub struct Issuer {
 }
 
 /// `[[issuer.rule]]`
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// As whom the bearer is recorded.
     pub subject: Name,
     /// What the token allows.
     pub scopes: Scopes,
+    /// In which caches, by name; none: the one at `/`, and with `admin` everything.
+    #[serde(default)]
+    pub caches: Vec<String>,
     /// How long.
     #[serde(default = "default_life_s")]
     pub expires_in_s: u64,
@@ -117,6 +120,17 @@ fn default_clock_skew_s() -> u64 {
 /// An hour: as long as most jobs.
 fn default_life_s() -> u64 {
     3600
+}
+
+impl Issuer {
+    /// Whether keys that were had from the one are the other's, too.
+    pub fn is_asked_like(&self, other: &Issuer) -> bool {
+        let asked = |it: &Issuer| {
+            let files = [&it.jwks_file, &it.ca_file, &it.token_file].map(Option::clone);
+            (it.url.clone(), it.jwks_url.clone(), files)
+        };
+        asked(self) == asked(other)
+    }
 }
 
 impl Rule {

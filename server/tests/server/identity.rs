@@ -43,6 +43,10 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/tokens", "admin"),
     ("POST", "/api/v1/tokens", "admin"),
     ("DELETE", "/api/v1/tokens/0123456789abcdef", "admin"),
+    ("GET", "/api/v1/caches", "admin"),
+    ("GET", "/api/v1/caches/team-a", "admin"),
+    ("PUT", "/api/v1/caches/team-a", "admin"),
+    ("DELETE", "/api/v1/caches/team-a", "admin"),
 ];
 
 /// Routes with a method that could write, and open all the same: they only ask; the last one takes

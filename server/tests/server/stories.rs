@@ -45,6 +45,11 @@ const STORIES: &[(&str, &str, &str)] = &[
         "the_first_key_is_called_as_configured",
     ),
     (
+        "cache.upstream_keys",
+        "tests/server/upstreams.rs",
+        "what_an_upstream_signed_need_not_be_here",
+    ),
+    (
         "auth.allow_plaintext_writes",
         "src/auth.rs",
         "plain_tcp_from_elsewhere_is_refused_unless_allowed",

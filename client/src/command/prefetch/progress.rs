@@ -3,42 +3,24 @@
 
 use super::Line;
 use crate::command::print_json;
+use crate::figures::{Figures, Tally};
 use crate::prefetch::Event;
-use crate::show;
-use serde::Serialize;
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 /// Often enough to look alive.
-const DRAW_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// Often enough for whoever reads JSON.
-const JSON_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Progress {
     visible: bool,
     json: bool,
-    begin: Instant,
-    planned: AtomicBool,
-    missing: AtomicU64,
-    expected_bytes: AtomicU64,
-    paths: AtomicU64,
-    imported_bytes: Arc<AtomicU64>,
-}
-
-/// Where it stands.
-#[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Figures {
-    paths: u64,
-    of_paths: u64,
-    nar_bytes: u64,
-    of_nar_bytes: u64,
-    seconds: f64,
-    /// At the rate so far.
-    seconds_left: Option<f64>,
+    tally: Tally,
 }
 
 impl Progress {
@@ -46,32 +28,12 @@ impl Progress {
         Progress {
             visible: !json && !quiet && std::io::stderr().is_terminal(),
             json,
-            begin: Instant::now(),
-            planned: AtomicBool::new(false),
-            missing: AtomicU64::new(0),
-            expected_bytes: AtomicU64::new(0),
-            paths: AtomicU64::new(0),
-            imported_bytes,
+            tally: Tally::new(imported_bytes),
         }
     }
 
     pub(super) fn note(&self, event: &Event<'_>) {
-        match event {
-            Event::Planned {
-                missing,
-                nar_size_bytes,
-                ..
-            } => {
-                self.missing.store(*missing as u64, Ordering::Relaxed);
-                self.expected_bytes
-                    .store(*nar_size_bytes, Ordering::Relaxed);
-                self.paths.store(0, Ordering::Relaxed);
-                self.imported_bytes.store(0, Ordering::Relaxed);
-                self.planned.store(true, Ordering::Relaxed);
-            }
-            Event::Imported { .. } => drop(self.paths.fetch_add(1, Ordering::Relaxed)),
-            Event::Rehashing { .. } | Event::Again { .. } => {}
-        }
+        self.tally.note(event);
     }
 
     /// Waits, and shows how it goes meanwhile.
@@ -88,7 +50,7 @@ impl Progress {
                     self.clear();
                     return done;
                 }
-                _ = tick.tick() => self.draw(),
+                _ = tick.tick() => self.draw(self.tally.figures()),
             }
         }
     }
@@ -99,31 +61,15 @@ impl Progress {
         }
     }
 
-    fn draw(&self) {
-        if !self.planned.load(Ordering::Relaxed) {
+    pub(super) fn draw(&self, figures: Option<Figures>) {
+        let Some(figures) = figures else {
             return;
-        }
-        let figures = self.figures();
+        };
         if self.json {
             // Whoever no longer reads is noticed at the next line that matters.
             drop(print_json(&Line::Progress(figures)));
         } else if self.visible {
-            write(&format!("\r\x1b[K{}", line(&figures)));
-        }
-    }
-
-    fn figures(&self) -> Figures {
-        let expected = self.expected_bytes.load(Ordering::Relaxed);
-        let bytes = self.imported_bytes.load(Ordering::Relaxed).min(expected);
-        let seconds = self.begin.elapsed().as_secs_f64();
-        let left = (expected - bytes) as f64;
-        Figures {
-            paths: self.paths.load(Ordering::Relaxed),
-            of_paths: self.missing.load(Ordering::Relaxed),
-            nar_bytes: bytes,
-            of_nar_bytes: expected,
-            seconds,
-            seconds_left: (bytes > 0).then(|| seconds * left / bytes as f64),
+            write(&format!("\r\x1b[K{}", figures.line()));
         }
     }
 }
@@ -136,43 +82,4 @@ fn write(text: &str) {
             .write_all(text.as_bytes())
             .and_then(|()| stderr.flush()),
     );
-}
-
-fn line(figures: &Figures) -> String {
-    let (done, of) = (show::count(figures.paths), show::count(figures.of_paths));
-    let (bytes, of_bytes) = (
-        show::size(figures.nar_bytes),
-        show::size(figures.of_nar_bytes),
-    );
-    let rate = show::size((figures.nar_bytes as f64 / figures.seconds.max(0.001)) as u64);
-    let left = figures.seconds_left.map(Duration::from_secs_f64);
-    let left = left.map(|left| format!(", about {} left", show::span(left)));
-    let left = left.unwrap_or_default();
-    format!("{done} of {of} paths, {bytes} of {of_bytes}, {rate}/s{left}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_left_is_that_of_the_bytes_left() {
-        let progress = Progress::new(Arc::default(), false, false);
-        progress.note(&Event::Planned {
-            paths: 10,
-            missing: 4,
-            nar_size_bytes: 100 << 20,
-        });
-        progress.imported_bytes.store(25 << 20, Ordering::Relaxed);
-        let mut figures = progress.figures();
-        assert_eq!((figures.paths, figures.of_paths), (0, 4));
-        (figures.paths, figures.seconds) = (1, 10.0);
-        figures.seconds_left = Some(30.0);
-        assert_eq!(
-            line(&figures),
-            "1 of 4 paths, 25.0 MiB of 100.0 MiB, 2.5 MiB/s, about 30 s left"
-        );
-        figures.seconds_left = None;
-        assert!(!line(&figures).contains("left"));
-    }
 }

@@ -14,6 +14,7 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use snowcache_core::cache::{Cache, Narinfo};
 use snowcache_core::error::{Error, Kind};
+use snowcache_core::upstream;
 use snowcache_nix::ca::Verifier;
 use snowcache_nix::nar::Parser;
 use snowcache_nix::{ContentAddress, NarInfo, PathInfo, StoreHash};
@@ -117,17 +118,17 @@ impl Checker {
         Ok(Some(narinfo))
     }
 
-    /// Everything that it refers to must be there.
+    /// Everything that it refers to must be there, or, as the cache says, at an upstream.
     async fn references(&self, info: &PathInfo, checked: &mut Checked) -> Result<(), Failure> {
         let hashes: Vec<StoreHash> = info.references.iter().map(|it| it.hash()).collect();
         if hashes.is_empty() {
             return Ok(());
         }
         let missing = self.remote.missing(&hashes).await?;
-        let missing = info
-            .references
-            .iter()
-            .filter(|it| missing.contains(&it.hash()));
+        let elsewhere = upstream::noted(info);
+        let missing = info.references.iter().filter(|it| {
+            missing.contains(&it.hash()) && !elsewhere.contains_key(it.to_string().as_str())
+        });
         checked
             .problems
             .extend(missing.map(|it| format!("refers to {it}, which is not there")));

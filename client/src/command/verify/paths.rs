@@ -63,7 +63,9 @@ async fn closure(remote: &Remote, roots: Vec<Target>) -> Result<Vec<Target>, Fai
         hash: path.hash(),
         path: Some(path),
     });
-    let absent = closure.absent.into_iter().map(|absent| {
+    let absent = closure.absent.into_iter();
+    let absent = absent.filter(|absent| absent.upstream.is_none());
+    let absent = absent.map(|absent| {
         let path = absent.needed.map(|needed| needed.path);
         Target {
             hash: absent.hash,

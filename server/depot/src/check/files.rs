@@ -15,6 +15,7 @@ const KNOWN: [(&str, &[&str]); 3] = [
             "lock",
             "keys",
             "tokens",
+            "caches",
             "push.token",
             "admin.token",
             "depot",

@@ -1,4 +1,8 @@
-//! Every visible path has its NAR, and everything that it refers to is visible too.
+//! Every visible path has its NAR, and everything that it refers to is visible too, or was vouched
+//! for by an upstream.
+
+use snowcache_core::upstream;
+use snowcache_nix::StorePath;
 
 use super::Teller;
 use crate::Result;
@@ -37,7 +41,10 @@ pub fn check(index: &dyn Index, tell: &mut Teller<'_>) -> Result<u64> {
                 info.nar_hash
             ));
         }
-        let others = info.references.iter().filter(|other| *other != path);
+        let elsewhere = upstream::noted(&info);
+        let is_elsewhere = |other: &StorePath| elsewhere.contains_key(other.to_string().as_str());
+        let others = info.references.iter();
+        let others = others.filter(|other| *other != path && !is_elsewhere(other));
         for other in others {
             if index
                 .get(Table::Paths, &cache.path_key(&other.hash()))?

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use snowcache_core::upstream::{self, Vouched};
 use snowcache_nix::{NarHash, PathInfo, StorePath, fingerprint};
 
 use super::{Change, Outcome, PinEdit};
@@ -19,6 +20,7 @@ use crate::state::{
     ConflictState, DocumentState, PathState, RemovedState, SignaturesState, UploadState,
     document_payload, to_json,
 };
+use crate::tallies::{Holding, Step};
 use crate::{Error, Result};
 
 /// The most signatures kept with a path: keys of a chain of caches, each with a rotation under way.
@@ -56,6 +58,8 @@ pub struct Draft {
     pins: HashMap<Vec<u8>, Option<Pin>>,
     /// NARs that paths of this group have.
     pub(super) nars: Vec<NarHash>,
+    /// Paths that appear and disappear.
+    steps: Vec<Step>,
     removes: bool,
 }
 
@@ -70,6 +74,7 @@ impl Draft {
             documents: HashMap::new(),
             pins: HashMap::new(),
             nars: Vec::new(),
+            steps: Vec::new(),
             removes: false,
         }
     }
@@ -77,6 +82,11 @@ impl Draft {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// What caches hold more and less by this group, once it is durable.
+    pub fn take_steps(&mut self) -> Vec<Step> {
+        std::mem::take(&mut self.steps)
     }
 
     /// Whether paths are on their way out.
@@ -91,7 +101,11 @@ impl Draft {
                 cache,
                 info,
                 subject,
-            } => self.publish(cache, info, subject).map(Outcome::Published),
+                vouched,
+            } => {
+                let published = self.publish(cache, info, subject, &vouched);
+                published.map(Outcome::Published)
+            }
             Change::Document {
                 cache,
                 kind,
@@ -160,7 +174,13 @@ impl Draft {
         }
     }
 
-    fn publish(&mut self, cache: CacheName, info: PathInfo, subject: String) -> Result<Published> {
+    fn publish(
+        &mut self,
+        cache: CacheName,
+        mut info: PathInfo,
+        subject: String,
+        vouched: &Vouched,
+    ) -> Result<Published> {
         let key = cache.path_key(&info.store_path.hash());
         self.shared.uses.path(&key);
         let have = self.path(&key)?;
@@ -177,10 +197,21 @@ impl Draft {
                 "{path}: its NAR {nar} is not here; upload it first"
             )));
         }
-        self.check_references(&cache, &info)?;
+        let elsewhere = self.check_references(&cache, &info, vouched)?;
+        if !upstream::note(&mut info, &elsewhere) {
+            let path = &info.store_path;
+            return Err(Error::refused(format!(
+                "{path}: there is no room for a line about its references that an upstream has; \
+                 send fewer lines that Nix does not know"
+            )));
+        }
+        let tallies = &self.shared.tallies;
+        tallies.check(&cache, info.nar_size, &self.steps)?;
         if let Some(lost) = have {
             self.give_up(&cache, &key, &lost)?;
+            self.step(&cache, &key, lost.info()?.nar_size, false);
         }
+        self.step(&cache, &key, info.nar_size, true);
         let narinfo = info.to_record();
         let time = (self.shared.clock)();
         self.batch.put(Table::Visible, cache.nar_key(&nar), []);
@@ -205,8 +236,25 @@ impl Draft {
         Ok(Published::New)
     }
 
-    /// A path becomes visible only when all that it refers to is.
-    fn check_references(&self, cache: &CacheName, info: &PathInfo) -> Result<()> {
+    fn step(&mut self, cache: &CacheName, key: &[u8], nar_bytes: u64, appears: bool) {
+        if !cache.is_default() {
+            self.steps.push(Step {
+                cache: cache.clone(),
+                key: key.to_vec(),
+                path: Holding::of(nar_bytes),
+                appears,
+            });
+        }
+    }
+
+    /// A path becomes visible only when all that it refers to is, or an upstream has it: which
+    /// references those are, each with the upstream's key.
+    fn check_references(
+        &self,
+        cache: &CacheName,
+        info: &PathInfo,
+        vouched: &Vouched,
+    ) -> Result<Vec<(StorePath, String)>> {
         let others = info
             .references
             .iter()
@@ -229,14 +277,20 @@ impl Draft {
         });
         let missing = missing.collect::<Result<Vec<_>>>()?.into_iter();
         let missing = missing.filter(|(_, missing)| *missing);
-        let missing: Vec<String> = missing.map(|((path, _), _)| path.to_string()).collect();
+        let missing = missing.map(|((path, _), _)| (*path).clone());
+        let (elsewhere, missing): (Vec<StorePath>, Vec<StorePath>) =
+            missing.partition(|path| vouched.by(path).is_some());
         if missing.is_empty() {
-            return Ok(());
+            let keyed = elsewhere.into_iter().map(|path| {
+                let key = vouched.by(&path).unwrap_or_default().to_owned();
+                (path, key)
+            });
+            return Ok(keyed.collect());
         }
         let named = missing
             .iter()
             .take(NAMED_IN_ERRORS)
-            .cloned()
+            .map(StorePath::to_string)
             .collect::<Vec<_>>()
             .join(", ");
         let more = match missing.len().saturating_sub(NAMED_IN_ERRORS) {
@@ -397,6 +451,7 @@ impl Draft {
                 subject: removals.subject.clone(),
                 time,
             };
+            self.step(&removals.cache, key, info.nar_size, false);
             let key = key.clone();
             self.batch.delete(Table::Paths, key.as_slice());
             self.batch.delete(Table::Used, key.as_slice());

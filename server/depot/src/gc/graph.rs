@@ -13,7 +13,7 @@ use std::collections::HashSet;
 
 use snowcache_nix::NarHash;
 
-use super::Policy;
+use super::{Policy, Stay};
 use crate::depot::Shared;
 use crate::index::{Rows, Table};
 use crate::keys::CacheName;
@@ -65,8 +65,10 @@ impl Limit {
 /// Why a path goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// It was last used so many seconds ago.
-    TooOld(u64),
+    /// Its cache was deleted.
+    Deleted,
+    /// It was last used so many seconds ago, which is longer than the second number.
+    TooOld(u64, u64),
     /// The depot is over its limit, and it was last used so many seconds ago.
     OverLimit(u64),
 }
@@ -205,9 +207,15 @@ impl Graph {
         cost: &mut dyn FnMut(NarHash) -> Result<u64>,
     ) -> Result<Verdict> {
         let age = |node: usize| now.saturating_sub(self.used[node]);
+        let rules = self.rules(policy);
+        let stay = |node: Node| rules[rules.partition_point(|(end, _)| *end <= node)].1;
+        let must = |node: Node| match stay(node) {
+            Stay::Nothing => false,
+            Stay::For { grace_s, .. } => pinned.contains(&node) || age(node as usize) < grace_s,
+        };
+        let is_deleted = |node: Node| stay(node) == Stay::Nothing;
         let mut order: Vec<Node> = (0..self.len() as Node).collect();
-        let must = |node: Node| pinned.contains(&node) || age(node as usize) < policy.grace_s;
-        order.sort_by_key(|node| (!must(*node), age(*node as usize)));
+        order.sort_by_key(|node| (is_deleted(*node), !must(*node), age(*node as usize)));
         let mut reached = vec![false; self.len()];
         // In the order in which they are to stay: the root's rank, age and the bytes added.
         let mut ranked = Vec::with_capacity(self.len());
@@ -216,8 +224,8 @@ impl Graph {
             self.reach(root, &mut reached, &mut |node| group.push(node));
             for node in group {
                 let added = match limit {
-                    Some(_) => cost(self.nar(node).0)?,
-                    None => 0,
+                    Some(_) if !is_deleted(node) => cost(self.nar(node).0)?,
+                    _ => 0,
                 };
                 ranked.push((node, must(root), age(root as usize), added));
             }
@@ -228,16 +236,37 @@ impl Graph {
         let mut kept = 0;
         for (node, must, age, added) in ranked {
             kept += added;
-            goes[node as usize] = if must {
-                None
-            } else if policy.max_age_s.is_some_and(|max| age >= max) {
-                Some(Reason::TooOld(age))
-            } else if fits.is_some_and(|fits| kept > fits) {
-                Some(Reason::OverLimit(age))
-            } else {
-                None
+            goes[node as usize] = match stay(node) {
+                Stay::Nothing => Some(Reason::Deleted),
+                _ if must => None,
+                Stay::For {
+                    max_age_s: Some(max),
+                    ..
+                } if age >= max => Some(Reason::TooOld(age, max)),
+                _ if fits.is_some_and(|fits| kept > fits) => Some(Reason::OverLimit(age)),
+                _ => None,
             };
         }
         Ok(Verdict { goes })
+    }
+
+    /// What stays of which nodes: of those below each number, and not below the one before it.
+    fn rules(&self, policy: &Policy) -> Vec<(Node, Stay)> {
+        let mut rules = Vec::new();
+        let mut node = 0;
+        while let Some(key) = self.keys.get(node) {
+            let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
+            let cache = &key[..=end.min(key.len() - 1)];
+            let count = self.keys[node..].partition_point(|key| key.starts_with(cache));
+            let stay = cache_of_key(key).map(|(cache, _)| policy.of(&cache));
+            node += count.max(1);
+            // Of a key that does not read nothing is decided.
+            let forever = Stay::For {
+                grace_s: u64::MAX,
+                max_age_s: None,
+            };
+            rules.push((node as Node, stay.unwrap_or(forever)));
+        }
+        rules
     }
 }

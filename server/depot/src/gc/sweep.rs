@@ -7,16 +7,19 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use snowcache_nix::NarHash;
 
-use super::{Collection, Finding, duration};
+use super::{Collection, Finding, Stay, duration};
 use crate::Result;
 use crate::depot::Shared;
 use crate::former;
 use crate::index::{Batch, Rows, Table};
+use crate::keys::CacheName;
 use crate::layout::Layout;
-use crate::leases::Held;
+use crate::leases::{Held, holder};
 use crate::rows::{PathRow, UploadRow, nar_of_key, time_of, time_row};
+use crate::tenants::frame_of;
 
 /// Rows taken out while commits wait: microseconds.
 const ROWS_AT_ONCE: usize = 1000;
@@ -55,13 +58,15 @@ impl<'a, 'b> Sweep<'a, 'b> {
             let state = UploadRow::decode(&value)?.state;
             let visible = state.cache.nar_key(&state.nar_hash);
             let named = shared.index.get(Table::Visible, &visible)?.is_some();
-            if !named && state.expires <= self.collection.now {
+            let is_over = state.expires <= self.collection.now;
+            if !named && (is_over || self.is_deleted(&state.cache)) {
                 over.push((key, value, state));
                 continue;
             }
             self.needed.insert(state.nar_hash);
             if !named {
-                let own = leased.entry(state.subject).or_default();
+                let holder = holder(&state.cache, &state.subject);
+                let own = leased.entry(holder).or_default();
                 own.insert(state.nar_hash, state.nar_size);
             }
         }
@@ -81,16 +86,19 @@ impl<'a, 'b> Sweep<'a, 'b> {
                 Ok(batch)
             })?;
             for state in forgotten {
-                let over = self.collection.now.saturating_sub(state.expires);
+                let over = self.collection.now.checked_sub(state.expires);
                 self.ended.insert(state.nar_hash);
                 self.collection.collected.uploads += 1;
                 (self.collection.on)(Finding::Upload {
                     cache: state.cache.clone(),
                     name: state.name.clone(),
-                    reason: format!(
-                        "its lease ended {} ago, and no narinfo named it",
-                        duration(over)
-                    ),
+                    reason: match over {
+                        Some(over) => format!(
+                            "its lease ended {} ago, and no narinfo named it",
+                            duration(over)
+                        ),
+                        None => "its cache was deleted".to_owned(),
+                    },
                 });
             }
         }
@@ -204,6 +212,55 @@ impl<'a, 'b> Sweep<'a, 'b> {
                     .for_each(|key| batch.delete(Table::Conflicts, key.as_ref()));
                 Ok(batch)
             })?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the documents of caches that were deleted. Their records are garbage then; where the
+    /// index is made anew before these are gone they come back, under a name that nobody asks for.
+    pub fn documents(&self) -> Result<()> {
+        for cache in self.collection.policy.deleted() {
+            for table in [Table::Documents, Table::Sent] {
+                self.forget_all(table, &cache.key(b""))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_all(&self, table: Table, prefix: &[u8]) -> Result<()> {
+        let keys = Rows::new(&*self.shared.index, table, prefix).map(|row| Ok(row?.0));
+        let keys: Vec<Bytes> = keys.collect::<Result<_>>()?;
+        for part in keys.chunks(ROWS_AT_ONCE) {
+            self.undisturbed(|_, _| {
+                let mut batch = Batch::default();
+                part.iter()
+                    .for_each(|key| batch.delete(table, key.as_ref()));
+                Ok(batch)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn is_deleted(&self, cache: &CacheName) -> bool {
+        self.collection.policy.of(cache) == Stay::Nothing
+    }
+
+    /// Forgets to which caches frames were sent that are gone.
+    pub fn frames(&self) -> Result<()> {
+        let shared = self.shared.clone();
+        for table in [Table::Sent, Table::Hidden] {
+            let keys = Rows::new(&*shared.index, table, &[]).map(|row| Ok(row?.0));
+            let keys: Vec<Bytes> = keys.collect::<Result<_>>()?;
+            for part in keys.chunks(ROWS_AT_ONCE) {
+                self.undisturbed(|shared, _| {
+                    let ids: Vec<&[u8]> = part.iter().map(|key| frame_of(key)).collect();
+                    let here = shared.index.get_many(Table::Frames, &ids)?;
+                    let gone = part.iter().zip(here).filter(|(_, here)| here.is_none());
+                    let mut batch = Batch::default();
+                    gone.for_each(|(key, _)| batch.delete(table, key.as_ref()));
+                    Ok(batch)
+                })?;
+            }
         }
         Ok(())
     }

@@ -47,6 +47,10 @@ pub enum Table {
     Doomed,
     /// About the index itself: its version, and since when it counts uses.
     About,
+    /// Cache, 0, FrameId -> nothing: the frame was sent to this cache, which is a named one.
+    Sent,
+    /// FrameId -> nothing: the frame was sent to named caches only.
+    Hidden,
     /// NarHash, and FrameId where it lacks one -> nothing, or where its recipe lay: why a NAR is
     /// not served.
     Sick,
@@ -54,7 +58,7 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 15] = [
+    pub const ALL: [Table; 17] = [
         Table::Frames,
         Table::Layouts,
         Table::Formers,
@@ -69,6 +73,8 @@ impl Table {
         Table::Used,
         Table::Doomed,
         Table::About,
+        Table::Sent,
+        Table::Hidden,
         Table::Sick,
     ];
 
@@ -89,6 +95,8 @@ impl Table {
             Table::Used => "used",
             Table::Doomed => "doomed",
             Table::About => "about",
+            Table::Sent => "sent",
+            Table::Hidden => "hidden",
             Table::Sick => "sick",
         }
     }

@@ -27,14 +27,15 @@ use crate::keys::CacheName;
 use crate::layout::Location;
 use crate::record::{Checksum, FrameHeader};
 use crate::uses::FramePlace;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, tenants};
 
 /// What begins the names of frames kept without a NAR; no URL leads to them.
 const KEPT: &str = "frames/";
 
 /// Stored bytes of a NAR after which what came of it is made durable, before the NAR ends: what a
-/// server's death costs each upload at most. One more fsync for so many bytes is not felt.
-pub const KEEP_BYTES: u64 = 64 << 20;
+/// server's death costs each upload at most, beside what had not been read from its socket. Some 80
+/// frames of 100 KiB; one fsync for so many bytes is not felt (`cargo bench --bench push`).
+pub const KEEP_BYTES: u64 = 8 << 20;
 
 /// The name of a NAR that came over the native API; a stock client's have no `/`.
 pub fn native_name(nar_hash: &NarHash) -> String {
@@ -106,16 +107,30 @@ impl Ingest {
     /// [`Ingest::write`].
     pub fn frame(&mut self, id: FrameId, raw_len: u32, stored: &[u8]) -> Result<()> {
         let raw = unpack(id, raw_len, stored)?;
-        self.offer(id, raw_len, Some(stored.to_vec()));
+        if !self.frames.packs_anew {
+            self.offer(id, raw_len, Some(stored.to_vec()));
+        }
         self.write(&raw)
     }
 
-    /// Takes the next bytes of the NAR from a frame that is here. False where it is not, or not
-    /// whole: the upload is over then, and the frame has to be sent.
+    /// From here on the frames that are sent are compressed here, and those that were compressed
+    /// again are not shared: how a frame was packed would tell another cache that has it, too, that
+    /// it was here before.
+    pub fn pack_anew(&mut self) {
+        self.frames.packs_anew = true;
+    }
+
+    /// Takes the next bytes of the NAR from a frame that is here, and known to the cache that it is
+    /// for. False where it is not, or not whole: the upload is over then, and the frame has to be
+    /// sent.
     ///
     /// # Errors
     /// `Refused` where the frame has another length; as [`Ingest::write`].
-    pub fn known(&mut self, id: FrameId, raw_len: u32) -> Result<bool> {
+    pub fn known(&mut self, cache: &CacheName, id: FrameId, raw_len: u32) -> Result<bool> {
+        let known = tenants::known(&*self.frames.depot.index, cache, &[id])?;
+        if known != [true] {
+            return Ok(false);
+        }
         let Some(raw) = self.frames.depot.read_frame(id)? else {
             return Ok(false);
         };
@@ -177,11 +192,17 @@ impl Frames {
             if FrameId::of(&unpack(id, raw_len, &stored)?) != id || self.is_here(id)? {
                 continue;
             }
-            self.at().insert(id, FramePlace::Queued);
+            self.queued(id);
             let frame = frame_of(id, raw_len, stored);
             self.queue.push_back(Coming::Sent(frame));
         }
         Ok(())
+    }
+
+    /// What was appended is committed, or of no use; what the upload shares it still counts on.
+    pub(super) fn forget_new(&self) {
+        let is_shared = |place: &FramePlace| matches!(place, FramePlace::Known(_));
+        self.at().retain(|_, place| is_shared(place));
     }
 
     /// Commits what was appended as an upload of its own kind: its recipe is the frames, one after
@@ -216,12 +237,11 @@ impl Frames {
             subject: lease.subject,
             expires_unix_s: lease.expires_unix_s,
         };
-        let counted_on: Vec<FrameId> = self.at().keys().copied().collect();
         self.commit(nar, upload)?;
         self.uncommitted = 0;
-        self.at().clear();
-        for id in counted_on {
-            if !self.is_here(id)? {
+        self.forget_new();
+        for (_, id) in &kept {
+            if !self.is_here(*id)? {
                 let what = format!("frame {id} went away while it was kept; send the NAR again");
                 return Err(Error::new(ErrorKind::Storage, what));
             }

@@ -132,6 +132,7 @@ fn what_was_collected_is_no_problem() {
         max_age_s: None,
         sweep_grace_s: 0,
         max_garbage_percent: 10,
+        caches: Default::default(),
     };
     depot.collect(&policy, false, &mut |_| {}).expect("collect");
     drop(depot);

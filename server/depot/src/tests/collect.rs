@@ -20,6 +20,7 @@ pub(super) fn strict() -> Policy {
         max_age_s: Some(0),
         sweep_grace_s: 0,
         max_garbage_percent: 10,
+        caches: Default::default(),
     }
 }
 

@@ -42,7 +42,7 @@ fn broken(depot: &Depot, seeds: &[u64]) -> Ingest {
 
 fn here(depot: &Depot, seeds: &[u64]) -> Vec<bool> {
     let ids: Vec<FrameId> = seeds.iter().map(|seed| frame(*seed).0).collect();
-    depot.has_frames(&ids).expect("looked up")
+    depot.has_frames(&cache(), &ids).expect("looked up")
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Publishing the paths whose NARs are here: each claim checked, all of them signed, then one turn
-//! of the committer for as many as it takes.
+//! of the committer for as many as it takes. A reference may be left out where an upstream's
+//! signature comes in its place.
 //!
 //! Guarantees: a path is signed only over the NarHash that was computed here; the answer says of
 //! each path what became of it, and its status is the worst of these. A path that is refused takes
@@ -12,6 +13,7 @@ use crate::http::push_narinfo::check_content_address;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use snowcache_core::path_info::{Claimed, Signed};
+use snowcache_core::upstream::Vouched;
 use snowcache_depot::Published;
 use snowcache_nix::PathInfo;
 use std::sync::atomic::Ordering;
@@ -21,6 +23,9 @@ use std::sync::atomic::Ordering;
 pub struct Asked {
     /// Narinfos without the lines about a file: StorePath, NarHash, NarSize, References and so on.
     pub paths: Vec<String>,
+    /// The same of references that are not here, each with an upstream's signature.
+    #[serde(default)]
+    pub vouched: Vec<String>,
 }
 
 /// What became of it.
@@ -51,7 +56,11 @@ impl Committed {
 }
 
 /// Publishes what can be.
-pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Committed {
+///
+/// # Errors
+/// Where an upstream is said to vouch for a path, and does not: nothing is published then.
+pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Result<Committed, Refusal> {
+    let vouched = vouched(app, &asked.vouched)?;
     let (mut outcomes, mut places, mut signed) = (Vec::new(), Vec::new(), Vec::new());
     for (place, text) in asked.paths.iter().enumerate() {
         let (path, checked) = match PathInfo::from_record(text) {
@@ -67,7 +76,9 @@ pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Committed {
         outcomes.push(Outcome::of(path, checked.as_ref().err()));
         signed.extend(checked);
     }
-    let published = app.depot.publish_all(&app.cache, signed, subject.as_str());
+    let published = app
+        .depot
+        .publish_all(&app.cache, signed, vouched, subject.as_str());
     for ((place, _), published) in places.into_iter().zip(published) {
         let path = std::mem::take(&mut outcomes[place].path);
         let refusal = match published {
@@ -85,7 +96,20 @@ pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Committed {
         };
         outcomes[place] = Outcome::of(path, refusal.as_ref());
     }
-    Committed { paths: outcomes }
+    Ok(Committed { paths: outcomes })
+}
+
+fn vouched(app: &App, records: &[String]) -> Result<Vouched, Refusal> {
+    let mut vouched = Vouched::default();
+    for (place, text) in records.iter().enumerate() {
+        let info = PathInfo::from_record(text);
+        let info = info.map_err(|error| {
+            Refusal::malformed(format!("vouched path {place} of the request, {error}"))
+        })?;
+        let added = vouched.add(&info, &app.upstreams);
+        added.map_err(Refusal::refused)?;
+    }
+    Ok(vouched)
 }
 
 fn check(app: &App, info: PathInfo) -> Result<Signed, Refusal> {

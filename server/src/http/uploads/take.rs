@@ -19,7 +19,7 @@ use crate::http::push_nar::received::{Message, Received, Stop};
 use crate::http::{body, uploads::MAX_AT_ONCE};
 use serde::Serialize;
 use snowcache_core::upload::{Reader, Record, StreamError};
-use snowcache_depot::{Error, ErrorKind, Ingest, Lease, Nar, Upload, native_name};
+use snowcache_depot::{CacheName, Error, ErrorKind, Ingest, Lease, Nar, Upload, native_name};
 use std::cell::Cell;
 use tokio::sync::mpsc;
 
@@ -74,6 +74,7 @@ pub fn take_in(
     subject: &Subject,
     queued: mpsc::Receiver<Message>,
 ) -> Result<Taken, Refusal> {
+    app.depot.check_quota(&app.cache)?;
     let file_size_bytes = Cell::new(0);
     let limit_bytes = app.config.uploads.max_nar_size_bytes;
     let mut reader = Reader::new(Received::new(queued, &file_size_bytes, limit_bytes));
@@ -118,7 +119,7 @@ impl Taking<'_> {
                     ingest: Some(ingest),
                 }),
             ) => {
-                let fed = feed(ingest, claimed, record);
+                let fed = feed(ingest, &self.app.cache, claimed, record);
                 return self.fed(fed);
             }
             (Record::Literal(_) | Record::Frame { .. } | Record::Known { .. }, Some(_)) => {}
@@ -136,7 +137,11 @@ impl Taking<'_> {
             return Err(Refusal::too_large(sentence));
         }
         self.began_at = self.file_size_bytes.get();
-        let ingest = Some(self.app.depot.ingest()?);
+        let mut ingest = self.app.depot.ingest()?;
+        if self.app.caches.are_there() {
+            ingest.pack_anew();
+        }
+        let ingest = Some(ingest);
         self.open = Some(Open { claimed, ingest });
         let max = self.app.config.uploads.max_nar_size_bytes;
         if claimed.nar_size_bytes > max {
@@ -262,7 +267,12 @@ impl Taking<'_> {
 }
 
 /// Hands a piece on; the name of the frame that is not here, where one is not.
-fn feed(ingest: &mut Ingest, claimed: &Nar, piece: Record<'_>) -> Result<Option<String>, Error> {
+fn feed(
+    ingest: &mut Ingest,
+    cache: &CacheName,
+    claimed: &Nar,
+    piece: Record<'_>,
+) -> Result<Option<String>, Error> {
     match piece {
         Record::Literal(bytes) => ingest.write(bytes)?,
         Record::Frame {
@@ -271,7 +281,7 @@ fn feed(ingest: &mut Ingest, claimed: &Nar, piece: Record<'_>) -> Result<Option<
             stored,
         } => ingest.frame(id, raw_len, stored)?,
         Record::Known { id, raw_len } => {
-            if !ingest.known(id, raw_len)? {
+            if !ingest.known(cache, id, raw_len)? {
                 return Ok(Some(id.to_string()));
             }
         }

@@ -43,6 +43,7 @@ impl Life {
                 .then(|| ages[self.random.below(3) as usize]),
             sweep_grace_s: ages[self.random.below(2) as usize],
             max_garbage_percent: [0, 10, 100][self.random.below(3) as usize],
+            caches: Default::default(),
         };
         let dry = self.random.chance(50);
         self.collect(&policy, dry);
@@ -94,5 +95,6 @@ pub fn strictest() -> Policy {
         max_age_s: Some(0),
         sweep_grace_s: 0,
         max_garbage_percent: 10,
+        caches: Default::default(),
     }
 }

@@ -1,0 +1,127 @@
+//! The uploads that are under way, so that whoever comes back after a cut asks behind what they had
+//! sent.
+//!
+//! ```text
+//!   upload:    begins ---- takes in ----- cut ---- takes in what had come ---- keeps it: over
+//!   question:                                  '-- absent? ------- waits -------'--> answer
+//! ```
+//! Guarantees: an answer to a subject counts what all its uploads brought whose client had gone
+//! when it was asked, unless that takes longer than [`PATIENCE`]. Uploads of clients that are there
+//! hold nobody up.
+
+use crate::auth::subject::Subject;
+use crate::listen::line::{Line, Watched};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// What a socket held, 6 MiB (net.ipv4.tcp_rmem), is taken in and synced within this time on a disk
+/// of 1 MB/s; afterwards it is sent again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An upload's first bytes come with its head, or right behind it; one that sends none for so long
+/// holds nobody up.
+const BLIND: Duration = Duration::from_millis(100);
+/// How often to look whether they have.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct UnderWay(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    uploads: Mutex<Uploads>,
+    ended: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Uploads {
+    next: u64,
+    by_number: HashMap<u64, (Subject, Watched)>,
+}
+
+/// An upload, under way until this is dropped.
+#[derive(Debug)]
+pub struct Upload {
+    number: u64,
+    inner: Arc<Inner>,
+}
+
+impl UnderWay {
+    /// An upload begins, over this connection.
+    pub fn begin(&self, subject: &Subject, line: &Line) -> Upload {
+        let mut uploads = self.0.lock();
+        let number = uploads.next;
+        uploads.next += 1;
+        let upload = (subject.clone(), line.watch());
+        uploads.by_number.insert(number, upload);
+        Upload {
+            number,
+            inner: self.0.clone(),
+        }
+    }
+
+    /// Waits for those of the subject's uploads whose client has gone.
+    pub async fn behind_what_was_cut(&self, subject: &Subject) {
+        let seeing = async {
+            while self.0.any(subject, Watched::is_blind) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        // Late or not: of those that were seen it is known whether they are cut.
+        drop(tokio::time::timeout(BLIND, seeing).await);
+        let cut = self.0.cut(subject);
+        if cut.is_empty() {
+            return;
+        }
+        let over = async {
+            loop {
+                let ended = self.0.ended.notified();
+                if self.0.are_over(&cut) {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, over).await.is_err() {
+            let subject = subject.as_str();
+            tracing::warn!(subject, "an upload that was cut is still being taken in");
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Uploads> {
+        let uploads = self.uploads.lock();
+        uploads.expect("invariant: no panic while the lock is held")
+    }
+
+    fn any(&self, subject: &Subject, is_so: impl Fn(&Watched) -> bool) -> bool {
+        let uploads = self.lock();
+        let mut all = uploads.by_number.values();
+        all.any(|(by, line)| by.as_str() == subject.as_str() && is_so(line))
+    }
+
+    fn cut(&self, subject: &Subject) -> Vec<u64> {
+        let uploads = self.lock();
+        let own = uploads.by_number.iter();
+        let own = own.filter(|(_, (by, _))| by.as_str() == subject.as_str());
+        let cut = own.filter(|(_, (_, line))| line.is_cut());
+        cut.map(|(number, _)| *number).collect()
+    }
+
+    fn are_over(&self, numbers: &[u64]) -> bool {
+        let uploads = self.lock();
+        let by_number = &uploads.by_number;
+        !numbers.iter().any(|number| by_number.contains_key(number))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.inner.lock().by_number.remove(&self.number);
+        self.inner.ended.notify_waiters();
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether the client of a connection has gone, asked while nobody reads from it.
+//!
+//! ```text
+//!   an upload --watch--> Line <--its socket, once more-- Sender, at its next read
+//!   who comes back and asks  --is_cut--> poll: has the other side closed?
+//! ```
+//! What a client sent before it died lies in the kernel until its upload has read that far; only
+//! then hyper tells of the end. The kernel knows at once.
+//!
+//! Guarantees: costs a connection that nobody watches one look at a flag for each read. Never: a
+//! socket held open longer than it is watched.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Shared by a connection's requests and its `Sender`.
+#[derive(Clone, Debug, Default)]
+pub struct Line(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Somebody watches, and has no socket yet.
+    wanted: AtomicBool,
+    socket: Mutex<Option<OwnedFd>>,
+}
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct Watched(Line);
+
+impl Line {
+    /// Has the connection's next read show its socket.
+    pub fn watch(&self) -> Watched {
+        self.0.wanted.store(true, Ordering::Relaxed);
+        Watched(self.clone())
+    }
+
+    /// Gives whoever watches a second handle of the socket. Without a free descriptor nobody sees
+    /// anything, which costs sending again what was on its way.
+    pub(super) fn show(&self, socket: BorrowedFd<'_>) {
+        if self.0.wanted.load(Ordering::Relaxed) && self.0.wanted.swap(false, Ordering::Relaxed) {
+            match socket.try_clone_to_owned() {
+                Ok(again) => *self.socket() = Some(again),
+                Err(error) => tracing::debug!(%error, "an upload cannot be watched"),
+            }
+        }
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        let socket = self.0.socket.lock();
+        socket.expect("invariant: no panic while the lock is held")
+    }
+}
+
+impl Watched {
+    /// Whether nothing was read since it is watched, so that nothing is known of the client.
+    pub fn is_blind(&self) -> bool {
+        self.0.0.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client has closed its side, or is gone; false as long as that is not known.
+    pub fn is_cut(&self) -> bool {
+        let socket = self.0.socket();
+        let Some(socket) = socket.as_ref() else {
+            return false;
+        };
+        let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+        let at_once = Timespec::default();
+        match poll(&mut asked, Some(&at_once)).map_err(io::Error::from) {
+            Ok(said) => said > 0,
+            Err(error) => {
+                tracing::debug!(%error, "a socket cannot be asked");
+                false
+            }
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.0.wanted.store(false, Ordering::Relaxed);
+        *self.0.socket() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn who_has_gone_is_seen_behind_what_nobody_has_read() {
+        let (mut client, server) = UnixStream::pair().expect("a pair");
+        let line = Line::default();
+        line.show(server.as_fd());
+        let watched = line.watch();
+        assert!(watched.is_blind() && !watched.is_cut());
+        line.show(server.as_fd());
+        assert!(!watched.is_blind());
+        client.write_all(b"not read").expect("there is room");
+        assert!(!watched.is_cut());
+        drop(client);
+        assert!(watched.is_cut());
+        drop(watched);
+        assert!(line.socket().is_none(), "nobody watches");
+        assert!(!line.watch().is_cut());
+    }
+}
