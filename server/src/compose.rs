@@ -224,7 +224,11 @@ fn engine(
     let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
     Engine {
         scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
-        recompressor: Recompressor::new(depot.clone(), config.recompression.clone()),
+        recompressor: Recompressor::new(
+            depot.clone(),
+            caches.clone(),
+            config.recompression.clone(),
+        ),
         collector: Collector::new(depot.clone(), policy, caches.clone(), interval),
         depot,
         caches,

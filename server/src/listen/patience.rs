@@ -8,7 +8,8 @@
 //! ```
 //! Setting and unsetting an alarm takes a lock of the runtime's and a walk in its wheel; a client
 //! that asks all the time has it set once in the length of a wait. Guarantees: no wait ends before
-//! its time, or later than the runtime's timers do. Never: more than one wait of a connection at once.
+//! its time, or later than the runtime's timers do. Never: more than one wait of
+//! a connection at once.
 
 use hyper::rt::{Sleep, Timer};
 use std::pin::Pin;

@@ -171,6 +171,7 @@ fn what_is_in_use_is_left_alone_also_where_it_is_shared() {
     assert_eq!(yard.recompress(5 * DAY).nars, 0, "nothing else is idle");
     assert_eq!(yard.bench.total_bytes(), stored);
     let old_now = yard.known(1, &old);
+    yard.bench.depot.write_uses().expect("noted");
     yard.wait(10 * DAY);
     let done = yard.recompress(5 * DAY);
     assert_eq!((done.nars, done.nars_changed), (2, 2), "now both are");
