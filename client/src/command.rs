@@ -19,8 +19,8 @@ mod pins;
 mod prefetch;
 mod push;
 mod queue;
-mod rm;
 mod recompress;
+mod rm;
 mod scrub;
 mod status;
 mod subject;
@@ -77,8 +77,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let (remote, token) = (connect(&url, cache)?, token(cache)?);
             block_on(using::run(&remote, &args, token.as_deref()))
         }
-        Command::Recompress(args) => block_on(recompress::run(&connected(cache)?, &args)),
         Command::Gc(args) => block_on(gc::run(&connected(cache)?, &args)),
+        Command::Recompress(args) => block_on(recompress::run(&connected(cache)?, &args)),
         Command::Scrub(args) => block_on(scrub::run(&connected(cache)?, &args)),
         Command::Rm(args) => block_on(rm::run(&connected(cache)?, &args)),
         Command::Agent(args) => agent::run(&args),

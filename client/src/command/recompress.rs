@@ -37,7 +37,9 @@ pub(super) async fn run(remote: &Remote, args: &RecompressArgs) -> Result<(), Fa
             draw("\r\x1b[K");
         }
         if let Some(error) = line["error"].as_str() {
-            return Err(Failure::failed(format!("the recompression failed: {error}")));
+            return Err(Failure::failed(format!(
+                "the recompression failed: {error}"
+            )));
         }
         summary = line.get("summary").cloned().or(summary);
         if args.json {

@@ -298,6 +298,16 @@ impl Collection<'_> {
         Ok((gone, doomed))
     }
 
+    /// Ends the pins of caches that were deleted.
+    fn unpin_deleted(&mut self) -> Result<()> {
+        for cache in self.policy.deleted().filter(|_| !self.dry_run) {
+            for pin in self.depot.pins(cache)? {
+                self.depot.remove_pin(cache, &pin.name, COLLECTOR)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets go of all former encodings: a NAR is whole without them. Whether there were any.
     fn let_go_of_formers(&mut self) -> Result<bool> {
         let shared = self.depot.shared().clone();
@@ -312,16 +322,6 @@ impl Collection<'_> {
             any = true;
         }
         Ok(any)
-    }
-
-    /// Ends the pins of caches that were deleted.
-    fn unpin_deleted(&mut self) -> Result<()> {
-        for cache in self.policy.deleted().filter(|_| !self.dry_run) {
-            for pin in self.depot.pins(cache)? {
-                self.depot.remove_pin(cache, &pin.name, COLLECTOR)?;
-            }
-        }
-        Ok(())
     }
 
     fn words(&self, reason: Reason) -> String {
