@@ -167,6 +167,22 @@ Examples:
 Takes the admin token. A scrub ends with this command.
 Exit codes: 0 all well, 1 damage found or not all read, 2 wrong usage, 3 cache unreachable.")]
     Scrub(ScrubArgs),
+    /// Let the cache compress harder what nobody asks for, and show how far it is
+    #[command(after_help = "\
+Paths that were neither put nor asked for in recompression.min_idle_s are compressed anew, at the
+level recompression.level. Their NARs get new URLs; the former ones stay readable as long as clients
+may remember them, and the space comes back with the collections after that. The server also does
+it by itself, every recompression.interval_s.
+
+Examples:
+  snowcache --token-file /var/lib/snowcached/admin.token recompress
+  snowcache --token-file /var/lib/snowcached/admin.token recompress --rate-bytes-per-s 8388608
+  snowcache --token-file /var/lib/snowcached/admin.token recompress --json | jq .summary
+
+Takes the admin token. A recompression ends with this command, and what is done stays.
+Exit codes: 0 all that was due, 1 not all, or another one is running, 2 wrong usage, 3 cache
+unreachable.")]
+    Recompress(RecompressArgs),
     /// Bring closures to this node ahead of time: local, verified, pinned, or a reason why not
     #[command(after_help = "\
 Everything goes through the nix-daemon: only paths that are not valid yet are fetched, several at a
@@ -339,6 +355,17 @@ pub struct VerifyArgs {
     /// Print only what is wrong, and the summary
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// `snowcache recompress`
+#[derive(Args, Debug)]
+pub struct RecompressArgs {
+    /// Read at most so many bytes of stored frames a second [default: as fast as it goes]
+    #[arg(long, value_name = "BYTES")]
+    pub rate_bytes_per_s: Option<u64>,
+    /// Print one JSON object a line, at the end {"summary": ...}
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `snowcache scrub`

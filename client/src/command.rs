@@ -19,6 +19,7 @@ mod pins;
 mod prefetch;
 mod push;
 mod queue;
+mod recompress;
 mod rm;
 mod scrub;
 mod status;
@@ -77,6 +78,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(using::run(&remote, &args, token.as_deref()))
         }
         Command::Gc(args) => block_on(gc::run(&connected(cache)?, &args)),
+        Command::Recompress(args) => block_on(recompress::run(&connected(cache)?, &args)),
         Command::Scrub(args) => block_on(scrub::run(&connected(cache)?, &args)),
         Command::Rm(args) => block_on(rm::run(&connected(cache)?, &args)),
         Command::Agent(args) => agent::run(&args),
@@ -177,4 +179,14 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value)
         .map_err(|error| Failure::failed(format!("cannot be written as JSON: {error}")))?;
     print(&(text + "\n"))
+}
+
+/// Writes to a terminal how far something is.
+fn draw(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // A terminal that has gone away needs no progress.
+    let drawn = stderr
+        .write_all(text.as_bytes())
+        .and_then(|()| stderr.flush());
+    drop(drawn);
 }

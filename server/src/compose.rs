@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   data folder --lock--> keys and tokens --> depot --> sockets --> router --> serve until stopped
-//!                                               '--> collector, scrubber, by the clock
+//!                                           '--> collector, scrubber, recompressor, by the clock
 //! ```
 
 use crate::auth::Gate;
@@ -24,6 +24,7 @@ use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
 use crate::lock::{DataLock, LockError};
 use crate::oidc::{Issuers, IssuersError};
+use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use crate::{reload, systemd};
@@ -201,9 +202,11 @@ impl Server {
             () = hurry.clone() => {},
         }
         app.scrubber.halt(); // its client would be waited for
+        app.recompressor.halt();
         serving.end(hurry).await;
         background.iter().for_each(|task| task.abort());
         app.scrubber.stop().await;
+        app.recompressor.stop().await;
         app.collector.stop().await;
         drop(operators); // until here they were told that it drains
         drop(app);
@@ -221,6 +224,11 @@ fn engine(
     let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
     Engine {
         scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
+        recompressor: Recompressor::new(
+            depot.clone(),
+            caches.clone(),
+            config.recompression.clone(),
+        ),
         collector: Collector::new(depot.clone(), policy, caches.clone(), interval),
         depot,
         caches,
@@ -268,6 +276,7 @@ fn background(app: &Shared, hangups: Signal) -> Vec<JoinHandle<()>> {
     ];
     if !app.config.read_only {
         tasks.push(tokio::spawn(app.scrubber.clone().by_itself()));
+        tasks.push(tokio::spawn(app.recompressor.clone().by_itself()));
         tasks.push(tokio::spawn(app.collector.clone().by_itself()));
     }
     tasks
@@ -291,6 +300,7 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
         max_size_bytes: (config.depot.max_size_bytes > 0).then_some(config.depot.max_size_bytes),
         reserve_bytes: config.depot.reserve_bytes,
         max_leased_bytes: Some(config.uploads.max_leased_bytes),
+        url_grace_s: config.retention.grace_s,
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

@@ -18,7 +18,7 @@ pub use error::{ConfigError, Mistakes, Origin};
 pub use intake::{Reads, Uploads};
 pub use layers::{Effective, Sources, addresses};
 pub use service::{Http, Log, Metrics, Tls};
-pub use storage::{Depot, Retention, Scrub};
+pub use storage::{Depot, Recompression, Retention, Scrub};
 
 use serde::{Deserialize, Serialize};
 use snowcache_core::upstream::NIXOS_KEY;
@@ -56,6 +56,8 @@ pub struct Config {
     pub retention: Retention,
     /// Reading everything again, to find damage before a client does.
     pub scrub: Scrub,
+    /// Compressing harder what nobody asks for.
+    pub recompression: Recompression,
     /// What the server tells of its work.
     pub log: Log,
     /// What it counts.
@@ -105,6 +107,7 @@ impl Default for Config {
             depot: Depot::default(),
             retention: Retention::default(),
             scrub: Scrub::default(),
+            recompression: Recompression::default(),
             log: Log::default(),
             metrics: Metrics::default(),
         }

@@ -12,6 +12,7 @@
 //! client says of its own bytes.
 
 pub mod auth;
+pub mod background;
 pub mod banner;
 pub mod caches;
 pub mod clock;
@@ -27,6 +28,7 @@ pub mod lock;
 pub mod metrics;
 pub mod observe;
 pub mod oidc;
+pub mod recompressor;
 pub mod reload;
 pub mod scrubber;
 pub mod systemd;

@@ -12,6 +12,7 @@
 mod io;
 pub mod line;
 pub mod outlet;
+mod patience;
 mod sender;
 mod signals;
 mod socket;
@@ -32,12 +33,13 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use futures::future::{Either, ready};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use io::WriteTimeout;
 use line::Line;
 use outlet::Outlet;
+use patience::Patience;
 use sender::{Sender, Width};
 use socket::Accepted;
 use std::fmt;
@@ -263,7 +265,7 @@ impl Service {
             }
         });
         let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Patience::new(self.http.header_timeout()))
             .header_read_timeout(self.http.header_timeout())
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service);

@@ -9,18 +9,18 @@
 //! alone, so that restarts lose at most the one under way. A scrub that a client asked for ends
 //! with the client. Its threads run only where no other wants to.
 
+use crate::background::{next_turn, since_1970, stand_back};
 use crate::config;
 use crate::http::errors::Refusal;
 use crate::metrics::Exposition;
 use axum::http::StatusCode;
-use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
 use serde::Serialize;
 use serde_json::{Value, json};
 use snowcache_depot::{Depot, Progress, Scrub, Scrubbed, Scrubbing, Subset};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
 /// Parts of an interval: of a week these are hours, and at 32 MiB/s each hour reads up to 115 GB.
@@ -28,9 +28,6 @@ const SLICES: u32 = 168;
 
 /// Lines that wait for a client.
 const QUEUED_LINES: usize = 256;
-
-/// Where the kernel refuses its idle class, a scrub at least takes the lowest priority.
-const NICE: i32 = 19;
 
 /// Between looks whether a scrub that was stopped has ended.
 const NAP: Duration = Duration::from_millis(5);
@@ -276,33 +273,10 @@ fn log(scrubbed: &Scrubbed) {
     }
 }
 
-/// Lets every other thread go first: in the kernel's idle class (`SCHED_IDLE`, man 7 sched) whoever
-/// wakes up takes the core at once, where a merely niced thread would keep it until the end of its
-/// slice. Threads that the caller starts inherit it.
-fn stand_back() {
-    let (thread, params) = (Pid::current_thread(), SchedulerParams { priority: 0 });
-    let Err(error) = set_scheduler(thread, Scheduler::SCHED_IDLE, params) else {
-        return;
-    };
-    tracing::debug!(%error, "a scrub is niced only: the kernel refuses the idle class");
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::debug!(%error, "a scrub runs at the usual priority");
-    }
-}
-
 /// Which slice comes next, and how long until it is due.
 fn due(now: Duration, slice: Duration) -> (u32, Duration) {
-    let passed = now.as_nanos() / slice.as_nanos();
-    let next = (passed + 1) * slice.as_nanos();
-    let number = (passed + 1) % u128::from(SLICES);
-    let wait = Duration::from_nanos((next - now.as_nanos()) as u64);
-    (number as u32, wait)
-}
-
-fn since_1970() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    let (turn, wait) = next_turn(now, slice);
+    ((turn % u128::from(SLICES)) as u32, wait)
 }
 
 #[cfg(test)]

@@ -233,6 +233,15 @@ impl Snowcached {
             .expect("a number of KiB")
     }
 
+    /// CPU seconds of the process so far: utime and stime, fields 14 and 15 of proc(5)'s stat.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = read(Path::new(&format!("/proc/{}/stat", self.pid())));
+        let behind_the_name = &stat[stat.rfind(')').expect("a name") + 1..];
+        let fields = behind_the_name.split_whitespace().skip(11).take(2);
+        let ticks: f64 = fields.map(|it| it.parse::<f64>().expect("a number")).sum();
+        ticks / rustix::param::clock_ticks_per_second() as f64
+    }
+
     /// What the data folder takes on disk.
     pub fn disk_kib(&self) -> u64 {
         let output = Command::new("du")

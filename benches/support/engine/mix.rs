@@ -129,6 +129,12 @@ pub fn every_nar(target: &Target, catalog: &Catalog) -> Arc<[Ask]> {
     catalog.items.iter().map(|item| nar(target, item)).collect()
 }
 
+/// Narinfos that are not there, each another one.
+pub fn misses(target: &Target, count: usize, seed: u64) -> Arc<[Ask]> {
+    let mut random = Random::seeded(seed);
+    (0..count).map(|_| miss(target, &mut random)).collect()
+}
+
 fn miss(target: &Target, random: &mut Random) -> Ask {
     let hash = base32(&random.bytes(20));
     Ask::get(target, &format!("{hash}.narinfo"), Expect::status(404))

@@ -1,5 +1,6 @@
 //! The rows of the table: what each goal's work is, measured on every server in turn.
 
+mod beside;
 mod closure;
 mod memory;
 mod narinfo;

@@ -43,13 +43,13 @@ const LINEAGE_PACKAGES: usize = 20;
 const FIRST: &str = "generation 1";
 
 pub fn measure(stage: &mut Stage) -> Findings {
-    let (start, cost) = many_paths(stage);
-    Findings::rows([start, cost, restore(stage)])
+    let [start, cost, stalls] = many_paths(stage);
+    Findings::rows([start, cost, stalls, restore(stage)])
 }
 
 // ---- many paths ----
 
-fn many_paths(stage: &Stage) -> (Row, Row) {
+fn many_paths(stage: &Stage) -> [Row; 3] {
     let (many, few) = (stage.settings.scale, stage.settings.scale_small);
     let yardstick = format!("{few} paths");
     let limit = Limit::AtMost(START_AT_MOST_S);
@@ -57,6 +57,9 @@ fn many_paths(stage: &Stage) -> (Row, Row) {
     let work = format!("narinfo hit, {many} paths");
     let mut cost =
         Row::new("P14", work, "CPU us", Limit::RatioAtMost(COST_AT_MOST)).against(&yardstick);
+    let work = format!("writes of the index held up while {many} paths came in");
+    let mut stalls = Row::new("P14", work, "", Limit::AtMost(0.0));
+    stalls.plot = false;
     if many < 10_000_000 {
         let note = "the goal is about 1 M paths for the start and 10 M for the cost: \
                     SNOWCACHE_BENCH_SCALE=10000000";
@@ -70,6 +73,9 @@ fn many_paths(stage: &Stage) -> (Row, Row) {
         }
         let rate = paths as f64 / begin.elapsed().as_secs_f64();
         eprintln!("{paths} paths at {rate:.0} a second");
+        if name == OURS {
+            stalls.add(OURS, held_up(&server));
+        }
         server.stop();
         server.start_again();
         (name, paths, server)
@@ -104,7 +110,7 @@ fn many_paths(stage: &Stage) -> (Row, Row) {
             }
         }
     }
-    (start, cost)
+    [start, cost, stalls]
 }
 
 /// Waits until a server has put its index in order after so many pushes: that is no cost of a
@@ -116,6 +122,16 @@ fn still(pid: u32) -> bool {
         Some(used(pid)?.since(&before).cpu_seconds)
     };
     (0..SETTLED_WITHIN_S).any(|_| busy_seconds().is_some_and(|seconds| seconds < 0.05))
+}
+
+/// How often the index made a write wait until it was put in order.
+fn held_up(server: &Snowcached) -> f64 {
+    let told = server.http().get("/metrics").is(200).text();
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix("snowcache_index_stalls_total "));
+    let count = line.and_then(|count| count.parse().ok());
+    count.unwrap_or(f64::NAN)
 }
 
 /// So many paths that share one NAR.

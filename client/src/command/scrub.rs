@@ -3,7 +3,7 @@
 //! Guarantees: ends well only when the cache said that it read all of it and that all of it is
 //! whole.
 
-use super::{denied, print, print_json};
+use super::{denied, draw, print, print_json};
 use crate::cli::ScrubArgs;
 use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
@@ -11,7 +11,7 @@ use crate::show;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use snowcache_nix::STORE_DIR;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// What a scrub came to.
@@ -89,15 +89,6 @@ fn damage(line: &Value) -> Option<String> {
         number("offset"),
         show::size(number("bytes"))
     ))
-}
-
-fn draw(text: &str) {
-    let mut stderr = std::io::stderr().lock();
-    // A terminal that has gone away needs no progress.
-    let drawn = stderr
-        .write_all(text.as_bytes())
-        .and_then(|()| stderr.flush());
-    drop(drawn);
 }
 
 impl Progress {

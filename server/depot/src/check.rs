@@ -376,7 +376,7 @@ fn damage_at(segment: SegmentId, from: u64, to: u64, what: Broken) -> Damage {
 
 /// Whether a segment's first record names it, as far as this record tells.
 fn names(state: &StateHeader, record: &Found<'_>, id: SegmentId) -> bool {
-    state.kind != Kind::Segment || record.body == id.0.to_le_bytes()
+    state.kind != Kind::Segment || record.body.starts_with(&id.0.to_le_bytes())
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {

@@ -19,11 +19,12 @@ use crate::index::{Batch, Index, Table};
 use crate::ingest::{Ingest, Nar, is_nar};
 use crate::keys::CacheName;
 use crate::leases::Leases;
+use crate::mark::Mark;
 use crate::options::Options;
 use crate::pool::{Pool, Stream};
 use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
-use crate::replay::{self, Mark};
+use crate::replay;
 use crate::room::Room;
 use crate::rows::{PathRow, Place, UploadRow, time_row};
 use crate::segments::Segments;
@@ -69,6 +70,12 @@ pub(crate) struct Shared {
     /// A collection ends at its next step.
     pub stopping: AtomicBool,
     pub max_nar_bytes: u64,
+    /// How long URLs are remembered.
+    pub url_grace_s: u64,
+    /// Held while it is written down what was used.
+    pub noting: Mutex<()>,
+    /// Held by the one recompression that runs.
+    pub recompressing: Mutex<()>,
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     uncheckpointed: AtomicU64,
 }
@@ -98,6 +105,7 @@ impl Shared {
             Mark {
                 len: stream.len(),
                 next_seq,
+                level: stream.level(),
             }
             .put(&mut batch, stream.id());
             grown += stream.grown();
@@ -223,6 +231,9 @@ impl Depot {
             collecting: Mutex::new(()),
             stopping: AtomicBool::new(false),
             max_nar_bytes: options.max_nar_bytes,
+            url_grace_s: options.url_grace_s,
+            noting: Mutex::new(()),
+            recompressing: Mutex::new(()),
             clock: options.clock,
             uncheckpointed: AtomicU64::new(0),
         });
@@ -289,9 +300,10 @@ impl Depot {
         }
     }
 
-    /// Writes down when paths were last used: call it every minute or so. What a crash loses of it
-    /// is at most what came since the last [`Depot::checkpoint`].
+    /// Writes down when paths were last used, all that were until now: call it every minute or so.
+    /// What a crash loses of it is at most what came since the last [`Depot::checkpoint`].
     pub fn write_uses(&self) -> Result<()> {
+        let _noting = self.shared.noting.lock().expect(AT_THE_GATE);
         let now = time_row((self.shared.clock)());
         let mut batch = Batch::default();
         let touched = self.shared.uses.take_touched();
@@ -347,6 +359,23 @@ impl Depot {
             return Ok(None);
         }
         NarReader::open(self.shared.clone(), *nar)
+    }
+
+    /// The same, in the encoding of this name, as long as that one is kept; in the current one
+    /// then.
+    pub fn nar_as(
+        &self,
+        cache: &CacheName,
+        nar: &NarHash,
+        encoding: &str,
+    ) -> Result<Option<NarReader>> {
+        let Some(current) = self.nar(cache, nar)? else {
+            return Ok(None);
+        };
+        Ok(Some(match current.encoding().name == encoding {
+            true => current,
+            false => current.former(encoding)?.unwrap_or(current),
+        }))
     }
 
     /// Reads the NAR that was uploaded to `cache` under `name`, visible or under lease.

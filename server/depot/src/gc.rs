@@ -5,6 +5,7 @@
 //!     |                                                                                    |
 //!   paths       pins, grace, age, limit decide; removal is a durable record   (graph.rs)   |
 //!   uploads     leases that ended                                             (sweep.rs)   |
+//!   formers     encodings that no client remembers the URL of                 (sweep.rs)   |
 //!   NARs        without path and lease: noted first, gone after the grace     (sweep.rs)   |
 //!   frames      what pins' machines read is copied together                   (gather.rs)   |
 //!   segments    mostly garbage: what lives is copied, the file is removed     (rewrite.rs) |
@@ -17,6 +18,7 @@
 //! repeated, so that a crash at any point loses nothing. One collection runs at a time.
 
 mod copier;
+mod cover;
 mod gather;
 mod graph;
 mod policy;
@@ -33,18 +35,23 @@ use std::sync::{Arc, TryLockError};
 use serde::Serialize;
 use snowcache_nix::{NarHash, StoreHash, StorePath};
 
+use self::cover::cover;
+pub(crate) use self::cover::cover_frames;
 use self::gather::Gather;
+pub(crate) use self::graph::LOW_WATER_PERCENT;
 use self::graph::{Graph, Limit, Node, Reason};
 pub use self::policy::{Policy, Stay};
 pub use self::removals::Removals;
 use self::removals::{Doomed, REMOVALS_AT_ONCE};
+pub(crate) use self::rewrite::ROWS_AT_ONCE;
 use self::rewrite::Rewrite;
-use self::space::Coverage;
+pub(crate) use self::space::Coverage;
 use self::sweep::Sweep;
 use crate::commit::{Change, Outcome};
 use crate::depot::{Depot, Shared};
+use crate::former;
+use crate::index::Batch;
 use crate::keys::CacheName;
-use crate::layout::{Layout, Part};
 use crate::pins::Pin;
 use crate::rows::PathRow;
 use crate::{Error, ErrorKind, Result};
@@ -117,6 +124,8 @@ pub struct Collected {
     pub nars: u64,
     /// NARs that wait for the end of their grace.
     pub nars_waiting: u64,
+    /// Former encodings let go: no client remembers their URLs, or the room was needed.
+    pub former_encodings: u64,
     /// Segments removed without a rest.
     pub segments_removed: u64,
     /// Segments rewritten.
@@ -246,6 +255,7 @@ impl Collection<'_> {
         let depot = self.depot;
         depot.may_go_on()?;
         let mut sweep = Sweep::new(self, gone);
+        sweep.formers()?;
         sweep.visible()?;
         sweep.uploads()?;
         sweep.conflicts()?;
@@ -267,9 +277,12 @@ impl Collection<'_> {
         let pinned = graph.pinned(&shared, self.now)?;
         let mut coverage = Coverage::default();
         let mut cost = |nar| cover(&shared, &nar, &mut coverage, &mut |_| {});
+        // Comfort goes before paths: with the next collection these will, if it was not enough.
+        let pressed = !self.dry_run && shared.room.take_pressed();
+        let has_given = pressed && self.let_go_of_formers()?;
         let limit = shared.room.usable_bytes().map(|bytes| Limit {
             bytes,
-            was_met: !self.dry_run && shared.room.take_refused(),
+            was_met: !self.dry_run && shared.room.take_refused() && !has_given,
         });
         let verdict = graph.judge(self.policy, limit, &pinned, self.now, &mut cost)?;
         let goes = verdict.goes.iter().enumerate();
@@ -293,6 +306,22 @@ impl Collection<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Lets go of all former encodings: a NAR is whole without them. Whether there were any.
+    fn let_go_of_formers(&mut self) -> Result<bool> {
+        let shared = self.depot.shared().clone();
+        let mut any = false;
+        for former in former::all(&*shared.index, &[]) {
+            let former = former?;
+            let _gate = shared.undisturbed()?;
+            let mut batch = Batch::default();
+            former.remove(&mut batch);
+            shared.index.write(batch)?;
+            self.collected.former_encodings += 1;
+            any = true;
+        }
+        Ok(any)
     }
 
     fn words(&self, reason: Reason) -> String {
@@ -453,38 +482,6 @@ fn names(pins: &[Pin], path: &StorePath, now: u64) -> String {
     let of = |pin: &&Pin| pin.roots(now).any(|root| root.hash() == path.hash());
     let names = pins.iter().filter(of).map(|pin| pin.name.as_str());
     names.collect::<Vec<_>>().join(" and ")
-}
-
-/// Adds what the layout of a NAR uses to `coverage`, calling `segment` for each segment; returns
-/// how many bytes are new.
-fn cover(
-    shared: &Shared,
-    nar: &NarHash,
-    coverage: &mut Coverage,
-    segment: &mut dyn FnMut(crate::segments::SegmentId),
-) -> Result<u64> {
-    'again: loop {
-        let Some(layout) = Layout::read(&*shared.index, nar)? else {
-            return Ok(0);
-        };
-        let recipe = layout.recipe;
-        let range = recipe.offset..recipe.offset + recipe.len;
-        let mut added = coverage.add(recipe.segment(), range);
-        segment(recipe.segment());
-        for number in 0..layout.blocks.len() {
-            let Some(parts) = layout.block(&*shared.index, nar, number)? else {
-                continue 'again;
-            };
-            for part in parts {
-                if let Part::Extent(extent) = part {
-                    let end = extent.offset + u64::from(extent.stored_len);
-                    added += coverage.add(extent.segment, extent.offset..end);
-                    segment(extent.segment);
-                }
-            }
-        }
-        return Ok(added);
-    }
 }
 
 /// A time as people say it, rounded down.

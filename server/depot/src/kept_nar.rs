@@ -39,11 +39,20 @@ impl<T> KeptNar<T> {
 }
 
 impl Depot {
-    /// Reads the NAR of a visible path; what is made of it may be kept.
-    pub fn keep_nar(&self, cache: &CacheName, nar: &NarHash) -> Result<Option<KeptNar<NarReader>>> {
+    /// Reads the NAR of a visible path, in the encoding of this name where there is one and it is
+    /// kept; what is made of it may be kept.
+    pub fn keep_nar(
+        &self,
+        cache: &CacheName,
+        nar: &NarHash,
+        encoding: Option<&str>,
+    ) -> Result<Option<KeptNar<NarReader>>> {
         // Read before what it is a version of.
         let version = self.shared().watchers.versions.nar(nar);
-        let reader = self.nar(cache, nar)?;
+        let reader = match encoding {
+            Some(encoding) => self.nar_as(cache, nar, encoding)?,
+            None => self.nar(cache, nar)?,
+        };
         Ok(reader.map(|made| KeptNar { made, version }))
     }
 

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use snowcache_nix::{NarHash, base32};
 
 use crate::Result;
+use crate::former;
 use crate::index::{Batch, Index, Table};
 use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
 use crate::rows::Place;
@@ -135,6 +136,10 @@ pub struct Layout {
     pub recipe: Place,
     /// Raw and encoded offset at which each block starts.
     pub blocks: Vec<(u64, u64)>,
+    /// Whether the NAR has another layout now, and this one is kept for a while ([`former`]).
+    ///
+    /// [`former`]: crate::former
+    pub is_former: bool,
 }
 
 impl Layout {
@@ -161,6 +166,7 @@ impl Layout {
             encoding: Encoding { name, size_bytes },
             recipe,
             blocks,
+            is_former: false,
         })
     }
 
@@ -185,6 +191,22 @@ impl Layout {
         }
     }
 
+    /// The row of block `number`, as it is in the index.
+    pub fn block_row(
+        &self,
+        index: &dyn Index,
+        nar: &NarHash,
+        number: usize,
+    ) -> Result<Option<Bytes>> {
+        match self.is_former {
+            false => index.get(Table::Layouts, &block_key(nar, number)),
+            true => index.get(
+                Table::Formers,
+                &former::block_key(nar, &self.encoding, number),
+            ),
+        }
+    }
+
     /// The parts of block `number`; None where the layout was made anew since it was read.
     pub fn block(
         &self,
@@ -192,7 +214,7 @@ impl Layout {
         nar: &NarHash,
         number: usize,
     ) -> Result<Option<Vec<Part>>> {
-        let Some(value) = index.get(Table::Layouts, &block_key(nar, number))? else {
+        let Some(value) = self.block_row(index, nar, number)? else {
             return Ok(None);
         };
         let mut reader = Reader::new(&value, "a block of a layout");
@@ -307,6 +329,11 @@ impl Builder {
         self.blocks
             .push((std::mem::take(&mut self.block), self.end));
         self.block_parts = 0;
+    }
+
+    /// The name of the encoding that the parts added so far make.
+    pub fn name(&self) -> String {
+        base32::encode(&self.hasher.finalize().as_bytes()[..NAME_BYTES])
     }
 
     /// Writes the layout of `nar`, whose recipe lies at `recipe`, into `batch`.

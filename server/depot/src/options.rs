@@ -24,12 +24,16 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// The most bytes of NARs that one subject may hold without a path that has them; None: any.
     pub max_leased_bytes: Option<u64>,
+    /// How long clients remember a narinfo, and the URL in it: so many seconds an encoding stays
+    /// readable after it was replaced by another one.
+    pub url_grace_s: u64,
     /// Seconds since 1970.
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Options {
-    /// Level 3, a thread a core, NARs up to 1 TiB, as many as the disk holds, the system's clock.
+    /// Level 3, a thread a core, NARs up to 1 TiB, as many as the disk holds, URLs for the 30 days
+    /// of Nix's clients, the system's clock.
     pub fn new(dir: impl Into<PathBuf>) -> Options {
         let clock = || {
             SystemTime::now()
@@ -44,6 +48,7 @@ impl Options {
             max_size_bytes: None,
             reserve_bytes: RESERVE_BYTES,
             max_leased_bytes: None,
+            url_grace_s: 30 * 24 * 60 * 60,
             clock: Arc::new(clock),
         }
     }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Guarantees: a segment has one writer at a time, so the records of one upload lie together; what
-//! was not committed leaves nothing behind; a segment that failed once is never written again.
+//! was not committed leaves nothing behind; a segment that failed once is never written again. What
+//! was compressed anew is never beside what was not: a segment has one [`Level`] for ever.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -23,12 +24,17 @@ use crate::{Error, Result};
 /// enough to rewrite in seconds.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
 
+/// The zstd level at which all frames of a segment were compressed anew; 0: they are as they came.
+pub type Level = u8;
+
 /// Hands out streams and depot-wide numbers.
 pub struct Pool {
     segments: Arc<dyn Segments>,
     open: Mutex<Open>,
     /// Committed lengths of the segments that were written to.
     committed: Mutex<HashMap<SegmentId, u64>>,
+    /// Of the segments whose level is not 0.
+    levels: Mutex<HashMap<SegmentId, Level>>,
     next_segment: AtomicU32,
     next_seq: AtomicU64,
     /// Bytes in all segments.
@@ -48,6 +54,7 @@ struct Open {
 struct Idle {
     id: SegmentId,
     len: u64,
+    level: Level,
     /// None: not opened since the depot was.
     writer: Option<Box<dyn SegmentWriter>>,
 }
@@ -55,9 +62,11 @@ struct Idle {
 impl Pool {
     /// A pool that goes on where a replay has ended.
     pub fn new(segments: Arc<dyn Segments>, found: Replayed) -> Arc<Pool> {
+        let levels = found.levels;
         let idle = found.unsealed.into_iter().map(|(id, len)| Idle {
             id,
             len,
+            level: levels.get(&id).copied().unwrap_or_default(),
             writer: None,
         });
         let open = Open {
@@ -68,6 +77,7 @@ impl Pool {
             segments,
             open: Mutex::new(open),
             committed: Mutex::default(),
+            levels: Mutex::new(levels),
             next_segment: AtomicU32::new(found.next_segment),
             next_seq: AtomicU64::new(found.next_seq),
             bytes: AtomicU64::new(found.bytes),
@@ -98,24 +108,45 @@ impl Pool {
         self.segments
             .remove(id)
             .map_err(|e| failed("removing", id, e))?;
+        self.levels().remove(&id);
         self.bytes.fetch_sub(len, Ordering::Relaxed);
         Ok(())
     }
 
-    /// A segment for the caller alone: the one used last, so that as few as possible grow; a new
-    /// one when none is idle.
+    /// At which level the frames of a segment were compressed anew.
+    pub fn level(&self, id: SegmentId) -> Level {
+        self.levels().get(&id).copied().unwrap_or_default()
+    }
+
+    fn levels(&self) -> MutexGuard<'_, HashMap<SegmentId, Level>> {
+        self.levels
+            .lock()
+            .expect("invariant: no panic while the lock is held")
+    }
+
+    /// A segment for the caller alone, for what comes in: the one used last, so that as few as
+    /// possible grow; a new one when none is idle.
     pub fn borrow(self: &Arc<Pool>) -> Result<Stream> {
+        self.borrow_at(0)
+    }
+
+    /// The same, for frames of a level.
+    pub fn borrow_at(self: &Arc<Pool>, level: Level) -> Result<Stream> {
         self.cut_failed()?;
         let idle = {
             let mut open = self.open();
-            let idle = open.idle.pop();
+            let last = open.idle.iter().rposition(|idle| idle.level == level);
+            let idle = last.map(|at| open.idle.remove(at));
             open.busy.extend(idle.as_ref().map(|idle| idle.id));
             idle
         };
-        let Some(Idle { id, len, writer }) = idle else {
-            return self.create();
+        let Some(Idle {
+            id, len, writer, ..
+        }) = idle
+        else {
+            return self.create_at(level);
         };
-        let mut stream = self.stream(id, len);
+        let mut stream = self.stream(id, len, level);
         stream.writer = match writer {
             Some(writer) => Some(writer),
             None => {
@@ -146,11 +177,12 @@ impl Pool {
     }
 
     /// A stream that has no writer yet.
-    fn stream(self: &Arc<Pool>, id: SegmentId, len: u64) -> Stream {
+    fn stream(self: &Arc<Pool>, id: SegmentId, len: u64, level: Level) -> Stream {
         self.lengths().insert(id, len);
         Stream {
             pool: self.clone(),
             id,
+            level,
             len,
             committed: len,
             grown: 0,
@@ -174,15 +206,18 @@ impl Pool {
         self.next_seq.load(Ordering::Relaxed)
     }
 
-    /// A new segment for the caller alone.
-    pub fn create(self: &Arc<Pool>) -> Result<Stream> {
+    /// A new segment for the caller alone, for frames of a level.
+    pub fn create_at(self: &Arc<Pool>, level: Level) -> Result<Stream> {
         self.cut_failed()?;
         let id = SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed));
         self.open().busy.insert(id);
-        let mut stream = self.stream(id, 0);
+        if level > 0 {
+            self.levels().insert(id, level);
+        }
+        let mut stream = self.stream(id, 0, level);
         let created = self.segments.append(id, 0);
         stream.writer = Some(created.map_err(|e| failed("creating", id, e))?);
-        stream.state(Kind::Segment, false, &id.0.to_le_bytes())?;
+        stream.state(Kind::Segment, false, &segment_payload(id, level))?;
         Ok(stream)
     }
 }
@@ -191,6 +226,7 @@ impl Pool {
 pub struct Stream {
     pool: Arc<Pool>,
     id: SegmentId,
+    level: Level,
     len: u64,
     committed: u64,
     /// What the last commit added.
@@ -203,6 +239,11 @@ impl Stream {
     /// The segment's number.
     pub fn id(&self) -> SegmentId {
         self.id
+    }
+
+    /// At which level its frames were compressed anew.
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// Its length with all that was appended.
@@ -337,6 +378,7 @@ impl Drop for Stream {
                 let idle = Idle {
                     id: self.id,
                     len: self.len,
+                    level: self.level,
                     writer: Some(writer),
                 };
                 self.pool.open().idle.push(idle);
@@ -344,6 +386,18 @@ impl Drop for Stream {
         }
         self.pool.open().busy.remove(&self.id);
     }
+}
+
+/// What the first record of a segment says: its number, and the level where there is one.
+fn segment_payload(id: SegmentId, level: Level) -> Vec<u8> {
+    let mut payload = id.0.to_le_bytes().to_vec();
+    payload.extend((level > 0).then_some(level));
+    payload
+}
+
+/// The level in the payload of a segment's first record.
+pub fn level_of(segment_payload: &[u8]) -> Level {
+    segment_payload.get(4).copied().unwrap_or_default()
 }
 
 fn failed(doing: &str, id: SegmentId, error: std::io::Error) -> Error {
@@ -388,6 +442,26 @@ mod tests {
             (id, kept),
             "the idle segment is used on"
         );
+    }
+
+    #[test]
+    fn what_was_compressed_anew_lies_apart() {
+        let segments = MemorySegments::default();
+        let pool = pool(&segments);
+        let ids = [0, 12, 0, 12].map(|level| {
+            let mut stream = pool.borrow_at(level).expect("borrow");
+            stream.state(Kind::Part, true, &[]).expect("append");
+            stream.sync().expect("sync");
+            stream.committed();
+            assert_eq!(pool.level(stream.id()), level);
+            stream.id()
+        });
+        assert_eq!(
+            (ids[0], ids[1]),
+            (ids[2], ids[3]),
+            "each goes on with its own"
+        );
+        assert_ne!(ids[0], ids[1]);
     }
 
     #[test]

@@ -215,6 +215,7 @@ impl Shared {
         }
         let isolated = self
             .forget_frames(&damage)
+            .and_then(|()| self.forget_formers(nar.as_bytes(), &damage))
             .and_then(|()| self.examine(nar, &damage));
         if let Err(error) = isolated {
             tracing::error!(%error, %nar, "a damaged NAR could not be quarantined");

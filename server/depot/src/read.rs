@@ -21,6 +21,7 @@ use snowcache_core::recipe::{Op, Recipe};
 use snowcache_nix::NarHash;
 
 use crate::depot::Shared;
+use crate::former;
 use crate::ingest::Nar;
 use crate::layout::{BLOCK_PARTS, Encoding, Layout, literal_frame_len};
 use crate::record::{Checksum, Header, STATE_HEADER_BYTES, StateHeader};
@@ -91,6 +92,21 @@ impl NarReader {
             layout: Arc::new(layout),
             known: None,
         }))
+    }
+
+    /// The same NAR in a former encoding, if that one is still kept.
+    pub(crate) fn former(&self, name: &str) -> Result<Option<NarReader>> {
+        let layout = former::named(&*self.shared.index, &self.nar.nar_hash, name)?;
+        Ok(layout.map(|layout| NarReader {
+            layout: Arc::new(layout),
+            known: None,
+            ..self.clone()
+        }))
+    }
+
+    /// Whether narinfos name this encoding.
+    pub fn is_current(&self) -> bool {
+        !self.layout.is_former
     }
 
     /// Hash and size of the NAR.

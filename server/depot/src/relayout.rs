@@ -10,6 +10,7 @@ use snowcache_core::recipe::{FrameId, Op, Recipe};
 use snowcache_nix::NarHash;
 
 use crate::depot::Shared;
+use crate::former;
 use crate::index::{Batch, Index, Table};
 use crate::layout::{Builder, Layout, Location, Part, literal_frame_len};
 use crate::read::extent::Records;
@@ -172,8 +173,8 @@ pub fn recipe_at(shared: &Shared, place: &Place) -> Result<Recipe> {
     Ok(recipe_of(&payload)?.2)
 }
 
-/// Puts a new layout of `nar` into `batch`, in place of the one that it has. The caller holds the
-/// gate, so that nobody else does the same.
+/// Puts a new layout of `nar` into `batch`, in place of the one that it has, which is kept where it
+/// was another encoding. The caller holds the gate, so that nobody else does the same.
 pub fn relayout(shared: &Shared, nar: &NarHash, batch: &mut Batch) -> Result<()> {
     let Some(layout) = Layout::read(&*shared.index, nar)? else {
         return Ok(());
@@ -181,6 +182,10 @@ pub fn relayout(shared: &Shared, nar: &NarHash, batch: &mut Batch) -> Result<()>
     let recipe = recipe_at(shared, &layout.recipe)?;
     let resolved = resolve_again(shared, nar, &layout, &recipe)?;
     let builder = resolved.map_err(|lacking| lacks(nar, &lacking))?;
+    if builder.name() != layout.encoding.name {
+        let until = (shared.clock)().saturating_add(shared.url_grace_s);
+        former::keep(&*shared.index, nar, &layout, until, batch)?;
+    }
     layout.remove(batch, nar);
     builder.finish(batch, nar, layout.recipe);
     Ok(())

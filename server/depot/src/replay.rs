@@ -8,14 +8,17 @@
 //! Guarantees: what was acknowledged is in the index afterwards, and durable; a second replay
 //! changes nothing; a damaged record costs what depends on it and nothing else, and is logged.
 
+use std::collections::HashMap;
+
 use snowcache_core::recipe::FrameId;
 use snowcache_nix::{PathInfo, Signature, StorePath};
 
 use crate::depot::document_key;
 use crate::index::{Batch, Index, Rows, Table};
 use crate::layout::Layout;
+use crate::mark::Mark;
 use crate::pins::PinState;
-use crate::pool::SEGMENT_BYTES;
+use crate::pool::{Level, SEGMENT_BYTES};
 use crate::read::read_state;
 use crate::record::Kind;
 use crate::relayout::{self, frame_id};
@@ -29,7 +32,6 @@ use crate::state::{
     ConflictState, PathState, RemovedState, SignaturesState, UploadState, document_of, from_json,
     recipe_of,
 };
-use crate::varint::{Reader, put};
 use crate::{Error, ErrorKind, Result, tenants};
 
 /// Frames written to the index at once while replaying.
@@ -45,6 +47,8 @@ pub struct Replayed {
     pub next_seq: u64,
     /// Bytes in all segments.
     pub bytes: u64,
+    /// At which level segments were compressed anew, where they were.
+    pub levels: HashMap<SegmentId, Level>,
 }
 
 impl Default for Replayed {
@@ -54,48 +58,21 @@ impl Default for Replayed {
             next_segment: 1,
             next_seq: 1,
             bytes: 0,
+            levels: HashMap::new(),
         }
     }
 }
 
 impl Replayed {
-    /// A segment that is there, with its length.
-    fn keep(&mut self, id: SegmentId, len: u64) {
+    /// A segment that is there, with its length and its level.
+    fn keep(&mut self, id: SegmentId, len: u64, level: Level) {
         self.bytes += len;
+        if level > 0 {
+            self.levels.insert(id, level);
+        }
         if len < SEGMENT_BYTES {
             self.unsealed.push((id, len));
         }
-    }
-}
-
-/// How far a segment was replayed: its length then, and the first sequence number that was free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// Bytes of the segment that the index knows.
-    pub len: u64,
-    /// Greater than every sequence number in them.
-    pub next_seq: u64,
-}
-
-impl Mark {
-    /// The mark of a segment in the index.
-    fn read(index: &dyn Index, segment: SegmentId) -> Result<Mark> {
-        let Some(value) = index.get(Table::Marks, &segment.0.to_be_bytes())? else {
-            return Ok(Mark::default());
-        };
-        let mut reader = Reader::new(&value, "a replay mark");
-        Ok(Mark {
-            len: reader.u64()?,
-            next_seq: reader.u64()?,
-        })
-    }
-
-    /// Sets the mark of a segment.
-    pub fn put(self, batch: &mut Batch, segment: SegmentId) {
-        let mut value = Vec::new();
-        put(&mut value, self.len);
-        put(&mut value, self.next_seq);
-        batch.put(Table::Marks, segment.0.to_be_bytes(), value);
     }
 }
 
@@ -135,18 +112,19 @@ pub fn replay_telling(
         let mark = Mark::read(index, id)?;
         found.next_seq = found.next_seq.max(mark.next_seq);
         if mark.len == len && len > 0 {
-            found.keep(id, len);
+            found.keep(id, len, mark.level);
             continue;
         }
         let scanned = read_tail(segments, index, id, mark.len, len)?;
+        let level = scanned.level.max(mark.level);
         states.extend(scanned.states.into_iter().map(|state| (id, state)));
-        tails.push((id, scanned.end, len));
+        tails.push((id, scanned.end, len, level));
     }
     // Only when all were read, so that what a newer version wrote stays as it was.
-    for (id, end, len) in tails {
+    for (id, end, len, level) in tails {
         if settle(segments, id, end, len)? {
-            found.keep(id, end);
-            behind.push((id, end));
+            found.keep(id, end, level);
+            behind.push((id, end, level));
         }
     }
     states.sort_unstable_by_key(|(id, state)| (turn(state.kind), state.seq, *id, state.offset));
@@ -155,10 +133,11 @@ pub fn replay_telling(
         apply(segments, index, (segment, state.offset), on)?;
     }
     let mut marks = Batch::default();
-    for (id, len) in behind {
+    for (id, len, level) in behind {
         Mark {
             len,
             next_seq: found.next_seq,
+            level,
         }
         .put(&mut marks, id);
     }

@@ -34,6 +34,8 @@ pub struct Room {
     allowance: AtomicU64,
     /// An upload was refused at the limit, and no collection has begun since.
     refused: AtomicBool,
+    /// The same, at the limit or for want of room on the disk.
+    pressed: AtomicBool,
 }
 
 impl Room {
@@ -51,6 +53,7 @@ impl Room {
             reserve_bytes,
             allowance: AtomicU64::new(0),
             refused: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +77,11 @@ impl Room {
         self.refused.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether an upload found no room since this was last asked, wherever it ended.
+    pub fn take_pressed(&self) -> bool {
+        self.pressed.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether an upload may store `len` bytes more.
     ///
     /// # Errors `Full` where it would touch the reserve.
@@ -82,6 +90,7 @@ impl Room {
             let stored = self.pool.bytes();
             if stored + len > usable {
                 self.refused.store(true, Ordering::Relaxed);
+                self.pressed.store(true, Ordering::Relaxed);
                 return Err(Error::new(
                     ErrorKind::Full,
                     format!(
@@ -107,6 +116,7 @@ impl Room {
             .map_err(|e| Error::io("asking how much room the disk has", e))?;
         let reserve = self.reserve_of(space.total_bytes);
         if space.free_bytes < reserve + len {
+            self.pressed.store(true, Ordering::Relaxed);
             return Err(Error::new(
                 ErrorKind::Full,
                 format!(

@@ -7,6 +7,7 @@
 use snowcache_core::recipe::FrameId;
 
 use crate::layout::Location;
+use crate::pool::{Level, level_of};
 use crate::record::{BadHeader, Checksum, FRAME_HEADER_BYTES, Header, Kind};
 use crate::segments::{SegmentId, Segments};
 use crate::{Error, Result};
@@ -114,6 +115,8 @@ pub struct Scanned {
     pub end: u64,
     /// Damaged records and gaps before `end`.
     pub damaged: u64,
+    /// The segment's, where its first record was scanned.
+    pub level: Level,
 }
 
 /// A state record.
@@ -167,7 +170,9 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
                     open.frames.push((frame.id, location));
                 }
                 Header::State(state) => {
-                    if state.kind != Kind::Segment {
+                    if state.kind == Kind::Segment {
+                        found.level = level_of(record.body);
+                    } else {
                         open.states.push(StateAt {
                             kind: state.kind,
                             seq: state.seq,

@@ -37,10 +37,10 @@ pub(crate) mod unpack;
 use unpack::{Effort, Unpackers, with_unpackers};
 
 /// Between two reports of progress.
-const REPORT_EVERY: Duration = Duration::from_millis(250);
+pub const REPORT_EVERY: Duration = Duration::from_millis(250);
 
 /// The longest sleep of a scrub that reads too fast: soon enough to notice that it was stopped.
-const NAP: Duration = Duration::from_millis(50);
+pub const NAP: Duration = Duration::from_millis(50);
 
 /// What to read, and how fast.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -380,14 +380,15 @@ fn location(segment: SegmentId, record: &Found<'_>, frame: &FrameHeader) -> Loca
 }
 
 /// Keeps a rate, in the mean since the start.
-struct Pace {
+pub struct Pace {
     rate_bytes_per_s: Option<u64>,
     began: Instant,
     bytes: u64,
 }
 
 impl Pace {
-    fn new(rate_bytes_per_s: Option<u64>) -> Pace {
+    /// A rate in bytes a second, or none.
+    pub fn new(rate_bytes_per_s: Option<u64>) -> Pace {
         Pace {
             rate_bytes_per_s: rate_bytes_per_s.filter(|rate| *rate > 0),
             began: Instant::now(),
@@ -395,12 +396,13 @@ impl Pace {
         }
     }
 
-    fn read(&mut self, bytes: u64) {
+    /// So many bytes more were read.
+    pub fn read(&mut self, bytes: u64) {
         self.bytes += bytes;
     }
 
     /// How long to wait before more may be read.
-    fn wait(&self) -> Option<Duration> {
+    pub fn wait(&self) -> Option<Duration> {
         let rate = self.rate_bytes_per_s?;
         let due = Duration::from_secs_f64(self.bytes as f64 / rate as f64);
         due.checked_sub(self.began.elapsed())

@@ -22,6 +22,7 @@ mod integrity;
 mod lookup;
 mod offered;
 mod publish;
+mod recompress;
 mod replay;
 mod simulation;
 mod tenants;
@@ -158,6 +159,19 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
         (state >> 33) as u8 & 0x3f
     };
     (0..len).map(|_| next()).collect()
+}
+
+/// Text of the same few words, which a higher level makes smaller.
+fn text(seed: u64, len: usize) -> Vec<u8> {
+    let words: Vec<String> = (0..400u64)
+        .map(|word| format!("{:x} ", word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20))
+        .collect();
+    let picks = noise(seed, len);
+    let words = picks.chunks(2).map(|pick| {
+        let number = usize::from(pick[0]) * 64 + usize::from(*pick.last().unwrap_or(&0));
+        words[number % words.len()].as_bytes()
+    });
+    words.flatten().copied().take(len).collect()
 }
 
 /// A NAR with one file of these bytes.

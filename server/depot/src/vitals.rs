@@ -18,6 +18,8 @@ pub struct Vitals {
     pub sick_nars: u64,
     /// Frames that these lack.
     pub sick_frames: u64,
+    /// Writes of the index that were held up since the start.
+    pub index_stalls: u64,
 }
 
 /// Less room than for one upload is none: half of all NARs are smaller than this. Of small depots
@@ -49,6 +51,7 @@ impl Depot {
             disk_free_bytes: space.free_bytes,
             sick_nars: shared.quarantine.len() as u64,
             sick_frames: shared.quarantine.wanted().len() as u64,
+            index_stalls: shared.index.stalls()?,
         })
     }
 }

@@ -13,20 +13,8 @@ impl Config {
     /// [`ConfigError::Value`] for the first such key.
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
-        let percent = self.retention.max_garbage_percent;
-        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 10] = [
-            (
-                (1..=19).contains(&self.depot.zstd_level),
-                "depot.zstd_level",
-                &self.depot.zstd_level,
-                "it must be 1 to 19",
-            ),
-            (
-                (1..=90).contains(&percent),
-                "retention.max_garbage_percent",
-                &percent,
-                "it must be 1 to 90",
-            ),
+        self.within()?;
+        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 8] = [
             (
                 ["text", "json"].contains(&self.log.format.as_str()),
                 "log.format",
@@ -83,9 +71,38 @@ impl Config {
         Ok(self)
     }
 
+    fn within(&self) -> Result<(), ConfigError> {
+        let percent = self.retention.max_garbage_percent;
+        let (level, again) = (self.depot.zstd_level, self.recompression.level);
+        let within: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 3] = [
+            (
+                (1..=19).contains(&again),
+                "recompression.level",
+                &again,
+                "it must be 1 to 19",
+            ),
+            (
+                (1..=19).contains(&level),
+                "depot.zstd_level",
+                &level,
+                "it must be 1 to 19",
+            ),
+            (
+                (1..=90).contains(&percent),
+                "retention.max_garbage_percent",
+                &percent,
+                "it must be 1 to 90",
+            ),
+        ];
+        match within.into_iter().find(|(right, ..)| !right) {
+            None => Ok(()),
+            Some((_, key, value, rule)) => Err(wrong(key, value, rule)),
+        }
+    }
+
     fn at_least_one(&self) -> Result<(), ConfigError> {
         let Config { http, uploads, .. } = self;
-        let at_least_one: [(&'static str, u64); 13] = [
+        let at_least_one: [(&'static str, u64); 14] = [
             ("http.max_connections", http.max_connections as u64),
             ("http.max_head_bytes", http.max_head_bytes as u64),
             ("http.header_timeout_s", http.header_timeout_s),
@@ -98,6 +115,10 @@ impl Config {
             ("uploads.max_leased_bytes", uploads.max_leased_bytes),
             ("reads.max_at_once", self.reads.max_at_once as u64),
             ("scrub.rate_bytes_per_s", self.scrub.rate_bytes_per_s),
+            (
+                "recompression.rate_bytes_per_s",
+                self.recompression.rate_bytes_per_s,
+            ),
             ("tls.handshake_timeout_s", self.tls.handshake_timeout_s),
         ];
         match at_least_one.iter().find(|(_, limit)| *limit == 0) {

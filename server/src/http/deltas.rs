@@ -119,12 +119,13 @@ async fn whole(
     body::whole(headers, body, limit_bytes, stall_s, &app.reads, what).await
 }
 
-/// The visible NAR whose current encoding has this file name.
+/// The visible NAR with this file name, in the encoding that it names.
 fn named(depot: &Depot, cache: &CacheName, name: &str) -> Result<NarReader, Refusal> {
-    let hash = name.split_once('-').map_or(name, |(hash, _)| hash);
+    let (hash, encoding) = name.split_once('-').unwrap_or((name, ""));
+    let encoding = encoding.strip_suffix(".nar.zst").unwrap_or_default();
     let hash = NarHash::from_base32(hash)
         .map_err(|error| Refusal::malformed(format!("nar {name:?}: {error}")))?;
-    let reader = depot.nar(cache, &hash)?;
+    let reader = depot.nar_as(cache, &hash, encoding)?;
     let current = reader.filter(|it| current_name(&hash, it.encoding()) == name);
     current.ok_or_else(|| {
         Refusal::missing(format!(

@@ -5,7 +5,7 @@
 //!   listen --> doors: which cache? --> front: narinfos out of memory, and misses; else
 //!     '--> observe::request --> head --> linger --> router
 //!     +-- reading: cache_info narinfo nar listing documents api;  operators: health
-//!     +-- keeping: admit --> pins; the admin only: gc remove scrub
+//!     +-- keeping: admit --> pins; the admin only: gc recompress remove scrub
 //!     +-- native pushes: admit --> uploads;   identity: the admin only: tokens
 //!     '-- /push: the same for the uploader's own names, and
 //!           admit --> push_nar push_narinfo documents
@@ -35,6 +35,7 @@ pub mod pins;
 pub mod push_nar;
 pub mod push_narinfo;
 pub mod range;
+pub mod recompress;
 pub mod remove;
 pub mod router;
 pub mod scrub;
@@ -51,6 +52,7 @@ use crate::listen::Peer;
 use crate::listen::tls::Certificates;
 use crate::metrics::Metrics;
 use crate::oidc::Issuers;
+use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
 use axum::body::Body;
@@ -98,6 +100,8 @@ pub struct Engine {
     pub collector: Arc<Collector>,
     /// Runs scrubs.
     pub scrubber: Arc<Scrubber>,
+    /// Runs recompressions.
+    pub recompressor: Arc<Recompressor>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// With which TCP speaks TLS.

@@ -66,6 +66,13 @@ impl Name {
         }
     }
 
+    fn encoding(&self) -> Option<&str> {
+        match self {
+            Name::Encoded(_, enc) => Some(enc),
+            Name::Raw(_) => None,
+        }
+    }
+
     fn etag(&self) -> String {
         match self {
             Name::Encoded(hash, enc) => format!("\"{}-{enc}\"", hash.base32()),
@@ -128,7 +135,10 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
     let known = app
         .layouts
         .get(&app.depot, &(app.number, *name.hash(), None));
-    let (reader, part, first) = match known.map(|reader| (name.part_of(&reader), reader)) {
+    let known = known.map(|reader| (name.part_of(&reader), reader));
+    // One that was replaced may still be kept, but not in memory.
+    let known = known.filter(|(part, _)| !matches!(part, Part::Replaced));
+    let (reader, part, first) = match known {
         Some((part, reader)) if !(whole && part.is_small(&reader)) => (reader, part, None),
         _ => {
             let (depot, cache, asked) = (app.depot.clone(), app.cache.clone(), name.clone());
@@ -142,7 +152,7 @@ async fn published(app: &App, to: &To, file: &str) -> Result<Response, Refusal> 
                 }
                 Found::Lies(kept, part, first) => {
                     let reader = kept.made().clone();
-                    if reader.is_known() {
+                    if reader.is_known() && reader.is_current() {
                         app.layouts.put((app.number, *name.hash(), None), kept);
                     }
                     (reader, part, first)
@@ -201,7 +211,7 @@ fn find(
     whole: bool,
     place: Option<OwnedSemaphorePermit>,
 ) -> snowcache_depot::Result<Option<Found>> {
-    let Some(kept) = depot.keep_nar(cache, name.hash())? else {
+    let Some(kept) = depot.keep_nar(cache, name.hash(), name.encoding())? else {
         return Ok(None);
     };
     let part = name.part_of(kept.made());

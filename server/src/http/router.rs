@@ -3,7 +3,7 @@
 use super::errors::Refusal;
 use super::{
     Shared, api, batch, cache_info, caches, deltas, documents, gc, head, health, linger, listing,
-    nar, narinfo, pins, push_nar, push_narinfo, remove, scrub, tokens, uploads,
+    nar, narinfo, pins, push_nar, push_narinfo, recompress, remove, scrub, tokens, uploads,
 };
 use crate::auth::subject::{Place, Scope, Subject};
 use crate::listen::Peer;
@@ -57,6 +57,7 @@ fn of_server(app: &Shared) -> Router<Shared> {
         })
         .merge(health::probes())
         .route("/api/v1/stats", get(api::stats))
+        .route("/api/v1/recompress", get(recompress::get))
         .route("/api/v1/scrub", get(scrub::get))
         .merge(looking_after(app))
         .merge(identity(app))
@@ -148,6 +149,7 @@ fn keeping(app: &Shared) -> Router<Shared> {
 fn looking_after(app: &Shared) -> Router<Shared> {
     let changing = Router::new()
         .route("/api/v1/gc", post(gc::post))
+        .route("/api/v1/recompress", post(recompress::post))
         .route("/api/v1/scrub", post(scrub::post))
         .route("/api/v1/caches/{name}", put(caches::put))
         .route("/api/v1/caches/{name}", delete(caches::delete))
@@ -242,7 +244,12 @@ const ALWAYS_OPEN: [&str; 3] = ["/healthz", "/readyz", "/api/v1/tokens/exchange"
 
 /// What tells of all caches together: of what others have, too, and so, where there are named ones,
 /// to those that may read the one at `/` by their token.
-const OF_ALL: [&str; 3] = ["/metrics", "/api/v1/stats", "/api/v1/scrub"];
+const OF_ALL: [&str; 4] = [
+    "/metrics",
+    "/api/v1/stats",
+    "/api/v1/recompress",
+    "/api/v1/scrub",
+];
 
 /// Lets through everybody, or where the cache is private whoever may read.
 async fn admit_reader(State(app): State<Shared>, request: Request, next: Next) -> Response {

@@ -47,6 +47,7 @@ pub async fn text(app: &Shared) -> String {
     by_themselves(app, &mut to);
     app.collector.tell(&mut to);
     app.scrubber.tell(&mut to);
+    app.recompressor.tell(&mut to);
     certificate(app, &mut to);
     process::tell(&mut to);
     to.into_text()
@@ -120,6 +121,11 @@ async fn vitals(app: &Shared, to: &mut Exposition) {
     to.sample(&[], vitals.sick_nars);
     to.gauge("quarantined_frames", "Frames that these lack.");
     to.sample(&[], vitals.sick_frames);
+    to.counter(
+        "index_stalls_total",
+        "Writes of the index that waited until it was put in order.",
+    );
+    to.sample(&[], vitals.index_stalls);
 }
 
 fn rows(stats: &Stats, to: &mut Exposition) {
@@ -230,6 +236,11 @@ fn by_themselves(app: &App, to: &mut Exposition) {
         "In which every byte is read once; 0: not by itself.",
     );
     to.sample(&[], runs * app.config.scrub.interval_s);
+    to.gauge(
+        "recompression_interval_seconds",
+        "Between recompressions; 0: none by itself.",
+    );
+    to.sample(&[], runs * app.config.recompression.interval_s);
 }
 
 fn certificate(app: &App, to: &mut Exposition) {

@@ -17,6 +17,7 @@ mod operating;
 mod pieces;
 mod pushing;
 mod reading;
+mod recompressing;
 mod remembered;
 mod sample;
 mod sending;

@@ -162,6 +162,7 @@ fn a_read_only_cache_serves_and_changes_nothing() {
         ("PUT", "/push/nar/x.nar"),
         ("PUT", "/api/v1/pins/x"),
         ("POST", "/api/v1/gc"),
+        ("POST", "/api/v1/recompress"),
         ("POST", "/api/v1/scrub"),
         ("POST", "/api/v1/remove"),
         ("DELETE", "/api/v1/pins/x"),

@@ -208,6 +208,26 @@ const STORIES: &[(&str, &str, &str)] = &[
         "by_the_clock_what_nobody_asks_for_goes",
     ),
     (
+        "recompression.interval_s",
+        "tests/server/recompressing.rs",
+        "recompressions_run_by_themselves_when_an_interval_is_set",
+    ),
+    (
+        "recompression.level",
+        "src/recompressor.rs",
+        "it_does_as_configured",
+    ),
+    (
+        "recompression.min_idle_s",
+        "tests/server/recompressing.rs",
+        "only_what_nobody_asks_for_is_compressed_again",
+    ),
+    (
+        "recompression.rate_bytes_per_s",
+        "src/recompressor.rs",
+        "it_does_as_configured",
+    ),
+    (
         "scrub.interval_s",
         LIMITS,
         "scrubs_run_by_themselves_when_an_interval_is_set",

@@ -21,7 +21,7 @@ use super::rewrite::ROWS_AT_ONCE;
 use crate::depot::Shared;
 use crate::index::{Batch, Table};
 use crate::layout::Location;
-use crate::pool::Stream;
+use crate::pool::{Level, Stream};
 use crate::record::{Checksum, FRAME_HEADER_BYTES, Header, Kind, StateHeader};
 use crate::relayout::relayout;
 use crate::rows::Place;
@@ -33,7 +33,8 @@ pub type Moved = (FrameId, Location, Location);
 /// Copies into one segment after the other.
 pub struct Copier {
     shared: Arc<Shared>,
-    stream: Option<Stream>,
+    /// One for each level that was met: what was compressed anew stays apart.
+    streams: Vec<Stream>,
     /// Bytes that were made durable.
     pub copied_bytes: u64,
 }
@@ -43,22 +44,26 @@ impl Copier {
     pub fn new(shared: Arc<Shared>) -> Copier {
         Copier {
             shared,
-            stream: None,
+            streams: Vec::new(),
             copied_bytes: 0,
         }
     }
 
-    fn stream(&mut self) -> Result<&mut Stream> {
-        if self.stream.as_ref().is_none_or(Stream::is_full) {
-            if self.stream.is_some() {
+    fn stream(&mut self, level: Level) -> Result<&mut Stream> {
+        let of_level = |stream: &Stream| stream.level() == level;
+        let at = match self.streams.iter().position(of_level) {
+            Some(at) if self.streams[at].is_full() => {
                 self.make_durable()?;
+                self.streams[at] = self.shared.pool.create_at(level)?;
+                at
             }
-            self.stream = Some(self.shared.pool.create()?);
-        }
-        Ok(self
-            .stream
-            .as_mut()
-            .expect("invariant: one was just created"))
+            Some(at) => at,
+            None => {
+                self.streams.push(self.shared.pool.create_at(level)?);
+                self.streams.len() - 1
+            }
+        };
+        Ok(&mut self.streams[at])
     }
 
     /// Copies the frame at `at`.
@@ -78,7 +83,7 @@ impl Copier {
         if Checksum::of(body) != header.checksum {
             return Err(damaged(at));
         }
-        let stream = self.stream()?;
+        let stream = self.stream(self.shared.pool.level(at.segment))?;
         let offset = stream.frame(&header, body)?;
         Ok(Location {
             segment: stream.id(),
@@ -89,21 +94,19 @@ impl Copier {
 
     /// Copies a record that carries state.
     pub fn state(&mut self, header: &StateHeader, payload: &[u8]) -> Result<Place> {
-        self.stream()?.state_again(header, payload)
+        self.stream(0)?.state_again(header, payload)
     }
 
     /// Ends what was copied with a commit, and notes it in the index as replayed: should no row
     /// come to point at it, it is garbage, and the old records are still there.
     pub fn make_durable(&mut self) -> Result<()> {
-        let Some(stream) = &mut self.stream else {
-            return Ok(());
-        };
-        stream.state(Kind::Part, true, &[])?;
-        stream.sync()?;
-        stream.committed();
-        self.copied_bytes += stream.grown();
-        self.shared
-            .index_committed(Batch::default(), std::slice::from_ref(stream))
+        for stream in &mut self.streams {
+            stream.state(Kind::Part, true, &[])?;
+            stream.sync()?;
+            stream.committed();
+            self.copied_bytes += stream.grown();
+        }
+        self.shared.index_committed(Batch::default(), &self.streams)
     }
 
     /// Points frames' rows at their copies, where they still point at the old ones.

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 /// Of a depot that is over its limit, so much of the limit (in percent) is left filled, so that not
 /// every upload needs a collection.
-const LOW_WATER_PERCENT: u64 = 80;
+pub const LOW_WATER_PERCENT: u64 = 80;
 
 /// Above so much of the limit (in percent) paths are removed.
 const HIGH_WATER_PERCENT: u64 = 90;

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Guarantees: every record that a row points at is somewhere, at each moment; readers that lose
-//! their segment find the copy. A segment with damage in what lives is left for the scrub.
+//! their segment find the copy. A segment with damage in what lives is left for the scrub, one that
+//! a former encoding leads to until that is forgotten.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,10 +19,12 @@ use snowcache_core::recipe::FrameId;
 use snowcache_nix::NarHash;
 
 use super::copier::{Copier, Moved};
+use super::cover::{cover, cover_frames};
 use super::space::Coverage;
-use super::{Collection, Finding, cover};
+use super::{Collection, Finding};
 use crate::backup::Hold;
 use crate::depot::Shared;
+use crate::former::{self, Former};
 use crate::gc::rows::{self, Target};
 use crate::index::{Batch, Index, Rows, Table};
 use crate::layout::Location;
@@ -51,6 +54,8 @@ pub struct Rewrite<'a, 'b> {
     /// As they were before anything was covered, with their lengths.
     segments: Vec<(SegmentId, u64)>,
     coverage: Coverage,
+    /// Segments that former encodings lead to: as long as they do, these stay as they are.
+    held: HashSet<SegmentId>,
     /// Which NARs use a segment.
     users: HashMap<SegmentId, Vec<NarHash>>,
     /// How many of the NARs that commits counted on are covered.
@@ -69,6 +74,7 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             segments: list(&shared)?,
             shared: shared.clone(),
             coverage: Coverage::default(),
+            held: HashSet::new(),
             users: HashMap::new(),
             seen: 0,
             copier: Copier::new(shared.clone()),
@@ -78,9 +84,12 @@ impl<'a, 'b> Rewrite<'a, 'b> {
             if let Ok(hash) = <[u8; 32]>::try_from(row?.0.as_ref()) {
                 let nar = NarHash::from_bytes(hash);
                 if !dead.contains(&nar) {
-                    rewrite.cover(nar)?;
+                    rewrite.cover_current(nar)?;
                 }
             }
+        }
+        for former in former::all(&*shared.index, &[]) {
+            rewrite.hold(&former?)?;
         }
         for table in rows::TABLES {
             for row in Rows::new(&*shared.index, table, &[]) {
@@ -94,6 +103,32 @@ impl<'a, 'b> Rewrite<'a, 'b> {
     }
 
     fn cover(&mut self, nar: NarHash) -> Result<()> {
+        self.cover_current(nar)?;
+        let shared = self.shared.clone();
+        let mut formers = former::all(&*shared.index, nar.as_bytes());
+        formers.try_for_each(|former| self.hold(&former?))
+    }
+
+    /// Covers what a former encoding leads to, which is not moved.
+    fn hold(&mut self, former: &Former) -> Result<()> {
+        if self.collection.dry_run && former.until <= self.collection.now {
+            return Ok(());
+        }
+        let (held, coverage) = (&mut self.held, &mut self.coverage);
+        let mut hold = |segment| {
+            held.insert(segment);
+        };
+        cover_frames(
+            &self.shared,
+            &former.nar,
+            &former.layout,
+            coverage,
+            &mut hold,
+        )?;
+        Ok(())
+    }
+
+    fn cover_current(&mut self, nar: NarHash) -> Result<()> {
         let users = &mut self.users;
         cover(&self.shared, &nar, &mut self.coverage, &mut |segment| {
             let users = users.entry(segment).or_default();
@@ -149,6 +184,9 @@ impl<'a, 'b> Rewrite<'a, 'b> {
 
     /// Takes a segment out of service. False where it stays.
     fn take(&mut self, id: SegmentId, len: u64) -> Result<bool> {
+        if self.held.contains(&id) {
+            return Ok(false);
+        }
         let live = self.coverage.bytes(id);
         if self.collection.dry_run {
             self.collection.collected.freed_bytes += len - live;
@@ -174,7 +212,9 @@ impl<'a, 'b> Rewrite<'a, 'b> {
                 tracing::warn!(segment = %id, %error, "not rewritten");
                 return Ok(false);
             }
-            Ok(true) => {}
+            Ok(true) if !self.held.contains(&id) => {}
+            // An encoding that was replaced just now leads here.
+            Ok(true) => return Ok(false),
             Ok(false) => {
                 tracing::warn!(segment = %id, "something in it could not be moved: it stays");
                 return Ok(false);

@@ -43,6 +43,13 @@ impl Coverage {
         before.is_some_and(|(_, end)| offset < *end)
     }
 
+    /// Whether all bytes of `range` live.
+    pub fn holds(&self, segment: SegmentId, range: Range<u64>) -> bool {
+        let ranges = self.segments.get(&segment);
+        let before = ranges.and_then(|ranges| ranges.range(..=range.start).next_back());
+        range.is_empty() || before.is_some_and(|(_, end)| range.end <= *end)
+    }
+
     /// Whether any byte of `range` lives.
     pub fn touches(&self, segment: SegmentId, range: Range<u64>) -> bool {
         let ranges = self.segments.get(&segment);
@@ -81,7 +88,9 @@ mod tests {
             for (from, len) in [(0, 7), (60, 30), (200, 90)] {
                 let lives = bytes[from..from + len].contains(&true);
                 let range = from as u64..(from + len) as u64;
-                prop_assert_eq!(coverage.touches(segment, range), lives);
+                prop_assert_eq!(coverage.touches(segment, range.clone()), lives);
+                let all = bytes[from..from + len].iter().all(|byte| *byte);
+                prop_assert_eq!(coverage.holds(segment, range), all);
             }
             let living = bytes.iter().filter(|b| **b).count() as u64;
             prop_assert_eq!(coverage.bytes(segment), living);

@@ -13,6 +13,7 @@ use snowcache_nix::NarHash;
 use super::{Collection, Finding, Stay, duration};
 use crate::Result;
 use crate::depot::Shared;
+use crate::former;
 use crate::index::{Batch, Rows, Table};
 use crate::keys::CacheName;
 use crate::layout::Layout;
@@ -99,6 +100,25 @@ impl<'a, 'b> Sweep<'a, 'b> {
                         None => "its cache was deleted".to_owned(),
                     },
                 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of former encodings whose URLs no client remembers any more, and of those whose NAR
+    /// is gone.
+    pub fn formers(&mut self) -> Result<()> {
+        let (shared, now) = (self.shared.clone(), self.collection.now);
+        for former in former::all(&*shared.index, &[]) {
+            let former = former?;
+            let is_left = Layout::read(&*shared.index, &former.nar)?.is_none();
+            if former.until <= now || is_left {
+                self.collection.collected.former_encodings += 1;
+                self.undisturbed(|_, _| {
+                    let mut batch = Batch::default();
+                    former.remove(&mut batch);
+                    Ok(batch)
+                })?;
             }
         }
         Ok(())
@@ -266,6 +286,9 @@ impl<'a, 'b> Sweep<'a, 'b> {
                 for nar in part.iter().filter(|nar| !used.contains(*nar)) {
                     if let Some(layout) = Layout::read(&*shared.index, nar)? {
                         layout.remove(&mut batch, nar);
+                        for former in former::all(&*shared.index, nar.as_bytes()) {
+                            former?.remove(&mut batch);
+                        }
                         removed.push((*nar, layout.nar_size));
                     }
                 }

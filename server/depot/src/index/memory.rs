@@ -72,6 +72,10 @@ impl Index for MemoryIndex {
         Ok(rows.keys().filter(|(of, _)| *of == table).count() as u64)
     }
 
+    fn stalls(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     fn checkpoint(&self) -> Result<()> {
         Ok(())
     }

@@ -22,6 +22,9 @@ pub enum Table {
     Frames,
     /// NarHash -> summary, NarHash and block number -> a block of the layout.
     Layouts,
+    /// NarHash and the name of an encoding that is not the current one any more -> until when it is
+    /// kept, summary; the same and block number -> a block of its layout.
+    Formers,
     /// Cache, 0, upload name -> where its record lies, upload.
     Uploads,
     /// Cache, 0, store hash -> where its records lie, path.
@@ -55,9 +58,10 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Table; 16] = [
+    pub const ALL: [Table; 17] = [
         Table::Frames,
         Table::Layouts,
+        Table::Formers,
         Table::Uploads,
         Table::Paths,
         Table::Visible,
@@ -79,6 +83,7 @@ impl Table {
         match self {
             Table::Frames => "frames",
             Table::Layouts => "layouts",
+            Table::Formers => "formers",
             Table::Uploads => "uploads",
             Table::Paths => "paths",
             Table::Visible => "visible",
@@ -141,6 +146,10 @@ pub trait Index: Send + Sync {
 
     /// How many rows a table has, roughly and at once.
     fn rows_about(&self, table: Table) -> Result<u64>;
+
+    /// How often writes were held up, since the index was opened, because it could not be put in
+    /// order as fast as they came. Reads are never held up.
+    fn stalls(&self) -> Result<u64>;
 
     /// Makes what was written survive a crash without replay. Called now and then to bound the
     /// replay at start.

@@ -88,6 +88,10 @@ impl Index for Owed {
         self.index.rows_about(table)
     }
 
+    fn stalls(&self) -> Result<u64> {
+        self.index.stalls()
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.pay()?;
         self.index.checkpoint()

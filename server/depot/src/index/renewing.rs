@@ -194,6 +194,10 @@ impl Index for RenewingIndex {
         self.with(|index| index.rows_about(table))
     }
 
+    fn stalls(&self) -> Result<u64> {
+        self.with(Index::stalls)
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.ready()?;
         let flushed = self.with(|index| index.checkpoint());

@@ -92,6 +92,10 @@ impl Index for Watched {
         self.index.rows_about(table)
     }
 
+    fn stalls(&self) -> Result<u64> {
+        self.index.stalls()
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.index.checkpoint()
     }

@@ -17,17 +17,15 @@
 
 use std::collections::VecDeque;
 
-use snowcache_core::frame;
 use snowcache_core::recipe::{FrameId, Op};
 use snowcache_nix::NarHash;
 
 use super::{Coming, Frames, Ingest, Nar, Upload};
 use crate::compress::Frame;
-use crate::index::Table;
+use crate::frames::unpack;
 use crate::keys::CacheName;
 use crate::layout::Location;
-use crate::quarantine::{Broken, Damage};
-use crate::record::{Checksum, FRAME_HEADER_BYTES, FrameHeader};
+use crate::record::{Checksum, FrameHeader};
 use crate::uses::FramePlace;
 use crate::{Error, ErrorKind, Result, tenants};
 
@@ -38,10 +36,6 @@ const KEPT: &str = "frames/";
 /// server's death costs each upload at most, beside what had not been read from its socket. Some 80
 /// frames of 100 KiB; one fsync for so many bytes is not felt (`cargo bench --bench push`).
 pub const KEEP_BYTES: u64 = 8 << 20;
-
-/// Times that a frame is looked up once more after it moved: a segment is rewritten once in
-/// minutes, a frame is read in milliseconds.
-const MAX_MOVES: usize = 8;
 
 /// The name of a NAR that came over the native API; a stock client's have no `/`.
 pub fn native_name(nar_hash: &NarHash) -> String {
@@ -113,16 +107,17 @@ impl Ingest {
     /// [`Ingest::write`].
     pub fn frame(&mut self, id: FrameId, raw_len: u32, stored: &[u8]) -> Result<()> {
         let raw = unpack(id, raw_len, stored)?;
-        if !self.packs_anew {
+        if !self.frames.packs_anew {
             self.offer(id, raw_len, Some(stored.to_vec()));
         }
         self.write(&raw)
     }
 
-    /// From here on the frames that are sent are compressed here: how a frame was packed would tell
-    /// another cache that has it, too, that it was here before.
+    /// From here on the frames that are sent are compressed here, and those that were compressed
+    /// again are not shared: how a frame was packed would tell another cache that has it, too, that
+    /// it was here before.
     pub fn pack_anew(&mut self) {
-        self.packs_anew = true;
+        self.frames.packs_anew = true;
     }
 
     /// Takes the next bytes of the NAR from a frame that is here, and known to the cache that it is
@@ -136,7 +131,7 @@ impl Ingest {
         if known != [true] {
             return Ok(false);
         }
-        let Some(raw) = self.frames.read_frame(id)? else {
+        let Some(raw) = self.frames.depot.read_frame(id)? else {
             return Ok(false);
         };
         if raw.len() != raw_len as usize {
@@ -189,43 +184,6 @@ impl Ingest {
 }
 
 impl Frames {
-    /// The content of a frame that is here and committed.
-    fn read_frame(&self, id: FrameId) -> Result<Option<Vec<u8>>> {
-        for _ in 0..MAX_MOVES {
-            let Some(row) = self.depot.index.get(Table::Frames, id.as_bytes())? else {
-                return Ok(None);
-            };
-            let at = Location::decode(&row)?;
-            let mut stored = vec![0; at.stored_len as usize];
-            let body = at.offset + FRAME_HEADER_BYTES as u64;
-            let read = self.depot.segments.read(at.segment, body, &mut stored);
-            match read.map_err(|e| Error::io(format!("reading segment {}", at.segment), e)) {
-                Ok(()) => {}
-                Err(error) if error.is_gone() => continue, // moved since it was looked up
-                Err(error) => return Err(error),
-            }
-            let whole = Checksum::of(&stored) == at.checksum;
-            let raw = whole
-                .then(|| unpack(id, at.raw_len, &stored).ok())
-                .flatten();
-            if raw.is_none() {
-                self.damaged(id, &at);
-            }
-            return Ok(raw);
-        }
-        Ok(None)
-    }
-
-    /// Takes a damaged frame out of use, so that what is sent in its place is stored.
-    fn damaged(&self, id: FrameId, at: &Location) {
-        self.depot.found_damaged_frame(Damage {
-            segment: at.segment.0,
-            offset: at.offset,
-            bytes: FRAME_HEADER_BYTES as u64 + u64::from(at.stored_len),
-            what: Broken::Frame(id),
-        });
-    }
-
     /// Stores the offers whose place was not cut yet.
     fn take_offers(&mut self) -> Result<()> {
         for offer in std::mem::take(&mut self.offers.0) {
@@ -300,17 +258,4 @@ fn frame_of(id: FrameId, raw_len: u32, stored: Vec<u8>) -> Frame {
         checksum: Checksum::of(&stored),
     };
     Frame { header, stored }
-}
-
-/// The content of a frame, which is one plain frame of that length or refused.
-fn unpack(id: FrameId, raw_len: u32, stored: &[u8]) -> Result<Vec<u8>> {
-    let refused = |error: &dyn std::fmt::Display| {
-        Error::refused(format!("frame {id}: {error}; send it again"))
-    };
-    frame::check(stored, raw_len).map_err(|error| refused(&error))?;
-    let raw = zstd::bulk::decompress(stored, raw_len as usize).map_err(|error| refused(&error))?;
-    match raw.len() == raw_len as usize {
-        true => Ok(raw),
-        false => Err(refused(&"it unpacks to fewer bytes than it states")),
-    }
 }

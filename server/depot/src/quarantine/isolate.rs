@@ -8,17 +8,18 @@ use snowcache_nix::NarHash;
 use super::{Broken, Damage, Isolated};
 use crate::Result;
 use crate::depot::Shared;
+use crate::former;
 use crate::index::{Batch, Rows, Table};
 use crate::layout::{Layout, Location, Part};
 use crate::record::FRAME_HEADER_BYTES;
 use crate::rows::PathRow;
-use crate::segments::SegmentId;
 
 impl Shared {
     /// Takes damaged places out of use, and every NAR that nothing else can serve.
     pub fn isolate(&self, damage: &[Damage]) -> Result<Isolated> {
         let mut isolated = Isolated::default();
         self.forget_frames(damage)?;
+        self.forget_formers(&[], damage)?;
         for nar in self.layouts_that_touch(damage)? {
             let was_sick = self.quarantine.is_sick(&nar);
             if self.examine(&nar, damage)? && !was_sick {
@@ -60,13 +61,47 @@ impl Shared {
         self.index.write(batch)
     }
 
+    /// Lets go of former encodings that lie in damaged places, of one NAR or of all: their NARs
+    /// have current ones.
+    pub fn forget_formers(&self, prefix: &[u8], damage: &[Damage]) -> Result<()> {
+        for former in former::all(&*self.index, prefix) {
+            let former = former?;
+            if self.lies_in(&former.layout, &former.nar, damage)? {
+                let _gate = self.undisturbed()?;
+                let mut batch = Batch::default();
+                former.remove(&mut batch);
+                self.index.write(batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether frames of a layout lie in damaged places. One that was made anew meanwhile is looked
+    /// at as if it did.
+    fn lies_in(&self, layout: &Layout, nar: &NarHash, damage: &[Damage]) -> Result<bool> {
+        for number in 0..layout.blocks.len() {
+            let Some(parts) = layout.block(&*self.index, nar, number)? else {
+                return Ok(true);
+            };
+            let mut extents = parts.iter().filter_map(|part| match part {
+                Part::Extent(extent) => Some(extent),
+                Part::Literal(_) => None,
+            });
+            let touched = extents.any(|it| {
+                let end = it.offset + u64::from(it.stored_len);
+                damage
+                    .iter()
+                    .any(|one| one.touches(it.segment, it.offset, end))
+            });
+            if touched {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// NARs whose layout or recipe lies in damaged places.
     fn layouts_that_touch(&self, damage: &[Damage]) -> Result<Vec<NarHash>> {
-        let touched = |segment: SegmentId, from: u64, len: u64| {
-            damage
-                .iter()
-                .any(|one| one.touches(segment, from, from + len))
-        };
         let mut found = Vec::new();
         for row in Rows::new(&*self.index, Table::Layouts, &[]) {
             let Ok(nar) = <[u8; 32]>::try_from(&row?.0[..]) else {
@@ -77,18 +112,10 @@ impl Shared {
                 continue; // removed a moment ago
             };
             let at = layout.recipe;
-            let mut touches = touched(at.segment(), at.offset, at.len);
-            for number in 0..layout.blocks.len() {
-                // One that was made anew meanwhile is looked at as if it were touched.
-                touches |= match layout.block(&*self.index, &nar, number)? {
-                    None => true,
-                    Some(parts) => parts.iter().any(|part| match part {
-                        Part::Extent(it) => touched(it.segment, it.offset, it.stored_len.into()),
-                        Part::Literal(_) => false,
-                    }),
-                };
-            }
-            if touches {
+            let recipe_end = at.offset + at.len;
+            let mut recipe = damage.iter();
+            let recipe = recipe.any(|one| one.touches(at.segment(), at.offset, recipe_end));
+            if recipe || self.lies_in(&layout, &nar, damage)? {
                 found.push(nar);
             }
         }

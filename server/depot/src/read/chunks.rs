@@ -135,9 +135,15 @@ impl Chunks {
             layout,
             ..
         } = &self.reader;
-        let now = NarReader::open(shared.clone(), nar.nar_hash)?;
         let tries = self.looked_again <= MAX_MOVES;
-        let now = now.filter(|now| tries && now.encoding() == &layout.encoding);
+        let now = NarReader::open(shared.clone(), nar.nar_hash)?.filter(|_| tries);
+        let now = match (now, self.view) {
+            // Its bytes are the same, however they are packed.
+            (Some(now), View::Encoded) if now.encoding() != &layout.encoding => {
+                now.former(&layout.encoding.name)?
+            }
+            (now, _) => now,
+        };
         self.reader = now.ok_or_else(|| {
             Error::new(
                 ErrorKind::Storage,

@@ -26,10 +26,16 @@ pub(super) fn strict() -> Policy {
 
 impl Yard {
     pub(super) fn new() -> Yard {
+        Yard::with(|_| {})
+    }
+
+    /// The same, with other options.
+    pub(super) fn with(change: impl FnOnce(&mut Options)) -> Yard {
         let time = Arc::new(AtomicU64::new(START));
         let clock = time.clone();
         let bench = Bench::with(MemorySegments::default(), move |options| {
             options.clock = Arc::new(move || clock.load(Ordering::Relaxed));
+            change(options);
         });
         Yard { bench, time }
     }
@@ -57,7 +63,7 @@ impl Yard {
         (nar, bytes)
     }
 
-    fn has(&self, number: u8) -> bool {
+    pub(super) fn has(&self, number: u8) -> bool {
         let rows = self.bench.depot.paths(&cache(), None, 1000).expect("list");
         rows.iter()
             .any(|path| path.name() == format!("path{number}"))

@@ -120,7 +120,7 @@ fn no_commit_takes_a_cache_over_its_quota() {
         let nar = ingest.finish(upload).expect("finish");
         signed(path(number as u8, nar, &[]), nar)
     });
-    let published = depot.publish_all(&a, Vec::from(infos), "tester");
+    let published = depot.publish_all(&a, Vec::from(infos), Default::default(), "tester");
     assert!(
         matches!(published[..], [Ok(Published::New), Err(_)]),
         "{published:?}"

@@ -17,6 +17,7 @@
 mod checks;
 mod disk;
 mod found;
+mod keeping;
 mod model;
 mod operations;
 mod random;
@@ -36,7 +37,7 @@ const SEEDS: u64 = 2_000;
 /// Operations in a life, at most.
 const STEPS_AT_MOST: u64 = 60;
 /// What some lives of the short form must have seen, by the words of their stories.
-const EVENTS: [&str; 14] = [
+const EVENTS: [&str; 15] = [
     "PowerCut",
     "Kill",
     "index lost: true",
@@ -51,6 +52,7 @@ const EVENTS: [&str; 14] = [
     "segments_removed: 1",
     "segments_rewritten: 1",
     "removed: [",
+    "nars_changed: 2",
 ];
 /// When every life begins.
 const START: u64 = 1_700_000_000;
@@ -115,6 +117,7 @@ impl Life {
             options.clock = Arc::new(move || clock.load(Ordering::Relaxed));
             options.threads = 1;
             options.zstd_level = 1;
+            options.url_grace_s = 0;
             let (segments, index) = (self.disk.clone(), DiskIndex(self.disk.clone()));
             let opened = Depot::over(options, Arc::new(segments), Arc::new(index));
             if self.disk.is_dead() {

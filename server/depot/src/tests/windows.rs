@@ -91,7 +91,9 @@ fn what_takes_no_wait_is_the_same_bytes_and_only_what_was_checked() {
     let publish = || depot.publish(&cache(), signed(path(1, nar, &[]), nar), "tester");
     publish().expect("publish");
     let keep = || {
-        let kept = depot.keep_nar(&cache(), &nar.nar_hash).expect("look up");
+        let kept = depot
+            .keep_nar(&cache(), &nar.nar_hash, None)
+            .expect("look up");
         kept.expect("visible")
     };
     let at_once = |reader: &NarReader, range: std::ops::Range<u64>| {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::keeping::strictest;
 use super::model::{DOCUMENTS, Path, number_of};
-use super::operations::{pin_name, store_path, strictest, theirs};
+use super::operations::{pin_name, store_path, theirs};
 use super::*;
 
 /// After two collections a segment may hold so much garbage: less is not worth a file.

@@ -411,6 +411,10 @@ impl Index for DiskIndex {
         Ok(state.rows.keys().filter(|(of, _)| *of == table).count() as u64)
     }
 
+    fn stalls(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     fn checkpoint(&self) -> Result<()> {
         let state = self.0.call(|faults| faults.index);
         let mut state = state.map_err(|e| Error::io("syncing the index", e))?;

@@ -1,6 +1,7 @@
 //! Faults that lives have found, each as a short story.
 
-use super::operations::{store_path, strictest};
+use super::keeping::strictest;
+use super::operations::store_path;
 use super::*;
 
 fn calm() -> Life {

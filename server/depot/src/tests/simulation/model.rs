@@ -75,7 +75,12 @@ pub fn content(random: &mut Random) -> Vec<u8> {
         let piece = random.below(PIECES);
         let (shortest, longest) = PIECE_BYTES;
         let len = shortest + piece * 7919 % (longest - shortest);
-        bytes.extend_from_slice(&noise(piece + 1, len as usize));
+        // Every other one can be compressed harder.
+        let piece_bytes = match piece % 2 {
+            0 => noise(piece + 1, len as usize),
+            _ => crate::tests::text(piece + 1, len as usize),
+        };
+        bytes.extend_from_slice(&piece_bytes);
         let token = digit(random.below(32) as u8).to_string().repeat(32);
         bytes.extend_from_slice(format!("/nix/store/{token}-x").as_bytes());
     }

@@ -11,7 +11,7 @@ pub const PATHS: u64 = 24;
 const NARS: u64 = 16;
 /// Names of uploads.
 const NAMES: u64 = 10;
-const DAY: u64 = 86_400;
+pub const DAY: u64 = 86_400;
 
 impl Life {
     /// One operation.
@@ -30,7 +30,8 @@ impl Life {
             73..77 => self.remove(),
             77..83 => self.wait(),
             83..91 => self.collect_somehow(),
-            91..96 => self.look_up(),
+            91..94 => self.look_up(),
+            94..96 => self.recompress(),
             96..97 => {
                 let lose_index = self.random.chance(300);
                 self.stop(lose_index);
@@ -399,70 +400,6 @@ impl Life {
                 .extend(expected),
         }
     }
-
-    // ---- time and collection ----
-
-    fn wait(&mut self) {
-        let noted = self.depot().write_uses();
-        self.tell(format!("uses are noted: {noted:?}"));
-        self.model.now += [10, 3600, DAY, 20 * DAY][self.random.below(4) as usize];
-        self.clock.store(self.model.now, Ordering::Relaxed);
-        self.tell(format!("it is {}", self.model.now - START));
-    }
-
-    fn collect_somehow(&mut self) {
-        let ages = [0, 3600, 5 * DAY];
-        let policy = Policy {
-            grace_s: ages[self.random.below(3) as usize],
-            max_age_s: self
-                .random
-                .chance(800)
-                .then(|| ages[self.random.below(3) as usize]),
-            sweep_grace_s: ages[self.random.below(2) as usize],
-            max_garbage_percent: [0, 10, 100][self.random.below(3) as usize],
-            caches: Default::default(),
-        };
-        let dry = self.random.chance(50);
-        self.collect(&policy, dry);
-    }
-
-    /// Nothing stays but what is pinned.
-    pub fn collect_strictly(&mut self) {
-        self.collect(&strictest(), false);
-        let visible: BTreeSet<u8> = self.model.paths.keys().copied().collect();
-        assert_eq!(visible, self.model.pinned(), "only what is pinned stays");
-    }
-
-    fn collect(&mut self, policy: &Policy, dry: bool) {
-        let mut gone = BTreeSet::new();
-        let answer = self.depot().collect(policy, dry, &mut |finding| {
-            if let Finding::Path { path, .. } = finding {
-                gone.insert(number_of(&path));
-            }
-        });
-        self.tell(format!(
-            "collect {policy:?}, dry {dry}: {gone:?} {answer:?}"
-        ));
-        let stays = self.model.must_stay(policy);
-        if dry {
-            return;
-        }
-        let wrong: Vec<_> = gone.intersection(&stays).collect();
-        assert!(wrong.is_empty(), "{wrong:?} had to stay");
-        for number in &gone {
-            self.model.paths.remove(number);
-            self.model.maybe_gone.remove(number);
-        }
-        if answer.is_err() {
-            let may = self
-                .model
-                .paths
-                .keys()
-                .filter(|number| !stays.contains(number));
-            let may: Vec<u8> = may.copied().collect();
-            self.model.maybe_gone.extend(may);
-        }
-    }
 }
 
 /// The store path with this number.
@@ -483,15 +420,4 @@ pub fn theirs(number: u8) -> snowcache_nix::Signature {
 /// The name of a pin.
 pub fn pin_name(number: u8) -> PinName {
     format!("pin{number}").parse().expect("a name")
-}
-
-/// Everything that may go goes at once.
-pub fn strictest() -> Policy {
-    Policy {
-        grace_s: 0,
-        max_age_s: Some(0),
-        sweep_grace_s: 0,
-        max_garbage_percent: 10,
-        caches: Default::default(),
-    }
 }
