@@ -88,11 +88,16 @@ impl Vouched {
     }
 }
 
+/// The line of a path, without its name.
+pub fn line(info: &PathInfo) -> Option<&str> {
+    let line = info.unknown.iter().find(|(name, _)| name == FIELD)?;
+    Some(&line.1)
+}
+
 /// What stands in the line of a path that was read from a cache: each reference that is elsewhere,
 /// with the name of the key that vouches for it.
 pub fn noted(info: &PathInfo) -> BTreeMap<&str, &str> {
-    let line = info.unknown.iter().find(|(name, _)| name == FIELD);
-    let words = line.map_or("", |(_, words)| words).split_whitespace();
+    let words = line(info).unwrap_or_default().split_whitespace();
     words.filter_map(|word| word.split_once('@')).collect()
 }
 

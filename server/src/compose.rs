@@ -226,7 +226,11 @@ fn engine(
     let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
     Engine {
         scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
-        recompressor: Recompressor::new(depot.clone(), config.recompression.clone()),
+        recompressor: Recompressor::new(
+            depot.clone(),
+            caches.clone(),
+            config.recompression.clone(),
+        ),
         collector: Collector::new(depot.clone(), policy, caches.clone(), interval),
         depot,
         caches,
@@ -307,8 +311,8 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
         max_size_bytes: (config.depot.max_size_bytes > 0).then_some(config.depot.max_size_bytes),
         reserve_bytes: config.depot.reserve_bytes,
         max_leased_bytes: Some(config.uploads.max_leased_bytes),
-        max_patch_bytes: config.depot.patch_bytes,
         url_grace_s: config.retention.grace_s,
+        max_patch_bytes: config.depot.patch_bytes,
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

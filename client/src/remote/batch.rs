@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use snowcache_core::cache::Narinfo;
+use snowcache_core::upstream;
 use snowcache_nix::{STORE_DIR, StoreHash, StorePath};
 use std::fmt::Write;
 
@@ -50,6 +51,7 @@ struct Line {
     download_size: Option<u64>,
     #[serde(default)]
     partial_closure: Vec<String>,
+    upstream: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -171,6 +173,9 @@ impl Line {
                 _ => "fixed:",
             };
             writeln!(text, "CA: {prefix}{}", base32(&ca.hash)).expect(WHY);
+        }
+        if let Some(elsewhere) = &self.upstream {
+            writeln!(text, "{}: {elsewhere}", upstream::FIELD).expect(WHY);
         }
         text
     }

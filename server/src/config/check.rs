@@ -13,26 +13,8 @@ impl Config {
     /// [`ConfigError::Value`] for the first such key.
     pub fn checked(self) -> Result<Config, ConfigError> {
         self.at_least_one()?;
-        let percent = self.retention.max_garbage_percent;
-        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 11] = [
-            (
-                (1..=19).contains(&self.recompression.level),
-                "recompression.level",
-                &self.recompression.level,
-                "it must be 1 to 19",
-            ),
-            (
-                (1..=19).contains(&self.depot.zstd_level),
-                "depot.zstd_level",
-                &self.depot.zstd_level,
-                "it must be 1 to 19",
-            ),
-            (
-                (1..=90).contains(&percent),
-                "retention.max_garbage_percent",
-                &percent,
-                "it must be 1 to 90",
-            ),
+        self.within()?;
+        let texts: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 8] = [
             (
                 ["text", "json"].contains(&self.log.format.as_str()),
                 "log.format",
@@ -87,6 +69,35 @@ impl Config {
             Some((_, key, value, rule)) => return Err(wrong(key, value, rule)),
         }
         Ok(self)
+    }
+
+    fn within(&self) -> Result<(), ConfigError> {
+        let percent = self.retention.max_garbage_percent;
+        let (level, again) = (self.depot.zstd_level, self.recompression.level);
+        let within: [(bool, &'static str, &dyn std::fmt::Display, &'static str); 3] = [
+            (
+                (1..=19).contains(&again),
+                "recompression.level",
+                &again,
+                "it must be 1 to 19",
+            ),
+            (
+                (1..=19).contains(&level),
+                "depot.zstd_level",
+                &level,
+                "it must be 1 to 19",
+            ),
+            (
+                (1..=90).contains(&percent),
+                "retention.max_garbage_percent",
+                &percent,
+                "it must be 1 to 90",
+            ),
+        ];
+        match within.into_iter().find(|(right, ..)| !right) {
+            None => Ok(()),
+            Some((_, key, value, rule)) => Err(wrong(key, value, rule)),
+        }
     }
 
     fn at_least_one(&self) -> Result<(), ConfigError> {

@@ -23,6 +23,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
+use snowcache_core::upstream;
 use snowcache_depot::{CacheName, Depot, Entry};
 use snowcache_nix::{ContentAddress, Hash, PathInfo, STORE_DIR, StoreHash, StorePath};
 use std::collections::HashSet;
@@ -65,6 +66,9 @@ struct Line<'a> {
     download_size: u64,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     partial_closure: &'a [String],
+    /// Ours, which other clients pass over: the line of this name of the narinfo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -244,7 +248,7 @@ impl Walk {
 }
 
 impl<'a> Line<'a> {
-    fn of(entry: &Entry, partial_closure: &'a [String]) -> Line<'a> {
+    fn of(entry: &'a Entry, partial_closure: &'a [String]) -> Line<'a> {
         let info = &entry.info;
         let ca: Option<ContentAddress> = info.ca.as_deref().and_then(|ca| ca.parse().ok());
         Line {
@@ -266,6 +270,7 @@ impl<'a> Line<'a> {
             compression: "zstd",
             download_size: entry.encoding.size_bytes,
             partial_closure,
+            upstream: upstream::line(info),
         }
     }
 }
