@@ -177,7 +177,11 @@ mod tests {
 
     #[test]
     fn runs_rise_and_pieces_are_bounded() {
-        for bad in [begun(&[5..9, 7..10]), begun(&[1..3, 5..5]), b"spf2\0".to_vec()] {
+        for bad in [
+            begun(&[5..9, 7..10]),
+            begun(&[1..3, 5..5]),
+            b"spf2\0".to_vec(),
+        ] {
             assert!(runs(&bad).is_err(), "{bad:?}");
         }
         let good = Head {
