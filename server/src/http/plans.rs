@@ -153,6 +153,7 @@ impl Plans {
             used,
         };
         answers.insert(key, kept);
+        self.made.fetch_add(1, Ordering::Relaxed);
         let earlier = earlier.map(|(_, earlier)| earlier);
         Ok(Found::ToMake(answer, earlier))
     }
@@ -173,7 +174,6 @@ impl Plans {
 
     /// One was made: those asked for longest ago go, where it is too much.
     pub fn made(&self) {
-        self.made.fetch_add(1, Ordering::Relaxed);
         let mut answers = self.answers();
         let sizes = answers.iter().filter_map(|(key, kept)| {
             let bytes = kept.answer.kept_bytes()?;
