@@ -30,6 +30,8 @@ const PATHS: u64 = 256;
 const REMOVABLE: u64 = 224;
 /// Everything is timed in hundredths of a second, so that graces end while the test runs.
 const GRACE: u64 = 300;
+/// However fast the machine is, it goes on until something was collected, or for a minute.
+const COLLECTED_WITHIN: u64 = 6_000;
 /// What a thread may lose on a busy machine between an answer and the note of it.
 const SLACK: u64 = 200;
 
@@ -140,7 +142,9 @@ impl Yard {
         while !self.over.load(Ordering::Relaxed) {
             let steps = step(&mut dice);
             let done = self.operations.fetch_add(steps, Ordering::Relaxed) + steps;
-            if done >= self.wanted {
+            let had_its_turn = self.removed.load(Ordering::Relaxed) > 0
+                || self.now() > 1_000_000 + COLLECTED_WITHIN;
+            if done >= self.wanted && had_its_turn {
                 self.over.store(true, Ordering::Relaxed);
             }
         }
