@@ -104,14 +104,8 @@ fn main() {
         && added <= SECOND_AT_MOST
         && worst_kind <= KIND_AT_MOST
         && recompressed <= RECOMPRESSED_AT_MOST;
-    println!(
-        "\n{}",
-        if met {
-            "all goals met"
-        } else {
-            "a goal was MISSED"
-        }
-    );
+    let verdict = ["a goal was MISSED", "all goals met"];
+    println!("\n{}", verdict[usize::from(met)]);
 }
 
 /// The first generation, recompressed, against `baseline`: the ratio at the default level.

@@ -16,8 +16,10 @@ done
 work=$(mktemp -d) # everything of the demo
 running=()
 end() {
-  for pid in "${running[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
+  for pid in "${running[@]}"; do
+    kill -KILL "$pid" 2>/dev/null || true
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+  done
   chmod -R u+w "$work" 2>/dev/null || true
   rm -rf "$work"
 }
@@ -29,8 +31,8 @@ took() { awk -v ns="$(($(now) - $1))" 'BEGIN { printf "%.1f", ns / 1e9 }'; }
 megabytes() { awk -v n="$1" 'BEGIN { printf (n < 1e6 ? "%.2f" : "%.1f"), n / 1e6 }'; }
 
 # A machine is a folder that lies over /nix. Not root: as root of a user namespace of its own.
-namespace=(unshare --mount)
-[ "$(id -u)" = 0 ] || namespace=(unshare --map-root-user --mount)
+namespace=(setpriv --pdeathsig KILL unshare --mount)
+[ "$(id -u)" = 0 ] || namespace=(setpriv --pdeathsig KILL unshare --map-root-user --mount)
 nix_conf="build-users-group =
 sandbox = false
 substituters =
@@ -50,6 +52,7 @@ url=http://127.0.0.1:$port
 RUST_LOG=warn "$bin/snowcached" --data "$work/cache" --listen "127.0.0.1:$port" >"$work/said" 2>"$work/log" &
 cache=$!
 running+=("$cache")
+disown
 for _ in $(seq 200); do grep -q '^snowcached ready' "$work/said" && break; sleep 0.05; done
 key=$(cat "$work"/cache/keys/*.pub)
 sent() {
@@ -101,9 +104,9 @@ echo "  a generation has $(on builder "nix-store -qR $top2 | wc -l") paths, $(me
 
 say "2  A node with stock Nix has generation 1, and fetches generation 2"
 stock="nix copy --option trusted-public-keys '$key' --option require-sigs true --from $url"
-on stock "$stock $top1"
+on stock "$stock $top1" 2>>"$work/stock.log"
 before=$(sent) begin=$(now)
-on stock "$stock $top2"
+on stock "$stock $top2" 2>>"$work/stock.log"
 stock_s=$(took "$begin") stock_bytes=$(($(sent) - before))
 echo "  $(megabytes "$stock_bytes") MB in $stock_s s"
 
@@ -119,9 +122,11 @@ caches = ["$url"]
 END
 on node 'exec nix-daemon' 2>"$work/daemon.log" &
 running+=($!)
+disown
 for _ in $(seq 200); do [ -S "$work/node/daemon" ] && break; sleep 0.05; done
 on node "exec $bin/snowcache agent --config $work/agent.toml" 2>"$work/agent.log" &
 running+=($!)
+disown
 for _ in $(seq 200); do [ -S "$work/node/agent" ] && break; sleep 0.05; done
 on node "$bin/snowcache prefetch $top1 --pin system" | sed 's/^/  /'
 on node "$bin/snowcache switch $top1" | sed 's/^/  /'
@@ -132,13 +137,13 @@ echo "  $(megabytes "$agent_bytes") MB in $agent_s s"
 
 say "4  The cache is killed, and the node switches"
 kill -KILL "$cache"
-wait "$cache" 2>/dev/null || true
+while kill -0 "$cache" 2>/dev/null; do sleep 0.05; done
 curl -sf "$url/nix-cache-info" >/dev/null && { echo "the cache lives" >&2; exit 1; }
 begin=$(now)
 on node "$bin/snowcache switch $top2" | sed 's/^/  /'
 switch_s=$(took "$begin")
 on node "$bin/snowcache why $top2" | sed 's/^/  /'
-on node "nix-store --verify --check-contents" 2>&1 | sed 's/^/  /'
+on node "nix-store --verify --check-contents" 2>&1 | sed 's/^/  nix-store: /'
 
 say "What it took to have generation 2"
 bar() { # NAME BYTES SECONDS

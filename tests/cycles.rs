@@ -298,7 +298,8 @@ impl Fleet {
         let more = Duration::from_micros(self.random.below(20_000));
         let begin = Instant::now();
         let reached = || match stage {
-            Stage::Prefetch => self.linked() >= parts,
+            // Or it is over, faster than one can look.
+            Stage::Prefetch => self.linked() >= parts || self.is_pinned(target),
             Stage::Verify => self.linked() > PARTS || self.is_verified(target),
             Stage::Pin | Stage::Switch => self.is_verified(target),
         };

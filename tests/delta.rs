@@ -6,6 +6,10 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use support::agent::{Machine, Rebuilt};
 use support::codec::Codec;
@@ -262,7 +266,11 @@ impl Versions {
     }
 
     /// A node with the first of them goes on to the second; gives what it said.
-    fn go_on(&self, nix: &Nix, spoil: Spoil) -> (String, Vec<String>) {
+    fn go_on(
+        &self,
+        nix: &Nix,
+        spoil: impl Fn(Response) -> Response + Send + Sync + 'static,
+    ) -> (String, Vec<String>) {
         let machine = Machine::new(nix, &self.server.public_key());
         let [before, after] = self.uploads.each_ref().map(|it| it.store_path.clone());
         let url = self.server.url();
@@ -326,5 +334,69 @@ fn frames_that_are_wrong_cut_off_or_gone_are_not_imported() {
         assert!(!said.contains("made of older"), "{number}: {said}");
         assert!(asked.iter().any(|it| it.contains("/frames")), "{asked:?}");
         assert!(asked.iter().any(|it| it.contains("/nar/")), "{asked:?}");
+    }
+}
+
+#[test]
+fn frames_that_are_cut_off_go_on_where_they_ended() {
+    let versions = Versions::new();
+    let bytes = Arc::new(AtomicUsize::new(0));
+    let (sent, first) = (bytes.clone(), AtomicBool::new(true));
+    let (said, asked) = versions.go_on(&Nix::newer(), move |answer| {
+        let is_first = first.swap(false, Ordering::Relaxed);
+        let len = answer.body.len() / if is_first { 2 } else { 1 };
+        sent.fetch_add(len, Ordering::Relaxed);
+        if is_first { cut_off(answer) } else { answer }
+    });
+    assert!(said.contains("1 made of older paths"), "{said}");
+    let frames = asked.iter().filter(|it| it.contains("/frames")).count();
+    let sent = bytes.load(Ordering::Relaxed);
+    assert!(
+        frames == 2 && sent < 3 << 20,
+        "{sent} bytes in {frames} answers"
+    );
+}
+
+#[test]
+fn a_version_that_a_pin_moved_to_costs_a_patch() {
+    let versions = Versions::new();
+    let (http, token) = (versions.server.http(), versions.server.push_token());
+    for upload in &versions.uploads {
+        let roots = format!("{{\"roots\": [\"{}\"]}}", upload.store_path);
+        http.put("/api/v1/pins/system", &token, roots.as_bytes())
+            .is(200);
+    }
+    let begin = Instant::now();
+    let made = || {
+        http.get("/metrics")
+            .text()
+            .contains("snowcache_patches_made_total 1")
+    };
+    while !made() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "no patch");
+        thread::sleep(Duration::from_millis(50));
+    }
+    for nix in Nix::both() {
+        let (said, asked) = versions.go_on(&nix, |answer| {
+            // The new middle, 1 MiB, and not the frames around it.
+            let sent = answer.body.len();
+            assert!((1 << 20..(1 << 20) + 4096).contains(&sent), "{sent} bytes");
+            answer
+        });
+        assert!(said.contains("1 made of older paths"), "{said}");
+        assert!(!asked.iter().any(|it| it.contains("/nar/")), "{asked:?}");
+    }
+    let spoils: [Spoil; 3] = [
+        |_| missing(),
+        cut_off,
+        |mut answer| {
+            let middle = answer.body.len() / 2;
+            answer.body[middle] ^= 1;
+            answer
+        },
+    ];
+    for spoil in spoils {
+        let (said, _) = versions.go_on(&Nix::newer(), spoil);
+        assert!(!said.contains("made of older"), "{said}");
     }
 }

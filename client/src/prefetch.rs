@@ -6,7 +6,8 @@
 //!   what is not valid here?            only that is fetched
 //!   room for it?                       otherwise it is not begun
 //!   older paths like these here?       those are held, too; a plan says what they have
-//!   fetch -> verify -> import          several at a time, references first; each is rooted
+//!   fetch -> verify -> import          several at a time, references first; each is rooted. The
+//!                                      end of a path waits for its references, not its beginning
 //!   all valid and right?               what was there before is hashed, too; a receipt says so
 //!   pin the roots                      then the plan's roots and the pin's old ones go
 //! ```
@@ -16,27 +17,31 @@
 //! again. A daemon that restarts is gone back to, from the beginning: held anew, checked anew.
 //! Never: more in memory than the closure's narinfos and a few chunks for each path under way.
 
+mod arrivals;
 mod bases;
 mod delta;
 mod old_nar;
+mod patched;
 mod vouch;
 
 use crate::node::{Node, NodeError};
 use crate::show;
 use crate::sources::Sources;
 use crate::store::Store;
-use futures::FutureExt;
+use arrivals::Arrivals;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use snowcache_core::cache::{Cache, NarStream, Narinfo};
 use snowcache_core::closure::{self, Absent, Limits};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::path_info::Claimed;
-use snowcache_core::replicate::references_first;
 use snowcache_nix::{STORE_DIR, StoreHash, StorePath};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 /// Attempts at one path: the first, and three that may each go to another cache.
@@ -48,6 +53,10 @@ const MAX_RUNS: u32 = 4;
 /// Between these.
 const DAEMON_WAIT: Duration = Duration::from_secs(2);
 
+/// Paths under way for each that is fetched: the others have come but for their ends, and wait with
+/// some 100 KiB here and a process of the daemon each.
+const WAITING_FOR_REFERENCES: usize = 4;
+
 /// What is to be brought, and how.
 pub struct Prefetch<'a> {
     /// From where.
@@ -58,7 +67,7 @@ pub struct Prefetch<'a> {
     pub node: &'a Node,
     /// Under which name.
     pub pin: &'a str,
-    /// How many paths at a time.
+    /// How many paths are fetched at a time.
     pub jobs: usize,
     /// Who is told.
     pub on: &'a (dyn Fn(Event<'_>) + Send + Sync),
@@ -200,12 +209,7 @@ impl Prefetch<'_> {
             .map(|narinfo| narinfo.info.store_path.clone())
             .collect();
         let plans = delta::plan(self.sources, self.store, &missing).await?;
-        let made = AtomicUsize::new(0);
-        let bring = |narinfo: Narinfo| {
-            let plan = plans.get(&narinfo.info.store_path).cloned();
-            self.make_or_bring(narinfo, plan, &made)
-        };
-        references_first(missing, self.jobs, bring).await?;
+        let made = self.bring_all(missing, plans).await?;
         if let Some(gone) = self.store.invalid(&paths).await?.into_iter().next() {
             return Err(NotReady::Collected(gone).because(Kind::Unavailable));
         }
@@ -218,9 +222,31 @@ impl Prefetch<'_> {
             roots,
             closure,
             fetched: fetched.len(),
-            made: made.into_inner(),
+            made,
             nar_size_bytes,
         })
+    }
+
+    /// These paths, references first; gives how many were made of older ones.
+    async fn bring_all(
+        &self,
+        missing: Vec<Narinfo>,
+        mut plans: BTreeMap<StorePath, delta::Plan>,
+    ) -> Result<usize, Error> {
+        let under_way = UnderWay {
+            arrivals: Arrivals::of(&missing),
+            places: Arc::new(Semaphore::new(self.jobs)),
+            made: AtomicUsize::new(0),
+        };
+        stream::iter(missing)
+            .map(|narinfo| {
+                let plan = plans.remove(&narinfo.info.store_path);
+                self.make_or_bring(narinfo, plan, &under_way)
+            })
+            .buffer_unordered(self.jobs * WAITING_FOR_REFERENCES)
+            .try_collect::<()>()
+            .await?;
+        Ok(under_way.made.into_inner())
     }
 
     /// One path, of an older one where there is a plan for that and it comes out right.
@@ -228,43 +254,45 @@ impl Prefetch<'_> {
         &self,
         narinfo: Narinfo,
         plan: Option<delta::Plan>,
-        made: &AtomicUsize,
-    ) -> Result<Narinfo, Error> {
+        under_way: &UnderWay,
+    ) -> Result<(), Error> {
         let Some(plan) = plan else {
-            return self.bring(narinfo).await;
+            return self.bring(narinfo, under_way).await;
         };
+        let place = under_way.place().await;
         let imported = match plan.open(self.sources, &narinfo).await {
-            Ok(nar) => self.import(&narinfo, nar).await,
+            Ok(nar) => self.import(&narinfo, nar, under_way, place).await,
             Err(error) => Err(error),
         };
         match imported {
             Ok(()) => {
-                made.fetch_add(1, Ordering::Relaxed);
+                under_way.made.fetch_add(1, Ordering::Relaxed);
                 let origin = self.sources.origin(narinfo.info.store_path.hash());
                 (self.on)(Event::Imported {
                     narinfo: &narinfo,
                     origin: &origin.unwrap_or_default(),
                 });
-                Ok(narinfo)
+                Ok(())
             }
             Err(error) if error.blame() == Blame::Storage => Err(error),
             Err(error) => {
                 (self.on)(Event::Again { error: &error });
-                self.bring(narinfo).await
+                self.bring(narinfo, under_way).await
             }
         }
     }
 
     /// One path, from whichever cache can give it.
-    async fn bring(&self, mut narinfo: Narinfo) -> Result<Narinfo, Error> {
+    async fn bring(&self, mut narinfo: Narinfo, under_way: &UnderWay) -> Result<(), Error> {
         let path = narinfo.info.store_path.clone();
         let (mut attempt, mut wait) = (1, FIRST_WAIT);
         loop {
             let Some(origin) = self.sources.origin(path.hash()) else {
                 return Err(NotReady::Collected(path).because(Kind::Missing));
             };
+            let place = under_way.place().await;
             let imported = match self.sources.nar(&narinfo).await {
-                Ok(nar) => self.import(&narinfo, nar).await,
+                Ok(nar) => self.import(&narinfo, nar, under_way, place).await,
                 Err(error) => Err(error),
             };
             let error = match imported {
@@ -274,7 +302,7 @@ impl Prefetch<'_> {
                         origin: &origin,
                     };
                     (self.on)(event);
-                    return Ok(narinfo);
+                    return Ok(());
                 }
                 Err(error) if error.blame() == Blame::Storage => return Err(error),
                 Err(error) => error,
@@ -299,11 +327,23 @@ impl Prefetch<'_> {
         }
     }
 
-    async fn import(&self, narinfo: &Narinfo, nar: NarStream) -> Result<(), Error> {
-        self.store
-            .put(Claimed::new(narinfo.info.clone()), nar)
-            .await?;
-        let link = self.node.plan(self.pin, &narinfo.info.store_path);
+    async fn import(
+        &self,
+        narinfo: &Narinfo,
+        nar: NarStream,
+        under_way: &UnderWay,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(), Error> {
+        let info = &narinfo.info;
+        let references = under_way.arrivals.references(info);
+        let then = async {
+            drop(place);
+            references.await;
+        };
+        let claimed = Claimed::new(info.clone());
+        self.store.put_after(then, claimed, nar).await?;
+        under_way.arrivals.arrived(&info.store_path);
+        let link = self.node.plan(self.pin, &info.store_path);
         let link = link.map_err(|error| NotReady::from(error).because(Kind::Invalid))?;
         Ok(self.store.add_indirect_roots(&[link]).await?)
     }
@@ -336,6 +376,23 @@ impl Prefetch<'_> {
             remedy,
         };
         not_ready.because(Kind::Missing)
+    }
+}
+
+/// What the paths that are brought have in common.
+struct UnderWay {
+    arrivals: Arrivals,
+    /// For those that are fetched.
+    places: Arc<Semaphore>,
+    /// How many were made of older paths.
+    made: AtomicUsize,
+}
+
+impl UnderWay {
+    /// Whoever comes first gets one first, which is what they are begun in order for.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        let place = self.places.clone().acquire_owned().await;
+        place.expect("invariant: the semaphore is never closed")
     }
 }
 

@@ -42,6 +42,7 @@ pub use error::RemoteError;
 pub use tokens::{GitHubError, NewToken, Token, TokenWish, github_identity};
 pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
+use self::body::Again;
 use self::http::{Ask, Http};
 use crate::rate::Rate;
 use ::http::HeaderValue;
@@ -158,7 +159,8 @@ impl Remote {
         let answer = self.http.send(&Ask::get(url.clone())).await?;
         let answer = self.http.succeeded(&url, answer).await?;
         let file_size_bytes = narinfo.file_size_bytes;
-        let packed = body::stream(self.http.clone(), url.clone(), answer, file_size_bytes);
+        let again = Again::Get(url.clone());
+        let packed = body::stream(self.http.clone(), again, answer, file_size_bytes);
         let nar = decode::unpack(url, narinfo.compression, packed)?;
         let PathInfo {
             nar_hash, nar_size, ..

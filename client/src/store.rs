@@ -148,16 +148,28 @@ impl Store {
         Ok(invalid)
     }
 
+    /// What the store knows of each of these, in their order; nothing of those that are not valid.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn path_infos(
+        &self,
+        paths: &[StorePath],
+    ) -> Result<Vec<Option<ValidPath>>, StoreError> {
+        let mut connection = self.take().await?;
+        let infos = connection.path_infos(paths).await;
+        let infos = infos.map_err(|error| self.failed(error))?;
+        self.give_back(connection);
+        Ok(infos)
+    }
+
     /// What the store knows of a valid path.
     ///
     /// # Errors
     /// When the daemon cannot be asked.
     pub async fn path_info(&self, path: &StorePath) -> Result<Option<ValidPath>, StoreError> {
-        let mut connection = self.take().await?;
-        let info = connection.path_info(path).await;
-        let info = info.map_err(|error| self.failed(error))?;
-        self.give_back(connection);
-        Ok(info)
+        let infos = self.path_infos(std::slice::from_ref(path)).await?;
+        Ok(infos.into_iter().next().flatten())
     }
 
     /// Makes what these symlinks point to stay for as long as the links do.
@@ -174,10 +186,34 @@ impl Store {
         Ok(())
     }
 
-    async fn import(&self, claimed: Claimed, nar: NarStream) -> Result<(), Error> {
+    /// As [`Cache::put`]; the end of the NAR, upon which the daemon wants the path's references to
+    /// be valid, is given to it only after `then`.
+    ///
+    /// # Errors
+    /// As those of [`Cache::put`].
+    pub async fn put_after(
+        &self,
+        then: impl Future<Output = ()> + Send + 'static,
+        claimed: Claimed,
+        nar: NarStream,
+    ) -> Result<(), Error> {
+        let store = self.clone();
+        let import = tokio::spawn(async move { store.import(then, claimed, nar).await });
+        let abort = AbortOnDrop(import.abort_handle());
+        let imported = import.await;
+        drop(abort);
+        imported.unwrap_or_else(|error| Err(reading::died(error)))
+    }
+
+    async fn import(
+        &self,
+        then: impl Future<Output = ()> + Send + 'static,
+        claimed: Claimed,
+        nar: NarStream,
+    ) -> Result<(), Error> {
         let mut connection = self.take().await?;
         let counter = self.imported_bytes();
-        let nar = nar.withheld().inspect(move |chunk| {
+        let nar = nar.withheld_until(then).inspect(move |chunk| {
             if let Ok(chunk) = chunk {
                 counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }
@@ -262,15 +298,7 @@ impl Cache for Store {
     }
 
     fn put(&self, claimed: Claimed, nar: NarStream) -> BoxFuture<'_, Result<(), Error>> {
-        let store = self.clone();
-        let import = tokio::spawn(async move { store.import(claimed, nar).await });
-        let abort = AbortOnDrop(import.abort_handle());
-        async move {
-            let imported = import.await;
-            drop(abort);
-            imported.unwrap_or_else(|error| Err(reading::died(error)))
-        }
-        .boxed()
+        self.put_after(std::future::ready(()), claimed, nar).boxed()
     }
 }
 

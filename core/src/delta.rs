@@ -6,10 +6,12 @@
 //!   answer    one zstd frame with its checksum, of
 //!             "spa1" { length  delta }         for each pair in order; length 0: fetch it whole
 //!   delta     swaps  { length, token, token }
+//!             length of its patch [offset]     0: without one
 //!             { 4 n + kind ... }               n bytes of the NAR each, together all of it
 //!                 0  copy      offset in the old NAR
 //!                 1  literal   n bytes
 //!                 2  fetch     offset and length in the `.nar.zst`
+//!                 3  patch     bytes that the patch makes before these and that are not wanted
 //! ```
 //! Numbers are LEB128 varints in their shortest form; hash parts are the 20 bytes that they are
 //! base32 of.
@@ -19,6 +21,7 @@
 //! out right: its hash does.
 
 mod compare;
+pub mod patch;
 
 use bytes::Bytes;
 use snowcache_nix::{NarHash, StoreHash};
@@ -50,6 +53,7 @@ const PAIR_BYTES: usize = 2 * STORE_HASH_BYTES + 32;
 const COPY: u64 = 0;
 const LITERAL: u64 = 1;
 const FETCH: u64 = 2;
+const PATCH: u64 = 3;
 
 /// A path that is wanted, and one of which its bytes may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +87,13 @@ pub enum Part {
         /// How many bytes there.
         stored_len: u64,
     },
+    /// They are what the patch makes next.
+    Patch {
+        /// How many they are.
+        len: u64,
+        /// How many it makes before them that are of no use.
+        skip: u64,
+    },
 }
 
 /// A token of the old NAR, and what stands for it: as many bytes.
@@ -93,6 +104,8 @@ pub type Swap = (Vec<u8>, Vec<u8>);
 pub struct Delta {
     /// Tokens of the old NAR and what stands for them, besides the question's pairs.
     pub swaps: Vec<Swap>,
+    /// Where in the file of its patch ([`patch`]) the pieces are that it needs: offset and length.
+    pub patch: Option<(u64, u64)>,
     /// The NAR.
     pub parts: Vec<Part>,
 }
@@ -159,20 +172,13 @@ pub fn swaps(pairs: &[Pair]) -> Swaps {
     Swaps::of_paths(pairs.iter().map(|pair| (pair.old, pair.wanted)))
 }
 
-/// Appends one delta to an answer; `false` and nothing of it where it is too long or there is none.
-pub fn put(delta: Option<&Delta>, answer: &mut Vec<u8>) -> bool {
-    let encoded = delta.map(Delta::encode).unwrap_or_default();
-    match encoded.len() <= MAX_DELTA_BYTES {
-        true => {
-            put_varint(answer, encoded.len() as u64);
-            answer.extend_from_slice(&encoded);
-            !encoded.is_empty()
-        }
-        false => {
-            answer.push(0);
-            false
-        }
-    }
+/// Appends one delta, encoded, to an answer; that it is to be fetched whole where there is none or
+/// it is too long.
+pub fn put(delta: Option<&[u8]>, answer: &mut Vec<u8>) {
+    let delta = delta.filter(|delta| delta.len() <= MAX_DELTA_BYTES);
+    let delta = delta.unwrap_or_default();
+    put_varint(answer, delta.len() as u64);
+    answer.extend_from_slice(delta);
 }
 
 /// The deltas of an unpacked answer to a question of `pairs` pairs, not looked at yet; `None` for
@@ -210,6 +216,10 @@ impl Delta {
             out.extend_from_slice(old);
             out.extend_from_slice(new);
         }
+        put_varint(&mut out, self.patch.map_or(0, |(_, len)| len));
+        if let Some((at, _)) = self.patch {
+            put_varint(&mut out, at);
+        }
         for part in &self.parts {
             match part {
                 Part::Copy { offset, len } => {
@@ -228,6 +238,10 @@ impl Delta {
                     put_varint(&mut out, len << 2 | FETCH);
                     put_varint(&mut out, *stored_at);
                     put_varint(&mut out, *stored_len);
+                }
+                Part::Patch { len, skip } => {
+                    put_varint(&mut out, len << 2 | PATCH);
+                    put_varint(&mut out, *skip);
                 }
             }
         }
@@ -252,9 +266,21 @@ impl Delta {
             let (old, new) = (take(&mut reader, len)?, take(&mut reader, len)?);
             delta.swaps.push((old.to_vec(), new.to_vec()));
         }
+        let patch_len = number(&mut reader)?;
+        if patch_len > 0 {
+            let at = number(&mut reader)?;
+            let end = at.checked_add(patch_len);
+            end.ok_or(DeltaError::Malformed("a patch beyond 2^64 bytes"))?;
+            delta.patch = Some((at, patch_len));
+        }
         let mut made: u64 = 0;
         while !reader.rest().is_empty() {
             let part = part(&mut reader, encoded)?;
+            if matches!(part, Part::Patch { .. }) && delta.patch.is_none() {
+                return Err(DeltaError::Malformed(
+                    "a piece of a patch that it does not have",
+                ));
+            }
             let sum = made.checked_add(part.len());
             made = sum.ok_or(DeltaError::Malformed("a NAR beyond 2^64 bytes"))?;
             delta.parts.push(part);
@@ -283,7 +309,7 @@ impl Part {
     /// How many of the NAR's bytes it makes.
     pub fn len(&self) -> u64 {
         match self {
-            Part::Copy { len, .. } | Part::Fetch { len, .. } => *len,
+            Part::Copy { len, .. } | Part::Fetch { len, .. } | Part::Patch { len, .. } => *len,
             Part::Literal(bytes) => bytes.len() as u64,
         }
     }
@@ -318,7 +344,10 @@ fn part(reader: &mut Reader<'_>, encoded: &Bytes) -> Result<Part, DeltaError> {
                 stored_len,
             })
         }
-        _ => Err(DeltaError::Malformed("a part of no kind")),
+        _ => {
+            let skip = number(reader)?;
+            Ok(Part::Patch { len, skip })
+        }
     }
 }
 

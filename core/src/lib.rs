@@ -17,6 +17,7 @@
 //! Never: a clock, a file, the network, randomness, a thread or a task of its own (see
 //! clippy.toml).
 
+pub mod alike;
 pub mod cache;
 pub mod closure;
 pub mod contract;

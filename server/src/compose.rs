@@ -17,6 +17,7 @@ use crate::http::doors::Doors;
 use crate::http::front::Front;
 use crate::http::kept_nars::KeptNars;
 use crate::http::narinfos::Narinfos;
+use crate::http::plans::Plans;
 use crate::http::sending::Windows;
 use crate::http::uploads::UnderWay;
 use crate::http::{App, Engine, Shared, router};
@@ -24,6 +25,7 @@ use crate::listen::tls::{Certificates, TlsError};
 use crate::listen::{self, BindError, Binding, Bound, Listener, Passed, Service};
 use crate::lock::{DataLock, LockError};
 use crate::oidc::{Issuers, IssuersError};
+use crate::patcher::Patcher;
 use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
@@ -224,7 +226,11 @@ fn engine(
     let (policy, interval) = (config.retention.policy(), config.retention.gc_interval());
     Engine {
         scrubber: Scrubber::new(depot.clone(), config.scrub.clone()),
-        recompressor: Recompressor::new(depot.clone(), config.recompression.clone()),
+        recompressor: Recompressor::new(
+            depot.clone(),
+            caches.clone(),
+            config.recompression.clone(),
+        ),
         collector: Collector::new(depot.clone(), policy, caches.clone(), interval),
         depot,
         caches,
@@ -243,6 +249,8 @@ fn engine(
         narinfos: Narinfos::new(config.reads.narinfo_cache_bytes),
         small_nars: KeptNars::default(),
         layouts: KeptNars::default(),
+        plans: Plans::default(),
+        patcher: Patcher::default(),
         conflicts: AtomicU64::new(0),
         config,
     }
@@ -274,6 +282,13 @@ fn background(app: &Shared, hangups: Signal) -> Vec<JoinHandle<()>> {
         tasks.push(tokio::spawn(app.scrubber.clone().by_itself()));
         tasks.push(tokio::spawn(app.recompressor.clone().by_itself()));
         tasks.push(tokio::spawn(app.collector.clone().by_itself()));
+        let app = app.clone();
+        tasks.push(tokio::spawn(async move {
+            let named = app.caches.list();
+            let named = named.iter().map(|named| named.cache.clone());
+            let caches = std::iter::once(app.cache.clone()).chain(named).collect();
+            app.patcher.by_itself(app.depot.clone(), caches).await;
+        }));
     }
     tasks
 }
@@ -297,6 +312,7 @@ async fn open_depot(config: &Config) -> Result<Depot, StartError> {
         reserve_bytes: config.depot.reserve_bytes,
         max_leased_bytes: Some(config.uploads.max_leased_bytes),
         url_grace_s: config.retention.grace_s,
+        max_patch_bytes: config.depot.patch_bytes,
         ..Options::new(&dir)
     };
     let opened = tokio::task::spawn_blocking(|| Depot::open(options)).await;

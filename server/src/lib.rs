@@ -28,6 +28,7 @@ pub mod lock;
 pub mod metrics;
 pub mod observe;
 pub mod oidc;
+pub mod patcher;
 pub mod recompressor;
 pub mod reload;
 pub mod scrubber;

@@ -9,6 +9,7 @@
 //! itself where the interval is 0.
 
 use crate::background::{next_turn, since_1970, stand_back};
+use crate::caches::Caches;
 use crate::config;
 use crate::http::errors::Refusal;
 use crate::metrics::Exposition;
@@ -32,6 +33,7 @@ const NAP: Duration = Duration::from_millis(5);
 /// Runs recompressions.
 pub struct Recompressor {
     depot: Depot,
+    caches: Arc<Caches>,
     config: config::Recompression,
     stopping: AtomicBool,
     state: Mutex<State>,
@@ -68,9 +70,14 @@ struct Totals {
 
 impl Recompressor {
     /// Recompresses `depot`, by itself as configured.
-    pub fn new(depot: Depot, config: config::Recompression) -> Arc<Recompressor> {
+    pub fn new(
+        depot: Depot,
+        caches: Arc<Caches>,
+        config: config::Recompression,
+    ) -> Arc<Recompressor> {
         Arc::new(Recompressor {
             depot,
+            caches,
             config,
             stopping: AtomicBool::new(false),
             state: Mutex::default(),
@@ -190,6 +197,10 @@ impl Recompressor {
         }
         loop {
             tokio::time::sleep(next_turn(since_1970(), interval).1).await;
+            // Whether a frame is compressed again tells whether another cache uses it.
+            if self.caches.are_there() {
+                continue;
+            }
             // Where one by command is under way, this one waits for the next turn.
             if let Ok(mut lines) = self.begin(self.by_the_clock()) {
                 while lines.recv().await.is_some() {}
@@ -303,7 +314,9 @@ mod tests {
             rate_bytes_per_s: 567,
             ..config::Recompression::default()
         };
-        let recompressor = Recompressor::new(Depot::open(options).expect("opens"), config);
+        let (depot, caches) = (Depot::open(options), Caches::open(dir.path()));
+        let (depot, caches) = (depot.expect("opens"), caches.expect("opens"));
+        let recompressor = Recompressor::new(depot, Arc::new(caches), config);
         let how = Recompress {
             level: 17,
             min_idle_s: 1234,

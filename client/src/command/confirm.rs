@@ -49,10 +49,16 @@ fn say(node: &Node) -> Result<(), Failure> {
             "{root} is to be confirmed after the reboot"
         )));
     }
+    if trial.stage == Stage::Switching && !booted_since(&trial) {
+        // That this node is reached says nothing of a system that does not run yet.
+        let root = &trial.root;
+        return Err(Failure::failed(format!(
+            "the switch to {root} is not done yet; say it again when it is"
+        )));
+    }
     trial.confirm(node).map_err(Failure::failed)?;
     // Nobody may be there to hear it.
     if let Some(_turn) = Turn::take(node).map_err(Failure::failed)?
-        && trial.stage == Stage::Switched
         && !booted_since(&trial)
     {
         Trial::end(node).map_err(Failure::failed)?;

@@ -12,6 +12,7 @@
 
 use super::bases;
 use super::old_nar::OldNar;
+use super::patched::Patched;
 use crate::push::pack::PackError;
 use crate::sources::Sources;
 use crate::store::Store;
@@ -22,18 +23,22 @@ use snowcache_core::cache::{NarStream, Narinfo};
 use snowcache_core::delta::{Delta, DeltaError, Pair, Part};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::swap::{Swapper, Swaps};
-use snowcache_nix::StorePath;
+use snowcache_nix::{NarHash, StorePath};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Given to the daemon at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait for it.
 const QUEUED: usize = 2;
+
+/// Patches that are unpacked at a time: 48 MiB each.
+const PATCHING: usize = 2;
 
 /// Why a path could not be made of another one.
 #[derive(Debug, Error)]
@@ -44,11 +49,13 @@ struct NotMade {
 }
 
 #[derive(Debug, Error)]
-enum Why {
+pub(super) enum Why {
     #[error(transparent)]
     Pack(#[from] PackError),
     #[error("that cannot be read: {0}")]
-    Old(#[from] io::Error),
+    Old(#[source] io::Error),
+    #[error("its patch is wrong: {0}")]
+    Patch(&'static str),
     #[error(transparent)]
     Delta(#[from] DeltaError),
     #[error(transparent)]
@@ -63,8 +70,11 @@ enum Why {
 #[derive(Clone)]
 pub(super) struct Plan {
     old: StorePath,
+    old_nar: NarHash,
     delta: Bytes,
     swaps: Swaps,
+    /// For those whose patches are unpacked.
+    patching: Arc<Semaphore>,
 }
 
 /// A plan for each of `missing` that an older path is here for, as far as the caches make plans.
@@ -88,8 +98,9 @@ pub(super) async fn plan(
     let held: Vec<StorePath> = guesses.values().cloned().collect();
     store.hold(&held).await?;
     let (mut pairs, mut paths) = (Vec::new(), BTreeMap::new());
-    for (wanted, old) in guesses {
-        if let Some(known) = store.path_info(&old).await? {
+    let known = store.path_infos(&held).await?;
+    for ((wanted, old), known) in guesses.into_iter().zip(known) {
+        if let Some(known) = known {
             pairs.push(Pair {
                 wanted: wanted.hash(),
                 old: old.hash(),
@@ -99,11 +110,18 @@ pub(super) async fn plan(
         }
     }
     let mut plans = BTreeMap::new();
+    let patching = Arc::new(Semaphore::new(PATCHING));
     for planned in sources.plan(&pairs).await {
         for (pair, delta) in planned.deltas {
             if let Some((wanted, old)) = paths.remove(&pair.wanted) {
-                let swaps = planned.swaps.clone();
-                plans.insert(wanted, Plan { old, delta, swaps });
+                let plan = Plan {
+                    old,
+                    old_nar: pair.old_nar,
+                    delta,
+                    swaps: planned.swaps.clone(),
+                    patching: patching.clone(),
+                };
+                plans.insert(wanted, plan);
             }
         }
     }
@@ -136,12 +154,23 @@ impl Plan {
                 frames.map_err(|error| not_made(error.into()))?
             }
         };
+        let patched = match delta.patch {
+            None => None,
+            Some(pieces) => {
+                let pieces = sources.patch(narinfo, &self.old_nar, pieces).await;
+                let pieces = pieces.map_err(|error| not_made(error.into()))?;
+                let place = self.patching.acquire_owned().await;
+                let place = place.expect("invariant: the semaphore is never closed");
+                Some((Patched::new(pieces), place))
+            }
+        };
         let (give, take) = mpsc::channel(QUEUED);
         let handle = Handle::current();
         tokio::task::spawn_blocking(move || {
             let mut making = Making {
                 fetched,
                 left: Bytes::new(),
+                patched,
                 handle,
                 give,
                 ready: Vec::with_capacity(CHUNK_BYTES),
@@ -164,6 +193,8 @@ struct Making {
     fetched: BoxStream<'static, Result<Bytes, Error>>,
     /// What came of it and is not used.
     left: Bytes,
+    /// What its patch makes, with the place for it.
+    patched: Option<(Patched, OwnedSemaphorePermit)>,
     handle: Handle,
     give: mpsc::Sender<Result<Bytes, Error>>,
     ready: Vec<u8>,
@@ -180,6 +211,7 @@ impl Making {
                 Part::Copy { offset, len } => self.copy(&mut old, offset, len, &swaps)?,
                 Part::Literal(bytes) => self.ready.extend_from_slice(&bytes),
                 Part::Fetch { len, .. } => self.fetch(len)?,
+                Part::Patch { len, skip } => self.patch(&mut old, skip, len)?,
             }
             self.pass_on(CHUNK_BYTES)?;
         }
@@ -214,6 +246,25 @@ impl Making {
             len -= some.len() as u64;
             self.ready.extend_from_slice(&some);
             self.pass_on(CHUNK_BYTES)?;
+        }
+        Ok(())
+    }
+
+    fn patch(&mut self, old: &mut OldNar, mut skip: u64, mut len: u64) -> Result<(), Why> {
+        while skip + len > 0 {
+            let Some((patched, _)) = &mut self.patched else {
+                return Err(Why::Patch("it has none"));
+            };
+            let most = if skip > 0 { skip } else { len };
+            let some = patched.next(most.min(CHUNK_BYTES as u64), old, &self.handle)?;
+            match skip {
+                0 => {
+                    len -= some.len() as u64;
+                    self.ready.extend_from_slice(some);
+                    self.pass_on(CHUNK_BYTES)?;
+                }
+                _ => skip -= some.len() as u64,
+            }
         }
         Ok(())
     }

@@ -58,9 +58,11 @@ impl Prefetch<'_> {
         let earlier = receipt::lines_of_all(self.node)
             .map_err(|error| Unverified::from(error).because(Kind::Invalid))?;
         let (mut lines, mut to_hash, mut registered) = (Vec::new(), Vec::new(), BTreeMap::new());
-        for narinfo in closure {
+        let paths = closure.iter().map(|it| it.info.store_path.clone());
+        let paths: Vec<StorePath> = paths.collect();
+        let known = self.store.path_infos(&paths).await?;
+        for (narinfo, known) in closure.iter().zip(known) {
             let path = &narinfo.info.store_path;
-            let known = self.store.path_info(path).await?;
             let known =
                 known.ok_or_else(|| Unverified::Gone(path.clone()).because(Kind::Unavailable))?;
             registered.insert(path.clone(), known.registration_time_s);

@@ -5,7 +5,7 @@
 //! is an error. Memory: the codec's window (zstd 128 MiB at most, xz [`XZ_MEMORY_BYTES`], bzip2 4
 //! MB).
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::stream::{BoxStream, unfold};
 use futures::{Stream, StreamExt};
 use liblzma::stream::{Action, CONCATENATED, Status, Stream as Xz};
@@ -65,7 +65,6 @@ enum Engine {
 /// What one step of a codec did.
 struct Step {
     consumed: usize,
-    produced: usize,
     /// The input may end here.
     complete: bool,
 }
@@ -83,45 +82,38 @@ impl Engine {
         })
     }
 
-    fn step(&mut self, input: &[u8], last: bool, output: &mut [u8]) -> io::Result<Step> {
+    /// Appends to `output` what fits into its capacity.
+    fn step(&mut self, input: &[u8], last: bool, output: &mut Vec<u8>) -> io::Result<Step> {
         match self {
             Engine::Zstd(zstd) => {
                 let mut from = InBuffer::around(input);
-                let mut to = OutBuffer::around(output);
+                let at = output.len();
+                let mut to = OutBuffer::around_pos(output, at);
                 let hint = zstd.run(&mut from, &mut to)?;
                 Ok(Step {
                     consumed: from.pos(),
-                    produced: to.pos(),
                     complete: hint == 0,
                 })
             }
             Engine::Xz(xz) => {
-                let (taken, given) = (xz.total_in(), xz.total_out());
+                let taken = xz.total_in();
                 let action = if last { Action::Finish } else { Action::Run };
-                let status = xz.process(input, output, action)?;
-                let consumed = (xz.total_in() - taken) as usize;
-                let produced = (xz.total_out() - given) as usize;
+                let status = xz.process_vec(input, output, action)?;
                 Ok(Step {
-                    consumed,
-                    produced,
+                    consumed: (xz.total_in() - taken) as usize,
                     complete: status == Status::StreamEnd,
                 })
             }
             Engine::Bzip2(bzip2) => {
-                let (taken, given) = (bzip2.total_in(), bzip2.total_out());
-                let status = bzip2.decompress(input, output)?;
+                let taken = bzip2.total_in();
+                let status = bzip2.decompress_vec(input, output)?;
                 let consumed = (bzip2.total_in() - taken) as usize;
-                let produced = (bzip2.total_out() - given) as usize;
                 let complete = status == bzip2::Status::StreamEnd;
                 if complete {
                     // Another stream may follow, as after `cat a.bz2 b.bz2`.
                     **bzip2 = bzip2::Decompress::new(false);
                 }
-                Ok(Step {
-                    consumed,
-                    produced,
-                    complete,
-                })
+                Ok(Step { consumed, complete })
             }
         }
     }
@@ -135,7 +127,6 @@ struct Unpacking {
     input: Bytes,
     last: bool,
     complete: bool,
-    output: Vec<u8>,
 }
 
 /// Unpacks `packed`, which came from `url`.
@@ -165,7 +156,6 @@ pub fn unpack(
         input: Bytes::new(),
         last: false,
         complete: false,
-        output: vec![0; CHUNK_BYTES],
     };
     let chunks = unfold(Some(unpacking), |unpacking| async {
         let mut unpacking = unpacking?;
@@ -197,16 +187,22 @@ pub fn unpack_small(packed: &[u8], limit_bytes: usize) -> io::Result<Bytes> {
 }
 
 impl Unpacking {
+    /// As much as fits one chunk of what is there, and waits for more only where that is nothing:
+    /// a NAR of many small frames is not many small chunks.
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let mut output = Vec::with_capacity(CHUNK_BYTES);
         loop {
             if self.input.is_empty() && !self.last {
+                if !output.is_empty() {
+                    return Ok(Some(output.into()));
+                }
                 match self.packed.next().await {
                     Some(chunk) => self.input = chunk?,
                     None => self.last = true,
                 }
             }
             if self.last && self.input.is_empty() && self.complete {
-                return Ok(None);
+                return Ok((!output.is_empty()).then(|| output.into()));
             }
             let (url, codec) = (&self.url, self.codec);
             let damaged = |source| DecodeError::Damaged {
@@ -214,23 +210,20 @@ impl Unpacking {
                 codec,
                 source,
             };
-            let step = self.engine.step(&self.input, self.last, &mut self.output);
-            let Step {
-                consumed,
-                produced,
-                complete,
-            } = step.map_err(damaged)?;
-            if consumed == 0 && produced == 0 && !complete && self.last {
+            let before = output.len();
+            let step = self.engine.step(&self.input, self.last, &mut output);
+            let Step { consumed, complete } = step.map_err(damaged)?;
+            if consumed == 0 && output.len() == before && !complete && self.last {
                 return Err(DecodeError::Truncated {
                     url: url.clone(),
                     codec,
                 }
                 .into());
             }
-            self.input = self.input.slice(consumed..);
+            self.input.advance(consumed);
             self.complete = complete;
-            if produced > 0 {
-                return Ok(Some(Bytes::copy_from_slice(&self.output[..produced])));
+            if output.len() == CHUNK_BYTES {
+                return Ok(Some(output.into()));
             }
         }
     }

@@ -19,7 +19,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::time::Duration;
@@ -40,7 +39,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
 /// Makes requests to one cache.
 #[derive(Clone)]
 pub(super) struct Http {
-    client: Client<HttpsConnector<Connector>, Body>,
+    client: Client<tls::Over, Body>,
     pub(super) endpoint: Endpoint,
     authorization: Option<HeaderValue>,
     proxy_authorization: Option<HeaderValue>,
@@ -86,7 +85,7 @@ impl Http {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
-            .build(tls::over(Connector::new(endpoint.socket().cloned())));
+            .build(tls::Over::new(Connector::new(endpoint.socket().cloned())));
         Http {
             proxy_authorization: match endpoint.socket() {
                 Some(_) => None,

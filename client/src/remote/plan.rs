@@ -4,13 +4,14 @@
 //! more than [`delta::MAX_ANSWER_BYTES`]. Never: a plan believed, for whoever uses it hashes what
 //! comes out.
 
+use super::body::{self, Again};
 use super::error::RemoteError;
 use super::http::{Ask, is_absent};
-use super::{Remote, body, decode};
+use super::{Remote, decode};
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use http::{HeaderValue, Method, StatusCode, header};
-use serde::Serialize;
+use http::{Method, StatusCode};
 use snowcache_core::cache::Narinfo;
 use snowcache_core::delta::{self, MAX_ANSWER_BYTES, Pair};
 use snowcache_core::error::Error;
@@ -18,12 +19,6 @@ use snowcache_nix::Compression;
 
 /// What packs to more than a quarter of its bytes is not worth its while as a plan.
 const MAX_PACKED_BYTES: usize = MAX_ANSWER_BYTES / 4;
-
-#[derive(Serialize)]
-struct AskFrames<'a> {
-    nar: &'a str,
-    ranges: &'a [(u64, u64)],
-}
 
 impl Remote {
     /// The delta for each of at most [`delta::MAX_PAIRS`] pairs; `None` in place of those that must
@@ -41,11 +36,22 @@ impl Remote {
             return Ok(None);
         }
         let answer = self.http.succeeded(&url, answer).await?;
-        let packed = self.http.small(&url, answer, MAX_PACKED_BYTES).await?;
+        let again = Again::Plan(ask);
+        let mut packed = Vec::new();
+        let mut pieces = std::pin::pin!(body::stream(self.http.clone(), again, answer, None));
         let wrong = |source: Box<dyn std::error::Error + Send + Sync>| RemoteError::Answer {
             url: url.clone(),
             source,
         };
+        while let Some(piece) = pieces.next().await {
+            packed.extend_from_slice(&piece.map_err(|error| wrong(error.into()))?);
+            if packed.len() > MAX_PACKED_BYTES {
+                return Err(RemoteError::TooLong {
+                    url,
+                    limit_bytes: MAX_PACKED_BYTES,
+                });
+            }
+        }
         let plan =
             decode::unpack_small(&packed, MAX_ANSWER_BYTES).map_err(|error| wrong(error.into()))?;
         let deltas = delta::answered(&plan, pairs.len());
@@ -59,22 +65,31 @@ impl Remote {
     pub async fn frames(
         &self,
         narinfo: &Narinfo,
-        ranges: &[(u64, u64)],
+        ranges: Vec<(u64, u64)>,
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let nar = narinfo.url.rsplit('/').next().unwrap_or(&narinfo.url);
+        let packed = self.ranges(nar.to_owned(), ranges).await?;
+        let url = self.http.endpoint.join("api/v1/frames");
+        Ok(decode::unpack(url, Compression::Zstd, packed)?)
+    }
+
+    /// The bytes in these ranges of a `.nar.zst`, or of a patch.
+    ///
+    /// # Errors
+    /// When the cache cannot be asked, or does not have it any more.
+    pub async fn ranges(
+        &self,
+        file: String,
+        ranges: Vec<(u64, u64)>,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let url = self.http.endpoint.join("api/v1/frames");
-        let nar = narinfo.url.rsplit('/').next().unwrap_or(&narinfo.url);
-        let question = serde_json::to_vec(&AskFrames { nar, ranges });
-        let question = question.map_err(|error| RemoteError::Answer {
-            url: url.clone(),
-            source: error.into(),
-        })?;
-        let json = HeaderValue::from_static("application/json");
-        let mut ask = Ask::new(Method::POST, url.clone()).header(header::CONTENT_TYPE, json);
-        ask.body = Bytes::from(question);
-        let answer = self.http.send(&ask).await?;
-        let answer = self.http.succeeded(&url, answer).await?;
         let count = ranges.iter().map(|(_, len)| len).sum();
-        let packed = body::stream(self.http.clone(), url.clone(), answer, Some(count));
-        Ok(decode::unpack(url, Compression::Zstd, packed)?)
+        let answer = self
+            .http
+            .send(&body::ask_ranges(&url, &file, &ranges, 0))
+            .await?;
+        let answer = self.http.succeeded(&url, answer).await?;
+        let again = Again::Ranges { url, file, ranges };
+        Ok(body::stream(self.http.clone(), again, answer, Some(count)).boxed())
     }
 }

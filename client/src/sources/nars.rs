@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use snowcache_core::cache::{Cache, NarStream, Narinfo};
 use snowcache_core::delta::{self, Pair};
 use snowcache_core::error::Error;
-use snowcache_nix::PathInfo;
+use snowcache_nix::{NarHash, PathInfo};
 
 impl Sources {
     /// How each of these is made, each by the cache that it would be fetched from. A cache that
@@ -50,12 +50,31 @@ impl Sources {
         narinfo: &Narinfo,
         ranges: &[(u64, u64)],
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let cache = self.whose(narinfo)?;
+        cache.frames(narinfo, ranges.to_vec()).await
+    }
+
+    /// The pieces of the patch that makes the NAR of `narinfo` of `old`: bytes of its file.
+    ///
+    /// # Errors
+    /// When the cache cannot be asked, or does not have it any more.
+    pub async fn patch(
+        &self,
+        narinfo: &Narinfo,
+        old: &NarHash,
+        pieces: (u64, u64),
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let name = delta::patch::name(&narinfo.info.nar_hash, old);
+        self.whose(narinfo)?.ranges(name, vec![pieces]).await
+    }
+
+    /// The cache whose narinfo this is.
+    fn whose(&self, narinfo: &Narinfo) -> Result<Remote, Error> {
         let origin = self.origin_of(narinfo.info.store_path.hash());
-        if origin >= self.caches.len() {
-            return Err(no_cache());
+        match origin < self.caches.len() {
+            true => Ok(self.watched(origin, &narinfo.info)),
+            false => Err(no_cache()),
         }
-        let cache = self.watched(origin, &narinfo.info);
-        cache.frames(narinfo, ranges).await
     }
 
     pub(super) async fn open(&self, narinfo: &Narinfo) -> Result<NarStream, Error> {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use snowcache_core::cut::{Cutter, Params, Sizes};
-use snowcache_core::delta::{self, Delta};
+use snowcache_core::delta::{self, Delta, patch};
 use snowcache_core::frame;
 use snowcache_core::recipe::{Blocks, Recipe};
 use snowcache_core::upload::{self, MAGIC, Reader};
@@ -90,8 +90,18 @@ pub fn upload(bytes: &[u8]) {
 
 /// A question that is one is asked again by the same bytes; an answer holds no more deltas than
 /// were asked for, in its own bytes; and a delta makes the NAR that it says (its size is in the
-/// first four bytes) or is refused with a reason.
+/// first four bytes) or is refused with a reason. A patch's runs rise, its pieces are bounded.
 pub fn delta(bytes: &[u8]) {
+    if let Ok((runs, begin)) = patch::runs(bytes) {
+        assert!(runs.len() * 2 < begin as usize && begin <= bytes.len() as u64);
+        assert!(runs.is_sorted_by(|a, b| a.end <= b.start));
+    }
+    if let Ok((head, taken)) = patch::Head::decode(bytes) {
+        assert_eq!(head.encode(), &bytes[..taken]);
+        assert!(head.raw_len <= patch::MAX_PIECE_BYTES);
+        assert!(head.stored_len <= patch::MAX_STORED_BYTES);
+        assert!(head.prefix.end - head.prefix.start <= patch::MAX_PREFIX_BYTES);
+    }
     match delta::asked(bytes) {
         Ok(pairs) => assert_eq!(delta::question(&pairs), bytes),
         Err(error) => assert!(!error.to_string().is_empty()),

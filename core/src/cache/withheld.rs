@@ -8,8 +8,9 @@
 use super::NarStream;
 use crate::error::{Blame, Error, Kind};
 use bytes::Bytes;
-use futures::Stream;
+use futures::future::BoxFuture;
 use futures::stream::{StreamExt, unfold};
+use futures::{FutureExt, Stream};
 use snowcache_nix::nar::Parser;
 use std::collections::VecDeque;
 
@@ -23,17 +24,28 @@ struct Withheld {
     held: VecDeque<Bytes>,
     held_bytes: usize,
     verified: bool,
+    /// What the end waits for besides.
+    then: BoxFuture<'static, ()>,
 }
 
 impl NarStream {
     /// The same bytes, the last ones once they are verified.
     pub fn withheld(self) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+        self.withheld_until(std::future::ready(()))
+    }
+
+    /// The same bytes, the last ones once they are verified and then `then` has come.
+    pub fn withheld_until(
+        self,
+        then: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
         let withheld = Withheld {
             nar: self,
             parser: Parser::new(),
             held: VecDeque::new(),
             held_bytes: 0,
             verified: false,
+            then: then.boxed(),
         };
         unfold(Some(withheld), |withheld| async {
             let mut withheld = withheld?;
@@ -60,6 +72,7 @@ impl Withheld {
                 }
                 None => {
                     self.parser.finish().map_err(malformed)?;
+                    (&mut self.then).await;
                     self.verified = true;
                 }
             }
@@ -140,6 +153,24 @@ mod tests {
                 assert!(bad.starts_with(&bytes));
             }
         }
+    }
+
+    #[test]
+    fn the_end_of_a_good_nar_waits_for_what_it_is_told_to() {
+        let sample = sample("good", &vec![b'x'; 200_000], &[]);
+        let (tell, told) = futures::channel::oneshot::channel::<()>();
+        let nar = in_chunks(&sample.nar, 1000, &sample);
+        let mut chunks = Box::pin(nar.withheld_until(async { told.await.expect("told") }));
+        let (mut got, mut waiting) = (0, 0);
+        while let Some(next) = chunks.next().now_or_never() {
+            got += next.expect("not at its end").expect("good").len();
+        }
+        assert!(got + WITHHELD_BYTES <= sample.nar.len() && got > 100_000);
+        tell.send(()).expect("waited for");
+        while let Some(next) = chunks.next().now_or_never().expect("all is there") {
+            waiting += next.expect("good").len();
+        }
+        assert_eq!(got + waiting, sample.nar.len());
     }
 
     #[test]

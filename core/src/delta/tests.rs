@@ -187,6 +187,7 @@ fn a_question_and_its_answer_read_back() {
     }
     let delta = Delta {
         swaps: vec![(vec![1; 32], vec![2; 32]), (vec![3; 20], vec![4; 20])],
+        patch: Some((9, 1 << 33)),
         parts: vec![
             Part::Copy { offset: 5, len: 6 },
             Part::Literal(Bytes::from_static(b"literal")),
@@ -195,16 +196,23 @@ fn a_question_and_its_answer_read_back() {
                 stored_at: 1 << 40,
                 stored_len: 300,
             },
+            Part::Patch { len: 200, skip: 7 },
         ],
     };
     let mut answer = MAGIC.to_vec();
-    assert!(put(Some(&delta), &mut answer));
-    assert!(!put(None, &mut answer));
+    put(Some(&delta.encode()), &mut answer);
+    put(None, &mut answer);
     let answer = Bytes::from(answer);
     let deltas = answered(&answer, 2).expect("an answer");
     let first = deltas[0].clone().expect("a delta");
-    assert_eq!(Delta::decode(&first, 1013), Ok(delta.clone()));
-    assert!(Delta::decode(&first, 1012).is_err(), "of another size");
+    assert_eq!(Delta::decode(&first, 1213), Ok(delta.clone()));
+    assert!(Delta::decode(&first, 1212).is_err(), "of another size");
+    let without = Delta {
+        patch: None,
+        ..delta.clone()
+    };
+    let without = Delta::decode(&without.encode().into(), 1213);
+    assert!(without.is_err(), "a piece of no patch");
     assert_eq!(deltas[1], None);
     assert_eq!(delta.ranges(), [(1 << 40, 300)]);
     assert_eq!(answered(&answer, 1), Err(DeltaError::Count));
@@ -216,11 +224,11 @@ fn a_question_and_its_answer_read_back() {
 fn a_delta_that_is_too_long_is_none() {
     let literal = vec![0; MAX_DELTA_BYTES];
     let delta = Delta {
-        swaps: Vec::new(),
         parts: vec![Part::Literal(Bytes::from(literal))],
+        ..Delta::default()
     };
     let mut answer = MAGIC.to_vec();
-    assert!(!put(Some(&delta), &mut answer));
+    put(Some(&delta.encode()), &mut answer);
     assert_eq!(answered(&Bytes::from(answer), 1), Ok(vec![None]));
 }
 

@@ -21,6 +21,7 @@ use crate::keys::CacheName;
 use crate::leases::Leases;
 use crate::mark::Mark;
 use crate::options::Options;
+use crate::patches::Patches;
 use crate::pool::{Pool, Stream};
 use crate::quarantine::Quarantine;
 use crate::read::{NarReader, read_state};
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub pool: Arc<Pool>,
     pub compressors: Compressors,
     pub room: Room,
+    pub patches: Arc<Patches>,
     pub uses: Uses,
     pub leases: Leases,
     pub tallies: Tallies,
@@ -205,13 +207,17 @@ impl Depot {
     ) -> Result<Depot> {
         let found = replay::replay(&*segments, &*index, (options.clock)())?;
         let pool = Pool::new(segments.clone(), found);
+        let watchers = Arc::<Watchers>::default();
+        let folder = options.dir.join("patches");
+        let patches = Patches::new(folder, options.max_patch_bytes, watchers.clone());
+        let patches = Arc::new(patches);
         let room = Room::new(
             segments.clone(),
             pool.clone(),
             options.max_size_bytes,
             options.reserve_bytes,
+            patches.clone(),
         );
-        let watchers = Arc::<Watchers>::default();
         let watched = Watched::new(index, watchers.clone());
         let owed = Arc::new(Owed::new(Arc::new(watched)));
         let shared = Arc::new(Shared {
@@ -222,6 +228,7 @@ impl Depot {
             pool,
             compressors: Compressors::start(options.threads, options.zstd_level)?,
             room,
+            patches,
             uses: Uses::default(),
             leases: Leases::new(options.max_leased_bytes),
             tallies: Tallies::default(),

@@ -83,8 +83,6 @@ pub struct Ingest {
     cutter: Cutter,
     /// Large files of the bytes being pushed: offset and size.
     files: Vec<(u64, u64)>,
-    /// Frames are not stored as they are sent.
-    packs_anew: bool,
     frames: Frames,
 }
 
@@ -99,8 +97,8 @@ impl Ingest {
             sha256: Sha256::new(),
             cutter: Cutter::new(Params::V1),
             files: Vec::new(),
-            packs_anew: false,
             frames: Frames {
+                packs_anew: false,
                 flight: depot.uses.take_off(),
                 depot,
                 ops: Vec::new(),
@@ -216,6 +214,8 @@ enum Coming {
 
 /// The pieces of one NAR, on their way into segments.
 struct Frames {
+    /// Frames are stored neither as they are sent, nor as they were compressed again.
+    packs_anew: bool,
     depot: Arc<Shared>,
     ops: Vec<Op>,
     /// Bytes of the NAR that are in pieces.
@@ -286,7 +286,11 @@ impl Frames {
         let Some(value) = self.depot.index.get(Table::Frames, id.as_bytes())? else {
             return Ok(false);
         };
-        at.insert(id, FramePlace::Known(Location::decode(&value)?));
+        let location = Location::decode(&value)?;
+        if self.packs_anew && self.depot.pool.level(location.segment) > 0 {
+            return Ok(false);
+        }
+        at.insert(id, FramePlace::Known(location));
         drop(at);
         self.fresh.push(id);
         Ok(true)

@@ -37,6 +37,7 @@ mod lookup;
 mod mark;
 mod offering;
 mod options;
+pub mod patches;
 mod pinning;
 mod pins;
 mod pool;
@@ -61,6 +62,7 @@ mod varint;
 mod versions;
 mod vitals;
 
+pub use delta::Basis;
 pub use depot::{CHECKPOINT_BYTES, Depot, MAX_PAGE, Published, Stored, UploadInfo};
 pub use error::{Error, ErrorKind, Result};
 pub use gc::{Collected, Finding, Policy, Removal, Stay};

@@ -27,13 +27,15 @@ pub struct Options {
     /// How long clients remember a narinfo, and the URL in it: so many seconds an encoding stays
     /// readable after it was replaced by another one.
     pub url_grace_s: u64,
+    /// What patches may take on disk, in bytes; 0: none are made.
+    pub max_patch_bytes: u64,
     /// Seconds since 1970.
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Options {
     /// Level 3, a thread a core, NARs up to 1 TiB, as many as the disk holds, URLs for the 30 days
-    /// of Nix's clients, the system's clock.
+    /// of Nix's clients, 1 GiB of patches, the system's clock.
     pub fn new(dir: impl Into<PathBuf>) -> Options {
         let clock = || {
             SystemTime::now()
@@ -49,6 +51,7 @@ impl Options {
             reserve_bytes: RESERVE_BYTES,
             max_leased_bytes: None,
             url_grace_s: 30 * 24 * 60 * 60,
+            max_patch_bytes: 1 << 30,
             clock: Arc::new(clock),
         }
     }

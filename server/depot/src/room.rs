@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::patches::Patches;
 use crate::pool::Pool;
 use crate::segments::{Segments, Space};
 use crate::{Error, ErrorKind, Result};
@@ -30,6 +31,8 @@ pub struct Room {
     pool: Arc<Pool>,
     max_size_bytes: Option<u64>,
     reserve_bytes: u64,
+    /// Those go first.
+    patches: Arc<Patches>,
     /// Bytes that may be stored before the disk is looked at again.
     allowance: AtomicU64,
     /// An upload was refused at the limit, and no collection has begun since.
@@ -45,12 +48,14 @@ impl Room {
         pool: Arc<Pool>,
         max_size_bytes: Option<u64>,
         reserve_bytes: u64,
+        patches: Arc<Patches>,
     ) -> Room {
         Room {
             segments,
             pool,
             max_size_bytes,
             reserve_bytes,
+            patches,
             allowance: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             pressed: AtomicBool::new(false),
@@ -110,11 +115,15 @@ impl Room {
     }
 
     fn look(&self, len: u64) -> Result<()> {
-        let space = self
-            .segments
-            .space()
-            .map_err(|e| Error::io("asking how much room the disk has", e))?;
+        let look = || {
+            let space = self.segments.space();
+            space.map_err(|e| Error::io("asking how much room the disk has", e))
+        };
+        let mut space = look()?;
         let reserve = self.reserve_of(space.total_bytes);
+        if space.free_bytes < reserve + len && self.patches.clear() > 0 {
+            space = look()?;
+        }
         if space.free_bytes < reserve + len {
             self.pressed.store(true, Ordering::Relaxed);
             return Err(Error::new(

@@ -15,6 +15,8 @@ pub struct Depot {
     /// What uploads leave of the limit and of the disk, so that a collection can always run; of
     /// small ones a twentieth.
     pub reserve_bytes: u64,
+    /// What patches between generations of pins may take besides; 0: none are made.
+    pub patch_bytes: u64,
 }
 
 /// `[retention]`
@@ -66,6 +68,7 @@ impl Default for Depot {
             zstd_level: 3,
             max_size_bytes: 0,
             reserve_bytes: 1 << 30,
+            patch_bytes: 1 << 30,
         }
     }
 }

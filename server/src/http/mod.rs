@@ -32,6 +32,7 @@ pub mod nar;
 pub mod narinfo;
 pub mod narinfos;
 pub mod pins;
+pub mod plans;
 pub mod push_nar;
 pub mod push_narinfo;
 pub mod range;
@@ -52,6 +53,7 @@ use crate::listen::Peer;
 use crate::listen::tls::Certificates;
 use crate::metrics::Metrics;
 use crate::oidc::Issuers;
+use crate::patcher::Patcher;
 use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
 use crate::workers::Workers;
@@ -62,6 +64,7 @@ use bytes::Bytes;
 use errors::Refusal;
 use kept_nars::{KeptNars, Small};
 use narinfos::Narinfos;
+use plans::Plans;
 use sending::Windows;
 use snowcache_depot::{CacheName, Depot, NarReader};
 use snowcache_nix::{PublicKey, SecretKey};
@@ -112,6 +115,10 @@ pub struct Engine {
     pub small_nars: KeptNars<Small>,
     /// Where the bytes of larger ones lie, in memory.
     pub layouts: KeptNars<NarReader>,
+    /// How paths are made of others, as it was told.
+    pub plans: Plans,
+    /// Makes patches when a pin moves.
+    pub patcher: Patcher,
     /// Paths that were put again with other bytes, since the start.
     pub conflicts: AtomicU64,
 }

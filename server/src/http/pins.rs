@@ -123,6 +123,7 @@ pub async fn put(
     let set = move || depot.set_pin(&cache, &name, change, by.as_str());
     let pin = app.commits.run(set).await?;
     tracing::info!(pin = %pin.name, generation = pin.current, subject = subject.as_str(), "set");
+    app.patcher.moved(&app.cache, &pin);
     Ok(json(&Method::PUT, &pin))
 }
 

@@ -128,6 +128,9 @@ fn take_in(
         sniff(&head, name).map_err(|error| Refusal::refused(format!("nar/{name}: {error}")))?;
     app.depot.check_quota(&app.cache)?;
     let mut ingest = app.depot.ingest()?;
+    if app.caches.are_there() {
+        ingest.pack_anew();
+    }
     let mut unpacked_bytes = 0;
     let result = decode(
         codec,

@@ -6,9 +6,10 @@
 //!   request 2 waits until 12 s    the alarm stays: it is not later than that
 //!   10 s: woken early             alarm set to 14 s, where the wait of request 9 ends
 //! ```
-//! Setting and unsetting an alarm takes a lock of the runtime's and a walk in its wheel; a client that
-//! asks all the time has it set once in the length of a wait. Guarantees: no wait ends before its
-//! time, or later than the runtime's timers do. Never: more than one wait of a connection at once.
+//! Setting and unsetting an alarm takes a lock of the runtime's and a walk in its wheel; a client
+//! that asks all the time has it set once in the length of a wait. Guarantees: no wait ends before
+//! its time, or later than the runtime's timers do. Never: more than one wait of
+//! a connection at once.
 
 use hyper::rt::{Sleep, Timer};
 use std::pin::Pin;

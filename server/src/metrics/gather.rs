@@ -39,6 +39,7 @@ pub async fn text(app: &Shared) -> String {
     app.metrics.http.tell(&mut to);
     uploads(app, &mut to);
     pools(app, &mut to);
+    deltas(app, &mut to);
     vitals(app, &mut to).await;
     if let Some(stats) = counted(app).await {
         rows(&stats, &mut to);
@@ -97,6 +98,37 @@ fn pools(app: &App, to: &mut Exposition) {
         "Connections that are served at once.",
     );
     to.sample(&[], app.config.http.max_connections);
+}
+
+fn deltas(app: &App, to: &mut Exposition) {
+    let (asked, made, kept_bytes) = app.plans.counted();
+    to.counter(
+        "plans_asked_total",
+        "Questions how paths are made of older ones.",
+    );
+    to.sample(&[], asked);
+    to.counter(
+        "plans_made_total",
+        "Answers that were made; the others were there.",
+    );
+    to.sample(&[], made);
+    to.gauge("plans_kept_bytes", "Bytes of answers in memory.");
+    to.sample(&[], kept_bytes);
+    let (made, used, bytes) = app.depot.patches_counted();
+    to.counter(
+        "patches_made_total",
+        "Patches made for nodes that follow a pin.",
+    );
+    to.sample(&[], made);
+    to.counter("patches_used_total", "Patches that were told in an answer.");
+    to.sample(&[], used);
+    to.gauge(
+        "pins_to_patch",
+        "Pins that moved and whose patches are being made.",
+    );
+    to.sample(&[], app.patcher.waiting());
+    to.gauge("patches_bytes", "Bytes that patches take on disk.");
+    to.sample(&[], bytes);
 }
 
 async fn vitals(app: &Shared, to: &mut Exposition) {

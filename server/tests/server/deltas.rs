@@ -5,6 +5,7 @@ use crate::client::{Answer, Cache};
 use crate::sample::{Sample, noise, store_path};
 use snowcache_core::delta::{self, Delta, Pair};
 use snowcache_nix::NarHash;
+use snowcache_server::config::Config;
 use snowcache_server::http::codec::Codec;
 
 /// Two builds of a program that names itself; the second has `changed` bytes of its own.
@@ -130,12 +131,14 @@ fn what_is_asked_wrongly_is_told_how() {
     damaged[30] ^= 1;
     let long = vec![0; delta::MAX_QUESTION_BYTES + 1];
     let other = name.replace("-", "-0");
+    let no_patch = delta::patch::name(&old.hash(), &old.hash());
     for (path, body, status, sentence) in [
         ("plan", b"what?".to_vec(), 400, "does not begin with"),
         ("plan", damaged, 400, "checksum is wrong"),
         ("plan", long, 413, "larger than"),
         ("frames", b"{}".to_vec(), 400, "expected {\"nar\""),
         ("frames", frames("nonsense", &[]), 400, "nar \"nonsense\""),
+        ("frames", frames(&no_patch, &[]), 404, "ask for a new plan"),
         (
             "frames",
             frames(&other, &[]),
@@ -165,4 +168,135 @@ fn what_is_asked_wrongly_is_told_how() {
     }
     let nothing = post(&cache, "/api/v1/frames", &frames(name, &[]));
     assert_eq!((nothing.status, nothing.body.len()), (200, 0));
+}
+
+#[test]
+fn a_plan_is_made_once_and_told_on_until_what_it_says_goes() {
+    let cache = Cache::new();
+    let [old, new] = builds(300_000);
+    old.push(&cache);
+    new.push(&cache);
+    let question = delta::question(&[pair(&new, &old)]);
+    let first = post(&cache, "/api/v1/plan", &question);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                let again = post(&cache, "/api/v1/plan", &question);
+                assert!(again.body == first.body);
+                assert_eq!(again.header("content-length"), first.body.len().to_string());
+            });
+        }
+    });
+    let counted = |what: &str| cache.metric(&format!("snowcache_plans_{what}"));
+    assert_eq!((counted("asked_total"), counted("made_total")), (21.0, 1.0));
+    assert!(counted("kept_bytes") >= first.body.len() as f64);
+    let another = delta::question(&[pair(&old, &new)]);
+    post(&cache, "/api/v1/plan", &another);
+    assert_eq!(counted("made_total"), 2.0, "another question");
+
+    let admin = std::fs::read_to_string(cache.dir.path().join("admin.token")).unwrap();
+    let admin = format!("Bearer {}", admin.trim());
+    let gone = serde_json::json!({ "paths": [new.path.absolute().to_string()] }).to_string();
+    let headers = [("Authorization", admin.as_str())];
+    let removed = cache.send("POST", "/api/v1/remove", &headers, gone.as_bytes());
+    assert_eq!(removed.status, 200, "{}", removed.text());
+    assert_eq!(planned(&cache, &[pair(&new, &old)], &[1]), [None]);
+    assert_eq!(counted("made_total"), 3.0);
+}
+
+#[test]
+fn a_plan_that_was_cut_off_goes_on_where_it_ended() {
+    let cache = Cache::new();
+    let [old, new] = builds(300_000);
+    old.push(&cache);
+    new.push(&cache);
+    let question = delta::question(&[pair(&new, &old)]);
+    let whole = post(&cache, "/api/v1/plan", &question);
+    let id = whole.header("etag").trim_matches('"').to_owned();
+    let rest = |id: &str, from: usize| {
+        let path = format!("/api/v1/plan?answer={id}&from={from}");
+        post(&cache, &path, &question)
+    };
+    for from in [0, 1, whole.body.len() - 1, whole.body.len()] {
+        let rest = rest(&id, from);
+        assert_eq!(
+            (rest.status, rest.header("etag")),
+            (200, whole.header("etag"))
+        );
+        assert!(rest.body == whole.body[from..]);
+    }
+    for (id, from) in [(id.as_str(), whole.body.len() + 1), ("0123456789abcdef", 0)] {
+        let rest = rest(id, from);
+        assert_eq!(rest.status, 404, "{id} from {from}");
+        assert!(
+            rest.text().contains("ask the question again"),
+            "{}",
+            rest.text()
+        );
+    }
+}
+
+/// Two versions that are alike but for a byte here and there, of which a pin has the first and gets
+/// the second.
+fn bumped(change: impl FnOnce(&mut Config)) -> (Cache, [Sample; 2]) {
+    let cache = Cache::with(change);
+    let before = noise(1, 2 << 20);
+    let mut after = before.clone();
+    after.iter_mut().step_by(20_000).for_each(|byte| *byte ^= 1);
+    let versions = [('a', "program-1.0", before), ('b', "program-1.1", after)];
+    let versions = versions.map(|(letter, name, content)| {
+        let sample = Sample::file(store_path(letter, name), &content);
+        sample.push(&cache);
+        let roots = serde_json::json!({ "roots": [sample.path.absolute().to_string()] });
+        let pinned = cache.put("/api/v1/pins/system", roots.to_string().as_bytes());
+        assert_eq!(pinned.status, 200, "{}", pinned.text());
+        sample
+    });
+    (cache, versions)
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = std::time::Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed().as_secs() < 60, "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_pin_that_moves_gets_patches_for_those_who_follow() {
+    let (cache, [old, new]) = bumped(|_| {});
+    let made = || cache.metric("snowcache_patches_made_total");
+    wait_until("a patch", || made() == 1.0);
+    let deltas = planned(&cache, &[pair(&new, &old)], &[new.nar.len()]);
+    let delta = deltas[0].as_ref().unwrap();
+    assert_eq!(delta.ranges(), []);
+    let (at, len) = delta.patch.unwrap();
+    assert!(len < 20_000, "{len} bytes of patch");
+    let name = delta::patch::name(&new.hash(), &old.hash());
+    let frames = |ranges: &[(u64, u64)]| {
+        let asked = serde_json::json!({ "nar": name, "ranges": ranges });
+        post(&cache, "/api/v1/frames", asked.to_string().as_bytes())
+    };
+    let whole = frames(&[(at, len)]);
+    assert_eq!((whole.status, whole.body.len() as u64), (200, len));
+    let rest = frames(&[(at + 100, len - 100)]);
+    assert!(rest.body == whole.body[100..]);
+    assert_eq!(cache.metric("snowcache_patches_used_total"), 1.0);
+}
+
+#[test]
+fn patches_take_no_more_than_they_may() {
+    let (cache, [old, new]) = bumped(|config| config.depot.patch_bytes = 0);
+    let deltas = planned(&cache, &[pair(&new, &old)], &[new.nar.len()]);
+    assert_eq!(deltas[0].as_ref().unwrap().patch, None);
+    assert_eq!(cache.metric("snowcache_patches_made_total"), 0.0);
+    let (cache, [old, new]) = bumped(|_| {});
+    wait_until("a patch", || {
+        cache.metric("snowcache_patches_made_total") == 1.0
+    });
+    let bytes = cache.metric("snowcache_patches_bytes");
+    assert!(bytes > 0.0 && bytes < 20_000.0, "{bytes}");
+    let deltas = planned(&cache, &[pair(&new, &old)], &[new.nar.len()]);
+    assert!(deltas[0].as_ref().unwrap().patch.is_some());
 }

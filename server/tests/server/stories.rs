@@ -183,6 +183,11 @@ const STORIES: &[(&str, &str, &str)] = &[
     ),
     ("depot.reserve_bytes", LIMITS, "the_reserve_is_left_free"),
     (
+        "depot.patch_bytes",
+        "tests/server/deltas.rs",
+        "patches_take_no_more_than_they_may",
+    ),
+    (
         "retention.grace_s",
         "tests/server/keeping.rs",
         "a_collection_tells_what_goes_and_why_and_a_dry_run_only_tells",

@@ -156,16 +156,37 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     /// # Errors
     /// When the daemon cannot be asked.
     pub async fn path_info(&mut self, path: &StorePath) -> Result<Option<ValidPath>, DaemonError> {
-        self.begin(Operation::QueryPathInfo)?;
-        self.writer.text(&path.absolute());
-        self.writer.flush().await?;
-        self.done().await?;
-        let info = match self.reader.yes_or_no().await? {
-            true => Some(self.read_path_info(path).await?),
-            false => None,
-        };
-        self.end();
-        Ok(info)
+        let infos = self.path_infos(std::slice::from_ref(path)).await?;
+        Ok(infos.into_iter().next().flatten())
+    }
+
+    /// The same of many, in their order.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn path_infos(
+        &mut self,
+        paths: &[StorePath],
+    ) -> Result<Vec<Option<ValidPath>>, DaemonError> {
+        let mut infos = Vec::with_capacity(paths.len());
+        for some in paths.chunks(PIPELINED) {
+            let texts = some.iter().map(StorePath::absolute);
+            self.ask(Operation::QueryPathInfo, texts).await?;
+            let mut refusal = None;
+            for path in some {
+                match until_done(&mut self.reader).await {
+                    Ok(()) => infos.push(match self.reader.yes_or_no().await? {
+                        true => Some(self.read_path_info(path).await?),
+                        false => None,
+                    }),
+                    Err(error) if error.is_refusal() => refusal = refusal.or(Some(error)),
+                    Err(error) => return Err(error),
+                }
+            }
+            self.end();
+            refusal.map_or(Ok(()), Err)?;
+        }
+        Ok(infos)
     }
 
     /// The valid path with this hash part.
@@ -209,16 +230,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
     ) -> Result<(), DaemonError> {
         let mut texts = texts.peekable();
         while texts.peek().is_some() {
-            self.begin(operation)?;
-            let mut asked = 0;
-            for text in texts.by_ref().take(PIPELINED) {
-                if asked > 0 {
-                    self.writer.number(operation as u64);
-                }
-                self.writer.text(&text);
-                asked += 1;
-            }
-            self.writer.flush().await?;
+            let asked = self.ask(operation, texts.by_ref().take(PIPELINED)).await?;
             let mut refusal = None;
             for _ in 0..asked {
                 match until_done(&mut self.reader).await {
@@ -231,6 +243,26 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Connection<R, W> {
             refusal.map_or(Ok(()), Err)?;
         }
         Ok(())
+    }
+
+    /// Begins one request for each of at most [`PIPELINED`] texts, of which there is one; gives how
+    /// many.
+    async fn ask(
+        &mut self,
+        operation: Operation,
+        texts: impl Iterator<Item = String>,
+    ) -> Result<usize, DaemonError> {
+        self.begin(operation)?;
+        let mut asked = 0;
+        for text in texts {
+            if asked > 0 {
+                self.writer.number(operation as u64);
+            }
+            self.writer.text(&text);
+            asked += 1;
+        }
+        self.writer.flush().await?;
+        Ok(asked)
     }
 
     async fn set_options(&mut self) -> Result<(), DaemonError> {

@@ -4,7 +4,7 @@
 //! the caller names, and holds at most [`BUFFER_BYTES`] beside it; padding must be zero, as Nix has
 //! it. A writer gathers what is small, so that a request is one call to the system.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -60,8 +60,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             if frame.len() <= COPIED_BYTES {
                 self.pending.extend_from_slice(frame);
             } else {
-                self.write_pending().await?;
-                self.stream.write_all(frame).await.map_err(writing)?;
+                self.write_with(frame).await?;
             }
             if self.pending.len() >= BUFFER_BYTES {
                 self.write_pending().await?;
@@ -74,6 +73,22 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(super) async fn flush(&mut self) -> Result<(), DaemonError> {
         self.write_pending().await?;
         self.stream.flush().await.map_err(writing)
+    }
+
+    /// What was gathered and these bytes, in one call to the system: a daemon that is woken for the
+    /// eight bytes of a length alone waits again for the rest.
+    async fn write_with(&mut self, bytes: &[u8]) -> Result<(), DaemonError> {
+        let mut slices = [IoSlice::new(&self.pending), IoSlice::new(bytes)];
+        let mut slices = &mut slices[..];
+        while !slices.is_empty() {
+            let written = self.stream.write_vectored(slices).await;
+            match written.map_err(writing)? {
+                0 => return Err(writing(io::ErrorKind::WriteZero.into())),
+                written => IoSlice::advance_slices(&mut slices, written),
+            }
+        }
+        self.pending.clear();
+        Ok(())
     }
 
     async fn write_pending(&mut self) -> Result<(), DaemonError> {

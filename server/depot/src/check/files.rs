@@ -8,7 +8,7 @@ use crate::backup::{HOLD, MANIFEST};
 use crate::{Error, Result};
 
 /// What may lie in each folder; a star stands for any name.
-const KNOWN: [(&str, &[&str]); 3] = [
+const KNOWN: [(&str, &[&str]); 4] = [
     (
         "",
         &[
@@ -22,8 +22,9 @@ const KNOWN: [(&str, &[&str]); 3] = [
             MANIFEST,
         ],
     ),
-    ("depot", &["segments", "index", HOLD]),
+    ("depot", &["segments", "index", "patches", HOLD]),
     ("depot/segments", &["*.seg"]),
+    ("depot/patches", &["*.patch", "*.new"]),
 ];
 
 /// What a crash may leave behind in the depot's folder.

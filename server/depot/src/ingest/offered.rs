@@ -107,16 +107,17 @@ impl Ingest {
     /// [`Ingest::write`].
     pub fn frame(&mut self, id: FrameId, raw_len: u32, stored: &[u8]) -> Result<()> {
         let raw = unpack(id, raw_len, stored)?;
-        if !self.packs_anew {
+        if !self.frames.packs_anew {
             self.offer(id, raw_len, Some(stored.to_vec()));
         }
         self.write(&raw)
     }
 
-    /// From here on the frames that are sent are compressed here: how a frame was packed would tell
-    /// another cache that has it, too, that it was here before.
+    /// From here on the frames that are sent are compressed here, and those that were compressed
+    /// again are not shared: how a frame was packed would tell another cache that has it, too, that
+    /// it was here before.
     pub fn pack_anew(&mut self) {
-        self.packs_anew = true;
+        self.frames.packs_anew = true;
     }
 
     /// Takes the next bytes of the NAR from a frame that is here, and known to the cache that it is

@@ -2,9 +2,13 @@
 //! told of NARs that are not shown.
 
 use super::*;
-use snowcache_core::delta::{Budget, Delta, Pair, Part};
+use crate::patches::Patched;
+use bytes::Bytes;
+use sha2::Digest;
+use snowcache_core::delta::{Budget, Delta, Pair, Part, patch};
 use snowcache_core::swap::{Swapper, Swaps};
 use snowcache_nix::NarHash;
+use std::{fs, io};
 
 impl Bench {
     /// Makes path `number` with this NAR visible.
@@ -22,7 +26,40 @@ impl Bench {
             &swaps(wanted, old),
             &mut Budget::PLAN.clone(),
         );
-        delta.expect("compared")
+        delta.expect("compared").0
+    }
+
+    /// What this pair's patch came to.
+    fn patched(&self, wanted: u8, old: u8, old_nar: NarHash) -> Patched {
+        let (pair, swaps) = (pair(wanted, old, old_nar), swaps(wanted, old));
+        let patched = self.depot.make_patch(&cache(), &pair, &swaps);
+        patched.expect("compared")
+    }
+
+    /// What a patch makes, unpacked with the old NAR.
+    fn unpacked(&self, delta: &Delta, old: &[u8], new: &Nar) -> (Vec<u8>, u64) {
+        let Some((at, len)) = delta.patch else {
+            return (Vec::new(), 0);
+        };
+        let old_nar = NarHash::from_bytes(sha2::Sha256::digest(old).into());
+        let file = self.depot.patch(&cache(), &new.nar_hash, &old_nar);
+        let file = file.expect("look up").expect("a patch");
+        let pieces: Vec<Bytes> = file
+            .read(at..at + len)
+            .map(|it| it.expect("read"))
+            .collect();
+        let (pieces, mut made) = (pieces.concat(), Vec::new());
+        let mut rest = &pieces[..];
+        while !rest.is_empty() {
+            let (head, taken) = patch::Head::decode(rest).expect("a piece");
+            let stored = &rest[taken..][..head.stored_len as usize];
+            let prefix = &old[head.prefix.start as usize..head.prefix.end as usize];
+            let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(stored, prefix);
+            let decoder = decoder.as_mut().expect("zstd");
+            assert_eq!(io::copy(decoder, &mut made).expect("whole"), head.raw_len);
+            rest = &rest[taken + stored.len()..];
+        }
+        (made, len)
     }
 
     /// The NAR of `new` from its delta; gives how many stored bytes were fetched.
@@ -33,7 +70,8 @@ impl Bench {
         }
         let reader = self.depot.nar(&cache(), &new.nar_hash).expect("look up");
         let reader = reader.expect("visible");
-        let (mut nar, mut fetched) = (Vec::new(), 0);
+        let (patched, mut fetched) = self.unpacked(delta, old, new);
+        let (mut nar, mut taken) = (Vec::new(), 0);
         for part in &delta.parts {
             match part {
                 Part::Copy { offset, len } => {
@@ -52,6 +90,11 @@ impl Bench {
                     assert_eq!(raw.len() as u64, *len);
                     nar.extend(raw);
                     fetched += stored_len;
+                }
+                Part::Patch { len, skip } => {
+                    let from = taken + *skip as usize;
+                    taken = from + *len as usize;
+                    nar.extend_from_slice(&patched[from..taken]);
                 }
             }
         }
@@ -123,5 +166,139 @@ fn nothing_is_told_of_what_is_not_shown() {
     let delta = bench
         .depot
         .delta(&other, &pair, &swaps(1, 1), &mut Budget::PLAN.clone());
-    assert!(delta.expect("compared").is_none(), "in another cache");
+    assert!(delta.expect("compared").0.is_none(), "in another cache");
+}
+
+/// Two versions of 3 MiB: `place` in each stretch of bytes differs, and there is a frame's worth of
+/// new ones at the end.
+fn versions(place: usize) -> [Vec<u8>; 2] {
+    let before = noise(5, 3 << 20);
+    let mut after = before.clone();
+    after
+        .iter_mut()
+        .skip(place)
+        .step_by(20_000)
+        .for_each(|byte| *byte ^= 1);
+    after.extend(noise(9, 100_000));
+    [before, after].map(|content| nar_of(&content))
+}
+
+fn with_patches(folder: &std::path::Path, max_bytes: u64) -> Bench {
+    Bench::with(MemorySegments::default(), |options| {
+        options.dir = folder.to_owned();
+        options.max_patch_bytes = max_bytes;
+    })
+}
+
+#[test]
+fn a_patch_makes_of_a_change_here_and_there_what_it_is_worth() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = with_patches(folder.path(), 1 << 30);
+    let [before, after] = versions(7);
+    let (old, new) = (bench.shown(1, &before), bench.shown(2, &after));
+    let delta = bench.told(2, 1, old.nar_hash).expect("a delta");
+    let (_, frames) = bench.made(&delta, &before, &new, swaps(2, 1));
+    let basis = |depot: &Depot| {
+        let pair = pair(2, 1, old.nar_hash);
+        let told = depot.delta(&cache(), &pair, &swaps(2, 1), &mut Budget::PLAN.clone());
+        told.expect("compared").1
+    };
+    let told = basis(&bench.depot);
+    assert!(bench.depot.rests(&told));
+    let patched = bench.patched(2, 1, old.nar_hash);
+    assert!(matches!(patched, Patched::Made { .. }), "{patched:?}");
+    assert!(!bench.depot.rests(&told), "it can be told better");
+    assert_eq!(bench.patched(2, 1, old.nar_hash), Patched::Known);
+
+    let delta = bench.told(2, 1, old.nar_hash).expect("a delta");
+    let (nar, patched) = bench.made(&delta, &before, &new, swaps(2, 1));
+    assert!(nar == after);
+    assert!(
+        patched > 0 && patched < frames / 10,
+        "{patched} of {frames}"
+    );
+
+    // A damaged one is none, and made again.
+    let file = fs::read_dir(folder.path().join("patches"));
+    let file = file
+        .expect("a folder")
+        .next()
+        .expect("a file")
+        .expect("read");
+    let mut bytes = fs::read(file.path()).expect("a file");
+    bytes[100] ^= 1;
+    fs::write(file.path(), bytes).expect("written");
+    assert_eq!(bench.told(2, 1, old.nar_hash).expect("a delta").patch, None);
+    let again = bench.patched(2, 1, old.nar_hash);
+    assert!(matches!(again, Patched::Made { .. }), "{again:?}");
+}
+
+#[test]
+fn a_patch_that_is_not_worth_it_or_not_wanted_is_not_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = with_patches(folder.path(), 1 << 30);
+    let [before, after] = [nar_of(&noise(1, 1 << 20)), nar_of(&noise(2, 1 << 20))];
+    let old = bench.shown(1, &before);
+    bench.shown(2, &after);
+    assert_eq!(
+        bench.patched(2, 1, old.nar_hash),
+        Patched::Useless,
+        "all new"
+    );
+    assert_eq!(
+        bench.patched(1, 1, old.nar_hash),
+        Patched::Useless,
+        "the same"
+    );
+    bench.put("hidden.nar", &nar_of(&noise(3, 1 << 20)));
+    assert_eq!(
+        bench.patched(3, 1, old.nar_hash),
+        Patched::Useless,
+        "not shown"
+    );
+
+    let none = with_patches(folder.path(), 0);
+    let [before, after] = versions(7);
+    let old = none.shown(1, &before);
+    none.shown(2, &after);
+    assert_eq!(
+        none.patched(2, 1, old.nar_hash),
+        Patched::Useless,
+        "no room"
+    );
+}
+
+#[test]
+fn of_patches_those_used_last_stay_and_uploads_go_before_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = with_patches(folder.path(), 200_000);
+    let mut nars = Vec::new();
+    for number in [1, 3, 5] {
+        let [before, after] = versions(number as usize * 100);
+        nars.push((number, bench.shown(number, &before)));
+        bench.shown(number + 1, &after);
+        let patched = bench.patched(number + 1, number, nars[0].1.nar_hash);
+        assert!(matches!(patched, Patched::Made { .. }), "{patched:?}");
+        // Times of files tell them apart.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        if number == 3 {
+            let used = bench.told(2, 1, nars[0].1.nar_hash).expect("a delta");
+            assert!(used.patch.is_some());
+        }
+    }
+    let has = |new: u8| {
+        let delta = bench.told(new, 1, nars[0].1.nar_hash);
+        delta.expect("a delta").patch.is_some()
+    };
+    assert!(has(2) && !has(4) && has(6), "room for two of 77 KB");
+    let bytes = bench.depot.patches_counted().2;
+    assert!((140_000..200_000).contains(&bytes), "{bytes}");
+    let pair = pair(2, 1, nars[0].1.nar_hash);
+    let told = bench
+        .depot
+        .delta(&cache(), &pair, &swaps(2, 1), &mut Budget::PLAN.clone());
+    let told = told.expect("compared").1;
+    assert_eq!(bench.depot.shared().patches.clear(), bytes);
+    assert!(!bench.depot.rests(&told), "told with a patch that went");
+    assert!(!has(2));
 }

@@ -14,16 +14,18 @@ fn yard() -> Yard {
     Yard::with(|options| options.zstd_level = 1)
 }
 
-/// A NAR of several files, in their order.
+/// A NAR of several files, in their order, with enough between them that each is cut apart.
 fn nar_of_files(files: &[&[u8]]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new());
     writer.directory().expect("a folder");
+    let gap = noise(99, 3000);
     for (number, file) in files.iter().enumerate() {
-        writer
-            .entry(format!("{number}").as_bytes())
-            .expect("an entry");
-        writer.file(false, file.len() as u64).expect("a file");
-        writer.data(file).expect("data");
+        for (name, content) in [("gap", &gap[..]), ("text", file)] {
+            let name = format!("{number}-{name}");
+            writer.entry(name.as_bytes()).expect("an entry");
+            writer.file(false, content.len() as u64).expect("a file");
+            writer.data(content).expect("data");
+        }
     }
     writer.end_directory().expect("its end");
     writer.finish().expect("finish")
@@ -171,6 +173,7 @@ fn what_is_in_use_is_left_alone_also_where_it_is_shared() {
     assert_eq!(yard.recompress(5 * DAY).nars, 0, "nothing else is idle");
     assert_eq!(yard.bench.total_bytes(), stored);
     let old_now = yard.known(1, &old);
+    yard.bench.depot.write_uses().expect("noted");
     yard.wait(10 * DAY);
     let done = yard.recompress(5 * DAY);
     assert_eq!((done.nars, done.nars_changed), (2, 2), "now both are");

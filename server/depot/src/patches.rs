@@ -1,0 +1,416 @@
+//! Patches: what is new in one NAR, packed with an older NAR as prefix, on disk.
+//!
+//! ```text
+//!   a pin moves --> pairs of paths by name --> compared as for a plan --> runs to be fetched
+//!                   runs, 8 MiB at a time  --zstd, 32 MiB of the old NAR as prefix--> a file
+//!   a plan      --> its runs that a patch has --> pieces of that file instead of frames
+//! ```
+//! The file is `patches/<new NAR>-<old NAR>.patch` in the depot's folder:
+//! [`snowcache_core::delta::patch`], and the first 8 bytes of its BLAKE3.
+//!
+//! Guarantees: a patch is read only when it is whole; making one takes some 150 MiB of memory; all
+//! together they take no more than their limit on disk, those used last stay, and all go when
+//! uploads find no room. Never: needed. What is made of a patch is hashed by whoever uses it,
+//! and a patch that went costs frames.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use snowcache_core::delta::Step;
+use snowcache_core::delta::patch::{self, Head, MAX_PIECE_BYTES, MAX_PREFIX_BYTES};
+use snowcache_nix::NarHash;
+use zstd::stream::write::Encoder;
+use zstd::zstd_safe::CParameter;
+
+use crate::index::watched::Watchers;
+use crate::read::NarReader;
+use crate::{Error, Result};
+
+/// What of new NARs is packed for one pair at most: a minute of one core.
+const MAX_RAW_BYTES: u64 = 4 << 30;
+/// A patch is made once for a fleet: those of 27 Debian packages in two versions are a fifth
+/// smaller than at level 3, and take one and a half times as long.
+const LEVEL: i32 = 6;
+/// What zstd remembers of where bytes were: 4 bytes a place, so 16 MiB each. Of a prefix of 32 MiB
+/// that is every eighth.
+const TABLE_LOG: u32 = 22;
+/// The longest patch: it is held in memory while it is made, and while it is checked.
+const MAX_PATCH_BYTES: u64 = 64 << 20;
+/// What a patch may take of what its frames do, in percent: above, frames are as good.
+const WORTH_PERCENT: u64 = 90;
+/// Read of a patch at a time.
+const STEP_BYTES: usize = 256 << 10;
+const CHECKSUM_BYTES: usize = 8;
+
+/// The folder of patches.
+pub struct Patches {
+    folder: PathBuf,
+    max_bytes: u64,
+    /// What was told with a patch, or without it, is told anew.
+    watchers: Arc<Watchers>,
+    made: AtomicU64,
+    used: AtomicU64,
+}
+
+/// What making a patch came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patched {
+    /// It was there.
+    Known,
+    /// There is nothing to fetch, or frames are as good, or it would take too long.
+    Useless,
+    /// It is there now.
+    Made {
+        /// What it makes.
+        raw_bytes: u64,
+        /// What it takes.
+        stored_bytes: u64,
+    },
+}
+
+/// A patch that is there.
+pub struct Patch {
+    /// Ranges of the new NAR, rising, which it makes one after the other.
+    pub runs: Vec<Range<u64>>,
+    /// Where in the file the pieces are: offset and length.
+    pub pieces: (u64, u64),
+}
+
+/// A patch's file. It can be read on when it was removed.
+#[derive(Clone)]
+pub struct PatchFile {
+    file: Arc<File>,
+    size_bytes: u64,
+}
+
+impl PatchFile {
+    /// Its length.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Its bytes in this range, some at a time.
+    pub fn read(&self, range: Range<u64>) -> impl Iterator<Item = Result<Bytes>> + use<> {
+        let (file, end) = (self.file.clone(), range.end);
+        range.step_by(STEP_BYTES).map(move |at| {
+            let len = (end - at).min(STEP_BYTES as u64);
+            let mut step = vec![0; len as usize];
+            let read = file.read_exact_at(&mut step, at);
+            read.map_err(|e| Error::io("reading a patch", e))?;
+            Ok(Bytes::from(step))
+        })
+    }
+}
+
+impl Patch {
+    /// Where in what it makes the bytes of this range of the new NAR are, if it makes all of them.
+    pub fn place(&self, range: &Range<u64>) -> Option<u64> {
+        let (mut made, mut place, mut until) = (0, None, range.start);
+        for run in &self.runs {
+            if run.contains(&until) {
+                place = place.or(Some(made + (until - run.start)));
+                until = run.end;
+            }
+            if until >= range.end {
+                return place;
+            }
+            made += run.end - run.start;
+        }
+        None
+    }
+}
+
+/// A piece to be packed.
+struct Piece {
+    runs: Vec<Range<u64>>,
+    raw_len: u64,
+    /// Where in the old NAR something like it should be.
+    like: Range<u64>,
+}
+
+impl Patches {
+    /// Those in this folder, which may take so many bytes; with 0 none are made or used.
+    pub(crate) fn new(folder: PathBuf, max_bytes: u64, watchers: Arc<Watchers>) -> Patches {
+        Patches {
+            folder,
+            max_bytes,
+            watchers,
+            made: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether there are to be any.
+    pub fn are_wanted(&self) -> bool {
+        self.max_bytes > 0
+    }
+
+    fn file(&self, new: &NarHash, old: &NarHash) -> PathBuf {
+        self.folder.join(patch::name(new, old))
+    }
+
+    /// The patch that makes `new` of `old`, if there is one; it is as good as used.
+    pub fn find(&self, new: &NarHash, old: &NarHash) -> Option<Patch> {
+        let path = self.file(new, old);
+        let found = self
+            .are_wanted()
+            .then(|| read(&path))
+            .and_then(io::Result::ok)?;
+        self.used.fetch_add(1, Ordering::Relaxed);
+        let touched = File::options().append(true).open(&path);
+        // Those used last stay; without a time it only goes a little earlier.
+        touched
+            .and_then(|file| file.set_modified(SystemTime::now()))
+            .ok();
+        Some(found)
+    }
+
+    /// A patch's file, to be sent.
+    pub fn open(&self, new: &NarHash, old: &NarHash) -> Option<PatchFile> {
+        let file = File::open(self.file(new, old)).ok()?;
+        let size_bytes = file.metadata().ok()?.len();
+        Some(PatchFile {
+            file: Arc::new(file),
+            size_bytes,
+        })
+    }
+
+    /// Makes the patch of these steps, which came of comparing the two, unless `stopping` comes
+    /// before.
+    ///
+    /// # Errors
+    /// When a NAR cannot be read, or the disk not be written.
+    pub fn make(
+        &self,
+        (old, new): (&NarReader, &NarReader),
+        steps: &[Step],
+        frames_bytes: u64,
+        stopping: &AtomicBool,
+    ) -> Result<Patched> {
+        let path = self.file(&new.nar().nar_hash, &old.nar().nar_hash);
+        if read(&path).is_ok() {
+            return Ok(Patched::Known);
+        }
+        let old_len = old.nar().nar_size_bytes;
+        let pieces = pieces(steps, old_len);
+        let raw_bytes = pieces.iter().map(|piece| piece.raw_len).sum();
+        if pieces.is_empty() || raw_bytes > MAX_RAW_BYTES {
+            return Ok(Patched::Useless);
+        }
+        let runs: Vec<Range<u64>> = pieces.iter().flat_map(|it| it.runs.clone()).collect();
+        let mut patch = patch::begun(&runs);
+        let most = (frames_bytes / 100 * WORTH_PERCENT).min(MAX_PATCH_BYTES);
+        let mut prefix = (0..0, Vec::new());
+        for piece in &pieces {
+            if stopping.load(Ordering::Relaxed) {
+                return Ok(Patched::Useless);
+            }
+            let range = prefix_of(&piece.like, old_len);
+            if prefix.0 != range {
+                prefix = (range.clone(), bytes_of(old, range)?);
+            }
+            let mut raw = Vec::with_capacity(piece.raw_len as usize);
+            for run in &piece.runs {
+                raw.extend(bytes_of(new, run.clone())?);
+            }
+            let stored = packed(&raw, &prefix.1).map_err(|e| Error::io("packing a patch", e))?;
+            let head = Head {
+                raw_len: piece.raw_len,
+                prefix: prefix.0.clone(),
+                stored_len: stored.len() as u64,
+            };
+            patch.extend(head.encode());
+            patch.extend(stored);
+            if patch.len() as u64 > most.min(self.max_bytes) {
+                return Ok(Patched::Useless);
+            }
+        }
+        let stored_bytes = patch.len() as u64;
+        self.keep(&path, patch)
+            .map_err(|e| Error::io(format!("writing {}", path.display()), e))?;
+        self.made.fetch_add(1, Ordering::Relaxed);
+        Ok(Patched::Made {
+            raw_bytes,
+            stored_bytes,
+        })
+    }
+
+    /// Puts a patch there, and removes those used longest ago that there is no room for.
+    fn keep(&self, path: &Path, mut patch: Vec<u8>) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        patch.extend(checksum(&patch));
+        let mut there = self.all()?;
+        there.sort();
+        let mut sum = patch.len() as u64;
+        for (_, path, len) in there.into_iter().rev() {
+            sum += len;
+            if sum > self.max_bytes {
+                self.remove(&path)?;
+            }
+        }
+        let unfinished = path.with_extension("new");
+        let mut file = File::create(&unfinished)?;
+        file.write_all(&patch)?;
+        fs::rename(unfinished, path)?;
+        self.changed(path);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)?;
+        self.changed(path);
+        Ok(())
+    }
+
+    /// What was told of the new NAR of this patch does not hold any more.
+    fn changed(&self, path: &Path) {
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some((new, _)) = name.and_then(patch::named) {
+            self.watchers.versions.changed(new.as_bytes());
+        }
+    }
+
+    /// When each was used, where it is, and how long.
+    fn all(&self) -> io::Result<Vec<(SystemTime, PathBuf, u64)>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let about = entry.metadata()?;
+            all.push((about.modified()?, entry.path(), about.len()));
+        }
+        Ok(all)
+    }
+
+    /// Removes all: somebody needs the room. Gives how much that was.
+    pub fn clear(&self) -> u64 {
+        let mut freed = 0;
+        for (_, path, len) in self.all().unwrap_or_default() {
+            if self.remove(&path).is_ok() {
+                freed += len;
+            }
+        }
+        if freed > 0 {
+            tracing::info!(bytes = freed, "patches went, for uploads need the room");
+        }
+        freed
+    }
+
+    /// How many were made and used since the start, and what they take.
+    pub fn counted(&self) -> (u64, u64, u64) {
+        let bytes = self.all().unwrap_or_default().iter().map(|it| it.2).sum();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.made), count(&self.used), bytes)
+    }
+}
+
+fn checksum(patch: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let hash = blake3::hash(patch);
+    let mut first = [0; CHECKSUM_BYTES];
+    first.copy_from_slice(&hash.as_bytes()[..CHECKSUM_BYTES]);
+    first
+}
+
+/// A patch's file, if it is whole.
+fn read(path: &Path) -> io::Result<Patch> {
+    let mut patch = Vec::new();
+    File::open(path)?.read_to_end(&mut patch)?;
+    let damaged = || io::Error::from(io::ErrorKind::InvalidData);
+    let len = patch
+        .len()
+        .checked_sub(CHECKSUM_BYTES)
+        .ok_or_else(damaged)?;
+    if checksum(&patch[..len]) != patch[len..] {
+        return Err(damaged());
+    }
+    let (runs, begin) = patch::runs(&patch[..len]).map_err(|_| damaged())?;
+    Ok(Patch {
+        runs,
+        pieces: (begin, len as u64 - begin),
+    })
+}
+
+/// What of these steps is to be fetched, in pieces, with where in the old NAR the copies beside
+/// them are.
+fn pieces(steps: &[Step], old_len: u64) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let (mut at, mut copied) = (0, 0);
+    for (number, step) in steps.iter().enumerate() {
+        match step {
+            Step::Copy { offset, len } => (at, copied) = (at + len, offset + len),
+            Step::Literal(bytes) => at += bytes.len() as u64,
+            Step::Fetch { len, .. } => {
+                let next = steps[number + 1..].iter().find_map(|step| match step {
+                    Step::Copy { offset, .. } => Some(*offset),
+                    _ => None,
+                });
+                let like = copied..next.unwrap_or(old_len).max(copied);
+                put(&mut pieces, at..at + len, &like);
+                at += len;
+            }
+        }
+    }
+    pieces
+}
+
+/// Another run, in the last piece while that has room.
+fn put(pieces: &mut Vec<Piece>, mut run: Range<u64>, like: &Range<u64>) {
+    while run.start < run.end {
+        let room = match pieces.last_mut() {
+            Some(last) if last.raw_len < MAX_PIECE_BYTES => last,
+            _ => {
+                pieces.push(Piece {
+                    runs: Vec::new(),
+                    raw_len: 0,
+                    like: like.clone(),
+                });
+                continue;
+            }
+        };
+        let len = (run.end - run.start).min(MAX_PIECE_BYTES - room.raw_len);
+        room.runs.push(run.start..run.start + len);
+        room.raw_len += len;
+        room.like.end = room.like.end.max(like.end);
+        run.start += len;
+    }
+}
+
+/// So much of the old NAR around there as a prefix may have.
+fn prefix_of(like: &Range<u64>, old_len: u64) -> Range<u64> {
+    let middle = like.start + (like.end - like.start) / 2;
+    let start = middle.saturating_sub(MAX_PREFIX_BYTES / 2);
+    let start = start.min(old_len.saturating_sub(MAX_PREFIX_BYTES));
+    start..old_len.min(start + MAX_PREFIX_BYTES)
+}
+
+fn bytes_of(nar: &NarReader, range: Range<u64>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+    for chunk in nar.raw(range) {
+        bytes.extend_from_slice(&chunk?);
+    }
+    Ok(bytes)
+}
+
+fn packed(raw: &[u8], prefix: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = Encoder::with_ref_prefix(Vec::new(), LEVEL, prefix)?;
+    let window_log = (prefix.len() + raw.len()).max(1 << 10).next_power_of_two();
+    let window_log = window_log.trailing_zeros();
+    for parameter in [
+        CParameter::WindowLog(window_log),
+        CParameter::HashLog(TABLE_LOG.min(window_log)),
+        CParameter::ChainLog(TABLE_LOG.min(window_log)),
+        CParameter::EnableLongDistanceMatching(true),
+        CParameter::ContentSizeFlag(true),
+    ] {
+        encoder.set_parameter(parameter)?;
+    }
+    encoder.set_pledged_src_size(Some(raw.len() as u64))?;
+    encoder.write_all(raw)?;
+    encoder.finish()
+}
