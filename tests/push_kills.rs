@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -35,7 +36,9 @@ const LONG_FRAMES: std::ops::Range<u64> = 64..96;
 /// What a server's death may cost a stream: what it keeps at once, 8 MiB, and what waits on the way
 /// there: 6 MiB that the kernel receives (net.ipv4.tcp_rmem), and 1 MiB in five pieces of 256 KiB.
 const LOST_WITH_SERVER_BYTES: u64 = 15 << 20;
-/// Segments with less garbage than 64 KiB are not rewritten: a few of them.
+/// Segments are rewritten that have so much garbage, in percent, and 64 KiB of it: what stays of
+/// what is gone is so little, and so much of a few segments.
+const GARBAGE_PERCENT: u64 = 1;
 const LEAKED_BYTES: u64 = 512 << 10;
 
 /// Who dies.
@@ -140,6 +143,9 @@ impl Yard {
     fn new(round: usize, kills: &[(Stage, Kind)]) -> Yard {
         let configured = support::folder_on_disk();
         let [flag, config] = oracle::quick_collections(configured.path(), LEASE_S);
+        let text = fs::read_to_string(&config).expect("a configuration");
+        let retention = format!("[retention]\nmax_garbage_percent = {GARBAGE_PERCENT}");
+        fs::write(&config, text.replace("[retention]", &retention)).expect("written");
         let server = Snowcached::start_with(support::folder_on_disk(), "info", &[&flag, &config]);
         let tap = Tap::to(server.address());
         let mut user = User::of(&server);
@@ -258,7 +264,8 @@ impl Yard {
         // The uploads of what paths have stay as long as these do.
         assert_eq!(after["uploads"], after["paths"], "{after}");
         assert_eq!(after["nars"], after["paths"], "a NAR without a path stays");
-        assert!(stored <= live + live / 10 + LEAKED_BYTES, "{collected}");
+        let garbage = live / 100 * GARBAGE_PERCENT + LEAKED_BYTES;
+        assert!(stored <= live + garbage, "{collected}");
         let paths = all_paths(http);
         let expected = after["paths"].as_u64();
         assert_eq!(Some(paths.len() as u64), expected);

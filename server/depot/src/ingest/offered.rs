@@ -34,7 +34,7 @@ const KEPT: &str = "frames/";
 
 /// Stored bytes of a NAR after which what came of it is made durable, before the NAR ends: what a
 /// server's death costs each upload at most, beside what had not been read from its socket. Some 80
-/// frames of 100 KiB; one fsync for so many bytes is not felt (`cargo bench --bench push`).
+/// frames of 100 KiB, which took a core of the client's 30 ms or more: the time of some fsyncs.
 pub const KEEP_BYTES: u64 = 8 << 20;
 
 /// The name of a NAR that came over the native API; a stock client's have no `/`.
