@@ -87,7 +87,8 @@ fn a_frame_that_went_away_is_asked_for_and_the_others_are_kept() {
     assert_eq!((count, absent.last()), (1, Some(&true)), "{absent:?}");
 }
 
-/// Sends a part of a request and hangs up; the upload has begun then.
+/// Sends a part of a request and hangs up; the upload has begun then, and the server's kernel knows
+/// that nothing more comes: what waits in a client's own kernel nobody else can know of.
 fn break_off(cache: &Cache, stream: &[u8], len: usize) {
     let mut socket = TcpStream::connect(cache.server.address).unwrap();
     let head = format!(
@@ -101,6 +102,8 @@ fn break_off(cache: &Cache, stream: &[u8], len: usize) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     socket.write_all(&stream[..len]).unwrap();
+    let arrives = Some(std::time::Duration::from_secs(30));
+    rustix::net::sockopt::set_socket_linger(&socket, arrives).unwrap();
 }
 
 #[test]

@@ -6,8 +6,8 @@
 //!   question:                                  '-- absent? ------- waits -------'--> answer
 //! ```
 //! Guarantees: an answer to a subject counts what all its uploads brought whose client had gone
-//! when it was asked, unless that takes longer than [`PATIENCE`]. Uploads of clients that are there
-//! hold nobody up.
+//! when it was asked, as far as this machine's kernel had heard of it, unless that takes longer
+//! than [`PATIENCE`]. Uploads of clients that are there hold nobody up.
 
 use crate::auth::subject::Subject;
 use crate::listen::line::{Line, Watched};
