@@ -352,6 +352,9 @@ impl Prefetch<'_> {
         let cannot = |error| NotReady::from(error).because(Kind::Invalid);
         let links = self.node.pin(self.pin, roots).map_err(cannot)?;
         self.store.add_indirect_roots(&links).await?;
+        // A collection that began before reads the permanent roots first and the temporary ones a
+        // while later, when this program may have gone. To hold the roots anew is to tell it.
+        self.store.hold(roots).await?;
         self.node.settle(self.pin, roots).map_err(cannot)
     }
 
