@@ -145,8 +145,9 @@ fn about_bytes() -> Vec<Lie> {
     of_another.streams.push(bytes);
     // Paths of their own, whose bytes never come.
     let third = Sample::tree('3', "third", 200_000, &[]);
-    let fourth = Sample::tree('4', "fourth", 200_000, &[]);
+    let fourth = Sample::tree('4', "fourth", 3 << 20, &[]);
     let mut swapped = cut(&fourth.nar);
+    assert!(swapped.len() > 2, "there is an order to change");
     swapped.reverse();
     let trailing = [&fourth.nar[..], &[0; 8]].concat();
     vec![
