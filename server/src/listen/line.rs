@@ -40,7 +40,7 @@ impl Line {
 
     /// Gives whoever watches a second handle of the socket. Without a free descriptor nobody sees
     /// anything, which costs sending again what was on its way.
-    pub(super) fn show(&self, socket: BorrowedFd<'_>) {
+    pub(crate) fn show(&self, socket: BorrowedFd<'_>) {
         if self.0.wanted.load(Ordering::Relaxed) && self.0.wanted.swap(false, Ordering::Relaxed) {
             match socket.try_clone_to_owned() {
                 Ok(again) => *self.socket() = Some(again),

@@ -125,3 +125,36 @@ impl Drop for Upload {
         self.inner.ended.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[tokio::test]
+    async fn who_comes_back_waits_for_what_was_cut_and_for_nothing_else() {
+        let (under_way, subject, other) = (UnderWay::default(), Subject::push(), Subject::admin());
+        let sockets = || UnixStream::pair().expect("a pair");
+        let lines = [Line::default(), Line::default()];
+        let ((client, server), (there, its_server)) = (sockets(), sockets());
+        let cut = under_way.begin(&subject, &lines[0]);
+        let live = under_way.begin(&subject, &lines[1]);
+        lines[0].show(server.as_fd());
+        lines[1].show(its_server.as_fd());
+        under_way.behind_what_was_cut(&subject).await; // both clients are there
+
+        drop(client);
+        let mut waiting = Box::pin(under_way.behind_what_was_cut(&subject));
+        for _ in 0..50 {
+            let early = waiting.as_mut().now_or_never();
+            assert!(early.is_none(), "what was cut is still being taken in");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        under_way.behind_what_was_cut(&other).await; // it is not theirs
+        drop(cut);
+        waiting.await;
+        drop((live, there));
+    }
+}
