@@ -1,6 +1,6 @@
 //! The tools of fleets on a node that has prefetched: what nixos-rebuild, colmena, deploy-rs and
-//! comin do on a node, as their sources have it, by real Nix over a stand-in for ssh, with the
-//! cache dead. The tools themselves, and a NixOS, are not here.
+//! comin do on a node, as far as their sources and documentation were read, by real Nix over a
+//! stand-in for ssh, with the cache dead. The tools themselves, and a NixOS, are not here.
 
 mod support;
 
