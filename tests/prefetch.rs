@@ -46,9 +46,15 @@ fn a_closure_is_local_verified_and_pinned_before_anybody_needs_it() {
         assert!(!plans.exists(), "the plan's roots went");
 
         fs::remove_dir_all(machine.user.home().join("snowcache/pins")).expect("a pin");
-        machine.sh("nix-store --gc").ok();
         // Nix keeps what any process on the machine has open, and other tests import the same.
-        let left = machine.valid(closure);
+        let begin = Instant::now();
+        let left = loop {
+            machine.sh("nix-store --gc").ok();
+            let left = machine.valid(closure);
+            if left < closure.len() / 2 || begin.elapsed() > Duration::from_secs(60) {
+                break left;
+            }
+        };
         assert!(left < closure.len() / 2, "nothing keeps these {left}");
     }
 }
