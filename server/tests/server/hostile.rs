@@ -6,7 +6,6 @@ use snowcache_nix::nar::Writer;
 use snowcache_server::http::codec::Codec;
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
 
 /// One string of a NAR: length, bytes, zeros.
 fn string(bytes: &[u8]) -> Vec<u8> {
