@@ -1,8 +1,8 @@
 //! P2: what narinfo hits notice of a storm of misses beside them: a fleet that asks for 50,000
 //! paths which this cache does not have must not be felt by those who get what they ask for.
 //!
-//! Hits come at a fixed rate (open loop), alone and with the storm, in the same round. There are two
-//! storms. One is spread as from 200 nodes that each ask for 250 paths within ten seconds; it rages
+//! Hits come at a fixed rate (open loop), alone and with the storm, in the same round. Storms are
+//! two. One is spread as from 200 nodes that each ask for 250 paths within ten seconds; it rages
 //! every other half second, so that what the machine does besides falls on both:
 //!
 //! ```text
