@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -413,6 +414,10 @@ impl Index for DiskIndex {
 
     fn stalls(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    fn pause(&self) -> Result<Duration> {
+        Ok(Duration::ZERO)
     }
 
     fn checkpoint(&self) -> Result<()> {
