@@ -33,9 +33,9 @@ const LONG_MIB: u64 = 36;
 /// Frames of a long NAR, of some 300 KB, of which one is broken in its midst: behind 19 to 29 MB,
 /// more than a server's death may cost.
 const LONG_FRAMES: std::ops::Range<u64> = 64..96;
-/// What a server's death may cost a stream of what it had read: the frame at hand, and of short ones
-/// as many as it reads ahead of that: three pieces of 32 KiB; what it reads together with the head
-/// may be twice as long.
+/// What a server's death may cost a stream of what it had read: the frame at hand, and of short
+/// ones as many as it reads ahead of that: three pieces of 32 KiB; what it reads together with the
+/// head may be twice as long.
 const READ_AHEAD_BYTES: u64 = (64 + 2 * 32) << 10;
 /// And of what had got through: what two kernels hold, 6 MiB that the one receives
 /// (net.ipv4.tcp_rmem) and 4 MiB that the other has not sent (net.ipv4.tcp_wmem), and the same.

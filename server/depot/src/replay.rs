@@ -120,23 +120,17 @@ pub fn replay_telling(
         }
         let mut scanned = read_tail(segments, index, id, mark.len, len)?;
         let level = scanned.level.max(mark.level);
-        let left = scanned.left.take().filter(|it| !it.frames.is_empty());
-        let seqs = scanned.states.iter().map(|state| state.seq);
-        let last_seq = seqs.chain(left.iter().map(|left| left.seq)).max();
-        found.next_seq = found.next_seq.max(last_seq.map_or(0, |last| last + 1));
+        found.next_seq = found.next_seq.max(scanned.next_seq());
+        let left = scanned.left.take();
         states.extend(scanned.states.into_iter().map(|state| (id, state)));
         tails.push((id, scanned.end, len, level, left));
     }
     // Only when all were read, so that what a newer version wrote stays as it was.
     for (id, mut end, len, level, left) in tails {
-        let kept = left.and_then(|left| {
-            let kept = unfinished::keep(segments, id, &left, now, &mut found.next_seq);
-            let failed = |error| tracing::warn!(segment = %id, %error, "frames are not kept");
-            Some((kept.map_err(failed).ok()?, left.frames))
-        });
+        let kept = left.and_then(|left| unfinished::keep(segments, id, left, now, &mut found));
         match kept {
-            Some((kept, frames)) => {
-                write_frames(index, &frames)?;
+            Some(kept) => {
+                write_frames(index, &kept.frames)?;
                 states.extend(kept.states.map(|state| (id, state)));
                 end = kept.end;
             }

@@ -121,6 +121,15 @@ pub struct Scanned {
     pub left: Option<Left>,
 }
 
+impl Scanned {
+    /// Greater than every sequence number that counts or may be kept.
+    pub fn next_seq(&self) -> u64 {
+        let seqs = self.states.iter().map(|state| state.seq);
+        let last = seqs.chain(self.left.iter().map(|left| left.seq)).max();
+        last.map_or(0, |last| last + 1)
+    }
+}
+
 /// Frames behind a note that says for whom: whole, one behind the other, of no commit.
 pub struct Left {
     /// The note's payload.

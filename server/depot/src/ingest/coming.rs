@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   segment:  committed |note: for whom|frame|frame|frame|   killed: the next start keeps these
-//!                                                         |recipe|upload: committed, as ever
+//!                                                         |recipe|upload: committed then
 //! ```
-//! Each frame goes to the kernel as soon as it is whole, without a sync: what was written stays when
-//! the process is killed. The note before the first says whose they are.
+//! Each frame goes to the kernel as soon as it is whole, without a sync: what was written stays
+//! when the process is killed. The note before the first says whose they are.
 //!
 //! Guarantees: a start counts on no frame whose checksum is not right, so that a power cut costs
 //! what had not been synced, and no more. Never: a NAR that was not finished.

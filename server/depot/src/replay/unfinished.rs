@@ -13,6 +13,7 @@ use snowcache_core::recipe::{FrameId, Recipe};
 use crate::ingest::{Lease, kept_as, upload_state};
 use crate::layout::Location;
 use crate::record::{Kind, STATE_HEADER_BYTES, StateHeader};
+use crate::replay::Replayed;
 use crate::scan::{Left, StateAt};
 use crate::segments::{SegmentId, Segments};
 use crate::state::{ComingState, from_json, recipe_payload, to_json};
@@ -20,24 +21,47 @@ use crate::{Error, ErrorKind, Result};
 
 /// What was written.
 pub struct Kept {
+    /// The frames, which the index may be told of.
+    pub frames: Vec<(FrameId, Location)>,
     /// The recipe and the upload.
     pub states: [StateAt; 2],
     /// Where the segment ends.
     pub end: u64,
 }
 
-/// Commits what is left in a segment under numbers from `next_seq` on, durably; `now` is when its
-/// lease begins, in seconds since 1970.
-///
-/// # Errors
-/// `Corrupt` where the note does not read, `Storage` where it cannot be written.
+/// Commits what is left in a segment under the next numbers of `found`, durably; `now` is when its
+/// lease begins, in seconds since 1970. None: there is nothing, or it cannot be done.
 pub fn keep(
+    segments: &dyn Segments,
+    segment: SegmentId,
+    left: Left,
+    now: u64,
+    found: &mut Replayed,
+) -> Option<Kept> {
+    if left.frames.is_empty() {
+        return None;
+    }
+    match commit(segments, segment, &left, now, &mut found.next_seq) {
+        Ok((states, end)) => Some(Kept {
+            frames: left.frames,
+            states,
+            end,
+        }),
+        Err(error) => {
+            tracing::warn!(%segment, %error, "frames of an unfinished upload are not kept");
+            None
+        }
+    }
+}
+
+/// Writes the recipe and the upload; these, and where they end.
+fn commit(
     segments: &dyn Segments,
     segment: SegmentId,
     left: &Left,
     now: u64,
     next_seq: &mut u64,
-) -> Result<Kept> {
+) -> Result<([StateAt; 2], u64)> {
     let coming: ComingState = from_json(&left.note, "the note before frames")?;
     let lease = Lease {
         cache: coming.cache,
@@ -73,5 +97,5 @@ pub fn keep(
     ];
     writer.sync().map_err(failed)?;
     tracing::info!(%segment, frames = frames.len(), "kept of an upload whose process died");
-    Ok(Kept { states, end })
+    Ok((states, end))
 }

@@ -34,8 +34,8 @@ impl LocalSegments {
     /// Opens the folder, creating it when it is not there.
     pub fn open(folder: &Path) -> io::Result<LocalSegments> {
         std::fs::create_dir_all(folder)?;
-        // Any of these may be new, and in the first a segment whose writer died before it synced the
-        // name: segments in depot in DATA in the folder above it.
+        // Any of these may be new, and in the first a segment whose writer died before it synced
+        // the name: segments in depot in DATA in the folder above it.
         for parent in folder.ancestors().take(4) {
             let parent = if parent.as_os_str().is_empty() {
                 Path::new(".")
