@@ -248,13 +248,17 @@ impl Journal {
             .as_mut()
             .expect("invariant: one was just borrowed");
         let (batch, nars) = draft.append(stream)?;
-        for nar in nars {
-            self.shared.uses.nar(nar);
+        for nar in &nars {
+            self.shared.uses.nar(*nar);
         }
         tracing::debug!(phase = "fsync", "making a group of changes durable");
         stream.sync()?;
         stream.committed();
-        self.shared
-            .index_committed(batch, std::slice::from_ref(stream))
+        let committed = std::slice::from_ref(stream);
+        self.shared.index_committed(batch, committed)?;
+        for nar in &nars {
+            self.shared.leases.release(nar);
+        }
+        Ok(())
     }
 }
