@@ -79,7 +79,7 @@ fn stem(name: &str) -> String {
     let has_digit = |part: &&str| part.contains(|letter: char| letter.is_ascii_digit());
     let first = parts[1..].iter().position(|part| is_number(part));
     let first = first.map_or(parts.len(), |first| first + 1);
-    let last = parts.iter().rposition(|part| has_digit(&part));
+    let last = parts.iter().rposition(has_digit);
     let after = last.map_or(parts.len(), |last| last + 1).max(first);
     let kept = parts[..first].iter().chain(&parts[after..]);
     let mut stem = String::with_capacity(name.len());
