@@ -22,10 +22,11 @@ use support::random::Random;
 use support::server::Snowcached;
 
 const DISK_MIB: u64 = 64;
-const REFUSED_WITHIN: Duration = Duration::from_secs(5);
+/// A quiet machine takes milliseconds for either; other tests have this one as well.
+const REFUSED_WITHIN: Duration = Duration::from_secs(30);
 /// How long an upload without a narinfo stays.
 const LEASE_S: u64 = 5;
-const WORKS_AGAIN_WITHIN: Duration = Duration::from_secs(1);
+const WORKS_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_disk_that_pushes_fill_refuses_them_and_goes_on_reading() {

@@ -1,13 +1,13 @@
 //! Keys of the configuration that are limits: what is within passes, what is beyond is refused.
 
-use crate::client::{Cache, read_answer};
+use crate::client::{Cache, eventually, read_answer};
 use crate::sample::{Sample, pack};
 use serde_json::Value;
 use snowcache_nix::nar::Writer;
 use snowcache_server::http::codec::Codec;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longer than a second, shorter than any patience.
 const LATER: Duration = Duration::from_millis(2500);
@@ -70,11 +70,9 @@ fn an_answer_that_nobody_takes_is_given_up() {
     let ask = format!("GET {url} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stalled.write_all(ask.as_bytes()).unwrap();
     stalled.peek(&mut [0]).expect("an answer that begins");
-    let begin = Instant::now();
-    while cache.metric("snowcache_http_connections") > 1.0 {
-        assert!(begin.elapsed() < Duration::from_secs(60), "it is kept");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    eventually("it is closed", || {
+        cache.metric("snowcache_http_connections") <= 1.0
+    });
     let mut said = Vec::new();
     stalled.read_to_end(&mut said).unwrap_or_default();
     assert!(said.len() < 32 << 20, "{} bytes", said.len());
@@ -255,13 +253,17 @@ fn segments_are_rewritten_when_they_hold_too_much_garbage() {
 
 #[test]
 fn scrubs_run_by_themselves_when_an_interval_is_set() {
-    let scrubbed = |interval_s| {
+    let cache = |interval_s| {
         let cache = Cache::with(|config| config.scrub.interval_s = interval_s);
         Sample::tree('a', "x", 1000, &[]).push(&cache);
-        std::thread::sleep(LATER); // two slices of a second
+        cache
+    };
+    let scrubbed = |cache: &Cache| {
         let state: Value = serde_json::from_slice(&cache.get("/api/v1/scrub").body).unwrap();
         !state["last"].is_null()
     };
-    assert!(scrubbed(168), "a 168th part each second");
-    assert!(!scrubbed(0), "only by command");
+    let (never, by_itself) = (cache(0), cache(168));
+    eventually("a 168th part each second", || scrubbed(&by_itself));
+    std::thread::sleep(LATER); // two slices of a second
+    assert!(!scrubbed(&never), "only by command");
 }

@@ -1,6 +1,6 @@
 //! What operators see and do: probes, figures, read-only, several sockets, a graceful end.
 
-use crate::client::{Cache, read_answer, send, start};
+use crate::client::{Cache, eventually, read_answer, send, start};
 use crate::sample::Sample;
 use snowcache_server::compose::Server;
 use snowcache_server::config::Config;
@@ -10,15 +10,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
-
-/// Waits for what comes about soon.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 #[test]
 fn requests_are_counted_by_route_method_and_status() {
