@@ -9,7 +9,7 @@
 //!                                                 of the old NAR, and a script that makes them
 //! ```
 //! Numbers are LEB128 varints in their shortest form. On the wire goes the zstd frame. What one
-//! piece and the next have in common, as two programs with the same library in them, is packed once.
+//! piece and the next have in common, as programs with the same library in them, is packed once.
 //!
 //! Guarantees: reading never panics; a piece is never larger than what is said here, so whoever
 //! makes one needs at most 56 MiB for it. Says nothing about whether the NAR comes out right.

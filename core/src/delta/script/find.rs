@@ -24,6 +24,8 @@ const TRIED: usize = 32;
 const LOOK_BYTES: usize = 1 << 10;
 /// While so many bytes go on being the same, no other place is looked for.
 const SURE_BYTES: usize = 16;
+/// From so many bytes on that mostly differ these are new ones, and not each a change.
+const REPLACED_BYTES: usize = 32;
 /// By how many bytes another place must be better: what its step takes.
 const BETTER_BYTES: usize = 8;
 const NONE: u32 = u32::MAX;
@@ -98,14 +100,21 @@ impl Old {
     }
 
     /// The next place that is clearly better than to go on from `here`, looked for from `from` on,
-    /// and until where it surely is.
+    /// and until where it surely is. Behind a stretch that is replaced, to go on is better, too.
     fn next(&self, new: &[u8], here: Place, mut from: usize) -> (Option<Place>, usize) {
+        let mut sure = from;
         while from < new.len() {
             let old = (here.old + (from - here.new)).min(self.bytes.len());
             let on = &self.bytes[old..];
             let same = same(on, &new[from..]);
-            if same < SURE_BYTES
-                && let Some((place, len)) = self.longest(&new[from..], old)
+            if same >= SURE_BYTES {
+                let doubtful = from - sure;
+                let began = &self.bytes[old - doubtful..old];
+                if doubtful >= REPLACED_BYTES && equal(began, &new[sure..from]) < doubtful / 2 {
+                    return (Some(Place { new: from, old }), from + same);
+                }
+                sure = from + same;
+            } else if let Some((place, len)) = self.longest(&new[from..], old)
                 && len > equal(on, &new[from..from + len]) + BETTER_BYTES
             {
                 let place = Place {

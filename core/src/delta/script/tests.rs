@@ -61,6 +61,22 @@ fn code_whose_addresses_moved_takes_what_moved() {
 }
 
 #[test]
+fn a_stretch_that_was_replaced_takes_itself() {
+    let old = noise(1, 100_000);
+    for (at, len) in [
+        (0, 30_000),
+        (20_000, 60_000),
+        (99_000, 1_000),
+        (500, 99_000),
+    ] {
+        let mut new = old.clone();
+        new[at..at + len].copy_from_slice(&noise(2, len));
+        let script = made(&old, &new);
+        assert!(script.len() < len + 40, "{len} at {at}: {}", script.len());
+    }
+}
+
+#[test]
 fn what_was_moved_about_is_found() {
     let parts: Vec<Vec<u8>> = (0..40).map(|seed| noise(seed, 1_000)).collect();
     let old = parts.concat();
