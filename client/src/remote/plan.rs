@@ -68,16 +68,14 @@ impl Remote {
         ranges: Vec<(u64, u64)>,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let nar = narinfo.url.rsplit('/').next().unwrap_or(&narinfo.url);
-        let packed = self.ranges(nar.to_owned(), ranges).await?;
-        let url = self.http.endpoint.join("api/v1/frames");
-        Ok(decode::unpack(url, Compression::Zstd, packed)?)
+        self.unpacked(nar.to_owned(), ranges).await
     }
 
-    /// The bytes in these ranges of a `.nar.zst`, or of a patch.
+    /// What these whole zstd frames of a `.nar.zst`, or of a patch, unpack to.
     ///
     /// # Errors
     /// When the cache cannot be asked, or does not have it any more.
-    pub async fn ranges(
+    pub async fn unpacked(
         &self,
         file: String,
         ranges: Vec<(u64, u64)>,
@@ -89,7 +87,12 @@ impl Remote {
             .send(&body::ask_ranges(&url, &file, &ranges, 0))
             .await?;
         let answer = self.http.succeeded(&url, answer).await?;
-        let again = Again::Ranges { url, file, ranges };
-        Ok(body::stream(self.http.clone(), again, answer, Some(count)).boxed())
+        let again = Again::Ranges {
+            url: url.clone(),
+            file,
+            ranges,
+        };
+        let packed = body::stream(self.http.clone(), again, answer, Some(count));
+        Ok(decode::unpack(url, Compression::Zstd, packed)?)
     }
 }

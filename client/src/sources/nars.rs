@@ -65,7 +65,7 @@ impl Sources {
         pieces: (u64, u64),
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let name = delta::patch::name(&narinfo.info.nar_hash, old);
-        self.whose(narinfo)?.ranges(name, vec![pieces]).await
+        self.whose(narinfo)?.unpacked(name, vec![pieces]).await
     }
 
     /// The cache whose narinfo this is.
