@@ -262,7 +262,12 @@ impl Prefetch<'_> {
         let place = under_way.place().await;
         let imported = match plan.open(self.sources, &narinfo).await {
             Ok(nar) => self.import(&narinfo, nar, under_way, place).await,
-            Err(error) => Err(error),
+            Err(error) => {
+                // To be fetched whole it needs one again: whoever held theirs and waited for
+                // another would wait for ever once all of them do.
+                drop(place);
+                Err(error)
+            }
         };
         match imported {
             Ok(()) => {
