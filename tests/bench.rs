@@ -313,6 +313,17 @@ fn the_report_says_spread_ratio_and_what_was_missed() {
     assert!(lines[1].ends_with("| not measured |"), "{}", lines[1]);
     row.limit = Limit::RatioAtMost(3.0);
     assert_eq!(row.met(), Some(true));
+    assert_eq!(markdown::others(std::slice::from_ref(&row)), "");
+    for theirs in [300.0, 220.0, 400.0] {
+        row.add("another", theirs);
+    }
+    let others = markdown::others(&[row.clone(), Row::new("P2", "x", "1/s", Limit::Told)]);
+    let lines: Vec<&str> = others.lines().skip(1).collect();
+    assert_eq!(lines.len(), 3, "{others}");
+    assert_eq!(
+        lines[2],
+        "| P1 | narinfo hit | CPU us | 30 (22 to 40) | 300 (220 to 400) | 0.100x |"
+    );
 
     let report = Report {
         machine: Machine::now(),

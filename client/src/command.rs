@@ -8,6 +8,7 @@ mod agent;
 mod cache;
 mod closure;
 mod confirm;
+mod following;
 mod gate;
 mod gc;
 mod hook;

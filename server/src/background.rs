@@ -1,6 +1,8 @@
 //! Work that stands back: its threads run only where no other wants to, and when it is due follows
 //! from the time alone, so that restarts delay it by one turn at most.
 
+pub mod job;
+
 use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -8,61 +8,30 @@
 //! then stays done. The thread that packs runs only where no other wants to. Never: begins by
 //! itself where the interval is 0.
 
+use crate::background::job::{Job, Name};
 use crate::background::{next_turn, since_1970, stand_back};
 use crate::caches::Caches;
 use crate::config;
 use crate::http::errors::Refusal;
 use crate::metrics::Exposition;
-use axum::http::StatusCode;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use snowcache_depot::{Depot, Recompress, Recompressed};
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::mpsc::{self, Receiver, Sender};
-
-/// Lines that wait for a client, which is told some four a second.
-const QUEUED_LINES: usize = 64;
-
-/// Between looks whether one that was stopped has ended.
-const NAP: Duration = Duration::from_millis(5);
+use tokio::sync::mpsc::Receiver;
 
 /// Runs recompressions.
 pub struct Recompressor {
     depot: Depot,
     caches: Arc<Caches>,
     config: config::Recompression,
-    stopping: AtomicBool,
-    state: Mutex<State>,
-}
-
-/// What is known of them since the start.
-#[derive(Debug, Clone, Default, Serialize)]
-struct State {
-    /// How far the one under way is.
-    running: Option<Recompressed>,
-    /// What the last one that ended came to.
-    last: Option<Last>,
-    #[serde(skip)]
-    totals: Totals,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Last {
-    /// When it ended, in seconds since 1970.
-    unix_s: u64,
-    #[serde(flatten)]
-    recompressed: Recompressed,
+    job: Arc<Job<Recompressed, Recompressed>>,
+    totals: Mutex<Totals>,
 }
 
 /// Over all that have ended.
 #[derive(Debug, Clone, Default)]
 struct Totals {
-    ended: u64,
-    failed: u64,
     nars: u64,
     before_bytes: u64,
     after_bytes: u64,
@@ -75,35 +44,35 @@ impl Recompressor {
         caches: Arc<Caches>,
         config: config::Recompression,
     ) -> Arc<Recompressor> {
+        let name = Name {
+            route: "recompress",
+            noun: "a recompression",
+        };
         Arc::new(Recompressor {
             depot,
             caches,
             config,
-            stopping: AtomicBool::new(false),
-            state: Mutex::default(),
+            job: Job::new(name),
+            totals: Mutex::default(),
         })
     }
 
     /// The state as JSON.
     pub fn state(&self) -> Value {
-        json!(self.lock().clone())
+        json!(self.job.state())
     }
 
     /// What there is to tell, for Prometheus.
     pub fn tell(&self, to: &mut Exposition) {
-        let State {
-            running,
-            last,
-            totals,
-        } = self.lock().clone();
+        let (state, totals) = (self.job.state(), self.totals().clone());
         to.gauge(
             "recompression_running",
             "Whether a recompression is under way.",
         );
-        to.sample(&[], u8::from(running.is_some()));
+        to.sample(&[], u8::from(state.running.is_some()));
         to.counter("recompression_runs_total", "Recompressions.");
-        to.sample(&[("result", "ended")], totals.ended);
-        to.sample(&[("result", "failed")], totals.failed);
+        to.sample(&[("result", "ended")], state.ended);
+        to.sample(&[("result", "failed")], state.failed);
         for (name, help, value) in [
             (
                 "recompression_nars_total",
@@ -124,7 +93,7 @@ impl Recompressor {
             to.counter(name, help);
             to.sample(&[], value);
         }
-        if let Some(last) = last {
+        if let Some(last) = state.last {
             to.gauge(
                 "recompression_last_end_time_seconds",
                 "When the last one ended, since 1970.",
@@ -134,7 +103,7 @@ impl Recompressor {
                 "recompression_no_room",
                 "1: it ended early, the rest of the room being for uploads.",
             );
-            to.sample(&[], u8::from(last.recompressed.no_room));
+            to.sample(&[], u8::from(last.result.no_room));
         }
     }
 
@@ -152,28 +121,14 @@ impl Recompressor {
     }
 
     fn begin(self: &Arc<Self>, how: Recompress) -> Result<Receiver<String>, Refusal> {
-        {
-            let mut state = self.lock();
-            if state.running.is_some() {
-                let sentence =
-                    "a recompression is under way; GET api/v1/recompress tells how far it is";
-                return Err(Refusal::new(StatusCode::CONFLICT, sentence));
-            }
-            state.running = Some(Recompressed::default());
-        }
-        let (sender, lines) = mpsc::channel(QUEUED_LINES);
-        let (recompressor, span) = (self.clone(), tracing::Span::current());
-        let thread = std::thread::Builder::new().name("recompress".to_owned());
-        let started = thread.spawn(move || {
-            let _in_span = span.entered();
-            recompressor.run(&how, &sender);
-        });
-        if let Err(error) = started {
-            self.lock().running = None;
-            tracing::error!(%error, "a recompression could not be started");
-            return Err(Refusal::internal());
-        }
-        Ok(lines)
+        let recompressor = self.clone();
+        self.job.start(Map::new(), move |teller| {
+            let note = &mut |done: &Recompressed| teller.progress(done);
+            let done = recompressor.depot.recompress(&how, stand_back, note)?;
+            log(&done);
+            recompressor.totals().add(&done);
+            Ok(done)
+        })
     }
 
     fn how(&self, rate_bytes_per_s: Option<u64>) -> Recompress {
@@ -210,64 +165,21 @@ impl Recompressor {
 
     /// Ends the one that is under way, and begins no other.
     pub fn halt(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.job.halt();
     }
 
     /// The same; waits until it has ended.
     pub async fn stop(&self) {
-        self.halt();
-        while self.lock().running.is_some() {
-            tokio::time::sleep(NAP).await;
-        }
+        self.job.stop().await;
     }
 
-    fn run(&self, how: &Recompress, to: &Sender<String>) {
-        let mut note = |done: &Recompressed| self.note(done, to);
-        let recompressed = self.depot.recompress(how, stand_back, &mut note);
-        let line = {
-            let mut state = self.lock();
-            state.running = None;
-            match recompressed {
-                Ok(recompressed) => {
-                    log(&recompressed);
-                    state.totals.add(&recompressed);
-                    state.last = Some(Last {
-                        unix_s: since_1970().as_secs(),
-                        recompressed: recompressed.clone(),
-                    });
-                    json!({ "summary": recompressed })
-                }
-                Err(error) => {
-                    state.totals.failed += 1;
-                    tracing::error!(%error, "a recompression failed");
-                    json!({ "error": error.to_string() })
-                }
-            }
-        };
-        // Nobody listens any more: the log has it too.
-        to.blocking_send(line.to_string()).unwrap_or_default();
-    }
-
-    /// Passes on how far it is; whether it goes on.
-    fn note(&self, done: &Recompressed, to: &Sender<String>) -> ControlFlow<()> {
-        self.lock().running = Some(done.clone());
-        // A client that is slow to take progress misses some of it.
-        let line = json!({ "progress": done }).to_string();
-        let left = matches!(to.try_send(line), Err(TrySendError::Closed(_)));
-        match left || self.stopping.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Totals {
     fn add(&mut self, recompressed: &Recompressed) {
-        self.ended += 1;
         self.nars += recompressed.nars_changed;
         self.before_bytes += recompressed.before_bytes;
         self.after_bytes += recompressed.after_bytes;

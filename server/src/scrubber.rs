@@ -9,95 +9,71 @@
 //! alone, so that restarts lose at most the one under way. A scrub that a client asked for ends
 //! with the client. Its threads run only where no other wants to.
 
+use crate::background::job::{Job, Name, Teller};
 use crate::background::{next_turn, since_1970, stand_back};
 use crate::config;
 use crate::http::errors::Refusal;
 use crate::metrics::Exposition;
-use axum::http::StatusCode;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use snowcache_depot::{Depot, Progress, Scrub, Scrubbed, Scrubbing, Subset};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::mpsc::Receiver;
 
 /// Parts of an interval: of a week these are hours, and at 32 MiB/s each hour reads up to 115 GB.
 const SLICES: u32 = 168;
-
-/// Lines that wait for a client.
-const QUEUED_LINES: usize = 256;
-
-/// Between looks whether a scrub that was stopped has ended.
-const NAP: Duration = Duration::from_millis(5);
 
 /// Runs scrubs.
 pub struct Scrubber {
     depot: Depot,
     config: config::Scrub,
-    stopping: AtomicBool,
-    state: Mutex<State>,
-}
-
-/// What is known of scrubs since the start.
-#[derive(Debug, Clone, Default, Serialize)]
-struct State {
-    /// How far the one under way is.
-    running: Option<Progress>,
-    /// What the last one that ended came to.
-    last: Option<Last>,
+    job: Arc<Job<Progress, Scrubbed>>,
     /// Damaged places found since the start.
-    damaged: u64,
+    damaged: AtomicU64,
     /// Bytes read since the start, by scrubs that have ended.
-    #[serde(skip)]
-    read_bytes: u64,
-    /// Scrubs that the depot ended with an error.
-    #[serde(skip)]
-    failed: u64,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct Last {
-    /// When it ended, in seconds since 1970.
-    unix_s: u64,
-    /// Which part it was.
-    subset: Option<String>,
-    #[serde(flatten)]
-    scrubbed: Scrubbed,
+    read_bytes: AtomicU64,
 }
 
 impl Scrubber {
     /// Scrubs `depot`, by itself as configured.
     pub fn new(depot: Depot, config: config::Scrub) -> Arc<Scrubber> {
+        let name = Name {
+            route: "scrub",
+            noun: "a scrub",
+        };
         Arc::new(Scrubber {
             depot,
             config,
-            stopping: AtomicBool::new(false),
-            state: Mutex::default(),
+            job: Job::new(name),
+            damaged: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
         })
     }
 
     /// The state as JSON.
     pub fn state(&self) -> Value {
-        json!(self.lock().clone())
+        let mut state = json!(self.job.state());
+        state["damaged"] = json!(self.damaged.load(Ordering::Relaxed));
+        state
     }
 
     /// What there is to tell, for Prometheus.
     pub fn tell(&self, to: &mut Exposition) {
-        let state = self.lock().clone();
+        let state = self.job.state();
         to.gauge("scrub_running", "Whether a scrub is under way.");
         to.sample(&[], u8::from(state.running.is_some()));
         for (name, help, value) in [
             (
                 "scrub_read_bytes_total",
                 "Bytes that scrubs read and checked.",
-                state.read_bytes,
+                self.read_bytes.load(Ordering::Relaxed),
             ),
             (
                 "scrub_damaged_total",
                 "Damaged places that scrubs found.",
-                state.damaged,
+                self.damaged.load(Ordering::Relaxed),
             ),
             (
                 "scrub_failed_total",
@@ -127,30 +103,22 @@ impl Scrubber {
         subset: Option<Subset>,
         rate_bytes_per_s: Option<u64>,
     ) -> Result<Receiver<String>, Refusal> {
-        let (sender, lines) = mpsc::channel(QUEUED_LINES);
         let scrub = Scrub {
             subset,
             rate_bytes_per_s,
         };
-        if self.lock().running.replace(Progress::default()).is_some() {
-            let sentence = "a scrub is under way; GET api/v1/scrub tells how far it is";
-            return Err(Refusal::new(StatusCode::CONFLICT, sentence));
-        }
-        let (scrubber, span) = (self.clone(), tracing::Span::current());
-        // A thread of its own: it stands back for others, which a pool's thread must not keep
-        // doing.
-        let thread = std::thread::Builder::new().name("scrub".to_owned());
-        let started = thread.spawn(move || {
-            let _in_span = span.entered();
+        let subset = json!(subset.map(|subset| subset.to_string()));
+        let about = Map::from_iter([("subset".to_owned(), subset)]);
+        let scrubber = self.clone();
+        self.job.start(about, move |teller| {
             stand_back();
-            scrubber.run(&scrub, &sender);
-        });
-        if let Err(error) = started {
-            self.lock().running = None;
-            tracing::error!(%error, "a scrub could not be started");
-            return Err(Refusal::internal());
-        }
-        Ok(lines)
+            let note = &mut |told| scrubber.note(&told, teller);
+            let scrubbed = scrubber.depot.scrub(&scrub, note)?;
+            log(&scrubbed);
+            let read_bytes = &scrubber.read_bytes;
+            read_bytes.fetch_add(scrubbed.bytes, Ordering::Relaxed);
+            Ok(scrubbed)
+        })
     }
 
     /// Scrubs by the clock, for ever.
@@ -186,68 +154,24 @@ impl Scrubber {
 
     /// Ends the scrub that is under way, and begins no other.
     pub fn halt(&self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.job.halt();
     }
 
     /// The same; waits until it has ended.
     pub async fn stop(&self) {
-        self.halt();
-        while self.lock().running.is_some() {
-            tokio::time::sleep(NAP).await;
-        }
-    }
-
-    fn run(&self, scrub: &Scrub, to: &Sender<String>) {
-        let scrubbed = self.depot.scrub(scrub, &mut |told| self.note(&told, to));
-        let line = {
-            let mut state = self.lock();
-            state.running = None;
-            match scrubbed {
-                Ok(scrubbed) => {
-                    log(&scrubbed);
-                    state.read_bytes += scrubbed.bytes;
-                    state.last = Some(Last {
-                        unix_s: since_1970().as_secs(),
-                        subset: scrub.subset.map(|subset| subset.to_string()),
-                        scrubbed: scrubbed.clone(),
-                    });
-                    json!({ "summary": scrubbed })
-                }
-                Err(error) => {
-                    state.failed += 1;
-                    tracing::error!(%error, "a scrub failed");
-                    json!({ "error": error.to_string() })
-                }
-            }
-        };
-        // Nobody listens any more: the log has it too.
-        to.blocking_send(line.to_string()).unwrap_or_default();
+        self.job.stop().await;
     }
 
     /// Passes on what a scrub tells; whether it goes on.
-    fn note(&self, told: &Scrubbing, to: &Sender<String>) -> ControlFlow<()> {
+    fn note(&self, told: &Scrubbing, to: &Teller<'_, Progress, Scrubbed>) -> ControlFlow<()> {
         match told {
-            Scrubbing::Progress(progress) => self.lock().running = Some(*progress),
-            Scrubbing::Damage(_) => self.lock().damaged += 1,
+            Scrubbing::Progress(progress) => return to.progress(progress),
+            Scrubbing::Damage(_) => {
+                self.damaged.fetch_add(1, Ordering::Relaxed);
+            }
             Scrubbing::Lost(path) => tracing::error!(path, "is not served until pushed again"),
         }
-        let line = json!(told).to_string();
-        let listens = match told {
-            // A client that is slow to take progress misses some of it.
-            Scrubbing::Progress(_) => match to.try_send(line) {
-                Err(mpsc::error::TrySendError::Closed(_)) => Err(()),
-                _ => Ok(()),
-            },
-            _ => to.blocking_send(line).map_err(|_| ()),
-        };
-        match listens.is_ok() && !self.stopping.load(Ordering::Relaxed) {
-            true => ControlFlow::Continue(()),
-            false => ControlFlow::Break(()),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        to.line(&json!(told))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::peers::{OURS, YARDSTICK};
 use super::{Limit, Report, Row, Spread};
+use std::collections::BTreeSet;
 
 /// The whole report; `plots` are (file, title).
 pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
@@ -16,6 +17,7 @@ pub fn markdown(report: &Report, plots: &[(String, String)]) -> String {
     text += "\nFigures are the middle of the rounds (smallest to largest); ratios are to the \
              yardstick in the same round. The yardstick is nginx unless another is named.\n\n";
     text += &table(&report.rows);
+    text += &others(&report.rows);
     text += &notes(&report.rows);
     for (file, title) in plots {
         text += &format!("\n![{title}]({file})\n");
@@ -81,23 +83,46 @@ fn verdict(row: &Row) -> &'static str {
     }
 }
 
-/// What other servers did, and what the rows have to say.
+/// Other caches side by side, where there are any: each one's figure, and ours to it.
+pub fn others(rows: &[Row]) -> String {
+    let is_other = |row: &Row, subject: &str| subject != OURS && subject != row.yardstick;
+    let subjects = rows.iter().flat_map(|row| {
+        let subjects = row.series.iter().map(|series| series.subject.as_str());
+        subjects.filter(|subject| is_other(row, subject))
+    });
+    let names: BTreeSet<&str> = subjects.collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("\n| goal | work | unit | snowcached |");
+    names
+        .iter()
+        .for_each(|name| text += &format!(" {name} | ratio |"));
+    text += &format!("\n|---|---|---|---|{}\n", "---|---|".repeat(names.len()));
+    let figure = |spread: Option<Spread>, unit: &str| {
+        spread.map_or("-".to_owned(), |spread| format!("{}{unit}", show(spread)))
+    };
+    for row in rows {
+        let measured = |name: &&str| is_other(row, name) && !row.samples(name).is_empty();
+        if !names.iter().any(measured) {
+            continue;
+        }
+        let ours = figure(Spread::of(row.samples(OURS)), "");
+        text += &format!("| {} | {} | {} | {ours} |", row.goal, row.work, row.unit);
+        for name in &names {
+            let own = figure(Spread::of(row.samples(name)), "");
+            let ratio = figure(row.against_each_other(OURS, name), "x");
+            text += &format!(" {own} | {ratio} |");
+        }
+        text += "\n";
+    }
+    text
+}
+
+/// What the rows have to say besides.
 fn notes(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
-        for series in &row.series {
-            let Some(spread) = Spread::of(&series.samples) else {
-                continue;
-            };
-            if series.subject != OURS && series.subject != row.yardstick {
-                let (subject, figure) = (&series.subject, show(spread));
-                let line = format!(
-                    "{}, {}: {subject} {figure} {}",
-                    row.goal, row.work, row.unit
-                );
-                text += &format!("- {line}\n");
-            }
-        }
         for note in &row.notes {
             text += &format!("- {}, {}: {note}\n", row.goal, row.work);
         }

@@ -172,10 +172,12 @@ impl Row {
 
     /// Of this server to the yardstick, round by round.
     pub fn ratio(&self, subject: &str) -> Option<Spread> {
-        let pairs = self
-            .samples(subject)
-            .iter()
-            .zip(self.samples(&self.yardstick));
+        self.against_each_other(subject, &self.yardstick)
+    }
+
+    /// Of one server to another, round by round.
+    pub fn against_each_other(&self, one: &str, other: &str) -> Option<Spread> {
+        let pairs = self.samples(one).iter().zip(self.samples(other));
         Spread::of(&pairs.map(|(one, other)| one / other).collect::<Vec<f64>>())
     }
 

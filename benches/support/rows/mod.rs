@@ -2,6 +2,7 @@
 
 mod beside;
 mod closure;
+mod filling;
 mod memory;
 mod narinfo;
 mod nars;
@@ -34,15 +35,17 @@ impl Findings {
 
 type Group = fn(&mut Stage) -> Findings;
 
-/// The goals, in the order in which they are measured.
-pub const GROUPS: [(&[&str], Group); 9] = [
+/// The goals, and names for parts of them, in the order in which they are measured.
+pub const GROUPS: [(&[&str], Group); 11] = [
     (&["P1", "P2"], narinfo::measure),
     (&["P2", "P5"], storms::measure),
+    (&["P2", "storm"], beside::measure),
     (&["P3", "P4"], nars::measure),
     (&["P5", "P10"], closure::measure),
     (&["P12"], storage::measure),
     (&["P13"], memory::measure),
-    (&["P14"], scale::measure),
+    (&["P14", "many"], scale::many),
+    (&["P14", "restore"], scale::old),
     (&["P17"], tls::measure),
     (&["S4"], slow::measure),
 ];

@@ -8,7 +8,7 @@ use super::super::engine::tally::Tally;
 use super::super::engine::walk::{Walk, walk};
 use super::super::peers::Subject;
 use super::super::report::{Curve, Limit, Row};
-use super::{Findings, Stage, beside, interleaved};
+use super::{Findings, Stage, interleaved};
 
 /// narinfos a second that a fleet of some thousand nodes asks for while it is deployed; far below
 /// what any of the servers can, so that latency is told and not a queue.
@@ -25,7 +25,6 @@ const SHARES: [f64; 11] = [
 
 pub fn measure(stage: &mut Stage) -> Findings {
     let mut findings = fixed_rate(stage);
-    findings.rows.extend(beside::measure(stage));
     findings.rows.extend(closed_loops(stage));
     findings.rows.extend(walks(stage));
     findings

@@ -3,14 +3,13 @@
 //!
 //! Guarantees: ends well only when the cache said that it went through all that was due.
 
-use super::{denied, draw, print, print_json};
+use super::following::{Work, follow};
 use crate::cli::RecompressArgs;
 use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
 use crate::show;
 use serde::Deserialize;
 use serde_json::json;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 /// What it came to, or how far it is.
@@ -28,35 +27,14 @@ struct Done {
 
 pub(super) async fn run(remote: &Remote, args: &RecompressArgs) -> Result<(), Failure> {
     let question = json!({ "rate_bytes_per_s": args.rate_bytes_per_s });
-    let report = remote.report("api/v1/recompress", &question).await;
-    let mut report = report.map_err(|error| denied(error, "admin.token"))?;
-    let visible = !args.json && std::io::stderr().is_terminal();
-    let mut summary = None;
-    while let Some(line) = report.next().await? {
-        if visible {
-            draw("\r\x1b[K");
-        }
-        if let Some(error) = line["error"].as_str() {
-            return Err(Failure::failed(format!(
-                "the recompression failed: {error}"
-            )));
-        }
-        summary = line.get("summary").cloned().or(summary);
-        if args.json {
-            print_json(&line)?;
-        } else if visible && let Ok(done) = serde_json::from_value::<Done>(line["progress"].clone())
-        {
-            draw(&done.progress());
-        }
-    }
-    let summary = summary.ok_or_else(|| {
-        Failure::failed("the report ended before the recompression did; the server's log says more")
-    })?;
-    let summary: Done = serde_json::from_value(summary)
-        .map_err(|error| Failure::failed(format!("the summary cannot be understood: {error}")))?;
-    if !args.json {
-        print(&summary.text())?;
-    }
+    let work = Work {
+        route: "api/v1/recompress",
+        noun: "recompression",
+        json: args.json,
+        found: |_| None,
+        progress: |line| Some(Done::deserialize(line).ok()?.progress()),
+    };
+    let summary = follow(remote, &question, work, Done::text).await?;
     match summary.no_room || summary.stopped {
         true => Err(Failure::told(Exit::Failed)),
         false => Ok(()),

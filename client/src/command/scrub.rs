@@ -3,7 +3,7 @@
 //! Guarantees: ends well only when the cache said that it read all of it and that all of it is
 //! whole.
 
-use super::{denied, draw, print, print_json};
+use super::following::{Work, follow};
 use crate::cli::ScrubArgs;
 use crate::failure::{Exit, Failure};
 use crate::remote::Remote;
@@ -11,7 +11,6 @@ use crate::show;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use snowcache_nix::STORE_DIR;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 /// What a scrub came to.
@@ -39,36 +38,14 @@ struct Progress {
 
 pub(super) async fn run(remote: &Remote, args: &ScrubArgs) -> Result<(), Failure> {
     let question = json!({ "subset": args.subset, "rate_bytes_per_s": args.rate_bytes_per_s });
-    let report = remote.report("api/v1/scrub", &question).await;
-    let mut report = report.map_err(|error| denied(error, "admin.token"))?;
-    let visible = !args.json && std::io::stderr().is_terminal();
-    let mut summary = None;
-    while let Some(line) = report.next().await? {
-        if visible {
-            draw("\r\x1b[K");
-        }
-        if let Some(error) = line["error"].as_str() {
-            return Err(Failure::failed(format!("the scrub failed: {error}")));
-        }
-        summary = line.get("summary").cloned().or(summary);
-        if args.json {
-            print_json(&line)?;
-        } else if let Some(text) = damage(&line) {
-            print(&text)?;
-        } else if visible
-            && let Ok(progress) = serde_json::from_value::<Progress>(line["progress"].clone())
-        {
-            draw(&progress.text());
-        }
-    }
-    let summary = summary.ok_or_else(|| {
-        Failure::failed("the report ended before the scrub did; the server's log says more")
-    })?;
-    let summary: Summary = serde_json::from_value(summary)
-        .map_err(|error| Failure::failed(format!("the summary cannot be understood: {error}")))?;
-    if !args.json {
-        print(&summary.text())?;
-    }
+    let work = Work {
+        route: "api/v1/scrub",
+        noun: "scrub",
+        json: args.json,
+        found: damage,
+        progress: |line| Some(Progress::deserialize(line).ok()?.text()),
+    };
+    let summary = follow(remote, &question, work, Summary::text).await?;
     match summary.damaged > 0 || summary.stopped {
         true => Err(Failure::told(Exit::Failed)),
         false => Ok(()),

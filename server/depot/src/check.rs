@@ -37,13 +37,16 @@ use crate::{Error, Result};
 mod compare;
 mod files;
 mod frozen;
+mod layouts;
 mod paths;
 mod recover;
 
 pub use recover::{Recovered, Recovering, recover};
 
+use compare::Pair;
 use files::Leftover;
 use frozen::Frozen;
+use layouts::WrongFormers;
 
 /// The index that is made beside the present one, in the depot's folder.
 const BESIDE: &str = "index.check";
@@ -76,6 +79,8 @@ pub struct Checked {
     pub records: u64,
     /// Paths that are visible.
     pub paths: u64,
+    /// Former encodings that are still kept.
+    pub former_encodings: u64,
     /// Problems that are left.
     pub problems: u64,
     /// Things that do no harm.
@@ -122,6 +127,7 @@ struct Pass {
     /// Segments with bytes behind their last commit, and where that ends.
     tails: Vec<(SegmentId, u64)>,
     leftovers: Vec<Leftover>,
+    wrong_formers: WrongFormers,
     /// The present index is not what the segments say.
     index_is_wrong: bool,
     /// Rows of the present index lead to damage.
@@ -315,9 +321,16 @@ impl Pass {
         if let Err(error) = replay_telling(&Frozen(segments), &present, 0, &mut |_| {}) {
             tell.problem(format!("the index cannot be brought up to date: {error}"));
         }
-        compare::indexes(segments, &present, fresh, &self.damage, tell)?;
+        let pair = Pair {
+            segments,
+            present: &present,
+            fresh,
+            damage: &self.damage,
+        };
+        compare::indexes(&pair, tell)?;
         self.index_is_wrong = tell.checked.problems > before;
         self.index_is_wrong |= paths::check(&present, tell)? > 0;
+        self.wrong_formers = pair.formers(tell)?;
         compare::damage_in(&present, &self.damage)
     }
 
@@ -343,14 +356,23 @@ impl Pass {
             }
             done(format!("segment {id}: dropped what was never committed"));
         }
+        if self.wrong_formers.count() > 0 && !self.index_is_wrong {
+            self.wrong_formers
+                .remove(&RocksIndex::open(&depot.join("index"))?)?;
+            done(format!(
+                "{} former encodings were let go; their URLs give the present bytes, whole",
+                self.wrong_formers.count()
+            ));
+        }
         // First, for the index may know what damaged records said.
         if self.damage_is_needed && !self.index_is_wrong {
             let depot = Depot::open(Options::new(depot))?;
             let isolated = depot.isolate(&self.damage)?;
             done(format!(
-                "{} records were written anew from the index, {} NARs quarantined until they are \
-                 pushed again",
+                "{} records were written anew from the index, {} former encodings let go, {} NARs \
+                 quarantined until they are pushed again",
                 isolated.rewritten_records,
+                isolated.former_encodings,
                 isolated.sick.len()
             ));
         }

@@ -22,8 +22,11 @@ use crate::layout::{Encoding, Layout};
 use crate::rows::time_row;
 use crate::varint::Reader;
 
-/// NarHash and 16 characters of an encoding's name.
-const KEY_BYTES: usize = 32 + 16;
+/// An encoding's name, in characters.
+pub const NAME_BYTES: usize = 16;
+
+/// NarHash and the name; in the key of a block its number follows.
+pub const KEY_BYTES: usize = 32 + NAME_BYTES;
 
 /// A former encoding of a NAR.
 #[derive(Debug)]
@@ -54,11 +57,7 @@ pub fn all<'a>(
 /// The former encoding of a NAR with this name, if it is still kept.
 pub fn named(index: &dyn Index, nar: &NarHash, name: &str) -> Result<Option<Layout>> {
     let key = [nar.as_bytes().as_slice(), name.as_bytes()].concat();
-    if key.len() != KEY_BYTES {
-        return Ok(None);
-    }
-    let row = index.get(Table::Formers, &key)?;
-    row.map(|row| Ok(decode(*nar, &row)?.layout)).transpose()
+    Ok(Former::read(index, &key)?.map(|former| former.layout))
 }
 
 /// Keeps the layout that a NAR has, which is about to be replaced. The caller holds the gate.
@@ -86,6 +85,16 @@ pub fn keep(
 }
 
 impl Former {
+    /// The one with this key, if it has a row.
+    pub fn read(index: &dyn Index, key: &[u8]) -> Result<Option<Former>> {
+        let Some(nar) = key.first_chunk().filter(|_| key.len() == KEY_BYTES) else {
+            return Ok(None);
+        };
+        let row = index.get(Table::Formers, key)?;
+        row.map(|row| decode(NarHash::from_bytes(*nar), &row))
+            .transpose()
+    }
+
     /// Keeps it until another time.
     pub fn keep_until(&self, index: &dyn Index, until: u64, batch: &mut Batch) -> Result<()> {
         let key = key(&self.nar, &self.layout.encoding);

@@ -117,6 +117,8 @@ struct Suspects {
 pub(crate) struct Isolated {
     /// NARs that are no longer served.
     pub sick: Vec<NarHash>,
+    /// Former encodings that were let go.
+    pub former_encodings: u64,
     /// Records written anew.
     pub rewritten_records: u64,
 }
@@ -216,7 +218,7 @@ impl Shared {
         let isolated = self
             .forget_frames(&damage)
             .and_then(|()| self.forget_formers(nar.as_bytes(), &damage))
-            .and_then(|()| self.examine(nar, &damage));
+            .and_then(|_| self.examine(nar, &damage));
         if let Err(error) = isolated {
             tracing::error!(%error, %nar, "a damaged NAR could not be quarantined");
         }

@@ -135,6 +135,8 @@ pub struct Scrubbed {
     pub sick_nars: u64,
     /// NARs that other copies of their frames were found for.
     pub healed_nars: u64,
+    /// Former encodings that lay there and were let go; their NARs have current ones.
+    pub former_encodings: u64,
     /// State records that were written anew from what the index knew of them.
     pub rewritten_records: u64,
     /// Store paths that these NARs belonged to.
@@ -348,6 +350,7 @@ impl Run<'_> {
         if !damage.is_empty() {
             let isolated = self.depot.isolate(damage)?;
             self.result.sick_nars += isolated.sick.len() as u64;
+            self.result.former_encodings += isolated.former_encodings;
             self.result.rewritten_records += isolated.rewritten_records;
             for path in self.shared.paths_of(&isolated.sick)? {
                 self.result.lost_paths += 1;

@@ -55,8 +55,12 @@ fn tell(finding: &Finding, json: bool, progress: &mut Progress) -> Result<(), Bo
 }
 
 fn text(checked: &Checked) -> String {
+    let formers = match checked.former_encodings {
+        0 => String::new(),
+        formers => format!(", {formers} former encodings"),
+    };
     let mut text = format!(
-        "{} in {} segments, {} frames, {} other records, {} paths: ",
+        "{} in {} segments, {} frames, {} other records, {} paths{formers}: ",
         size(checked.bytes),
         checked.segments,
         checked.frames,

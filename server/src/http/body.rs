@@ -1,6 +1,7 @@
 //! Bodies, both ways: small ones whole and bounded, large ones as streams that hold no thread while
 //! they wait.
 
+use super::App;
 use super::codec::Codec;
 use super::codec::decode::{DecodeError, decode};
 use super::errors::Refusal;
@@ -13,6 +14,9 @@ use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::timeout;
+
+/// A few fields and white space.
+const MAX_QUESTION_BYTES: u64 = 4096;
 
 /// One frame of a request's body; `None` at its end.
 ///
@@ -72,6 +76,21 @@ pub fn over(limit_bytes: u64, what: &str) -> Refusal {
 pub fn parsed<T: DeserializeOwned>(text: &[u8], expected: &str) -> Result<T, Refusal> {
     serde_json::from_slice(text)
         .map_err(|error| Refusal::malformed(format!("expected {expected}: {error}")))
+}
+
+/// The question of a request that starts something, which may be empty: then all is as usual.
+///
+/// # Errors
+/// As [`whole`] and [`parsed`].
+pub async fn question<T: DeserializeOwned>(
+    app: &App,
+    headers: &HeaderMap,
+    body: Body,
+    expected: &str,
+) -> Result<T, Refusal> {
+    let (limit, stall_s) = (MAX_QUESTION_BYTES, app.config.uploads.stall_timeout_s);
+    let text = whole(headers, body, limit, stall_s, &app.reads, "the question").await?;
+    parsed(if text.is_empty() { b"{}" } else { &text }, expected)
 }
 
 /// A whole body of at most `limit_bytes`, as sent and as its `Content-Encoding` unpacks.

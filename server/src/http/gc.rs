@@ -17,9 +17,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::timeout;
 
-/// `{"dry_run": true}` and white space.
-const MAX_QUESTION_BYTES: u64 = 4096;
-
 /// Proxies cut what is silent for a minute.
 const PROGRESS: Duration = Duration::from_secs(10);
 
@@ -39,18 +36,7 @@ pub async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let stall_s = app.config.uploads.stall_timeout_s;
-    let text = body::whole(
-        &headers,
-        body,
-        MAX_QUESTION_BYTES,
-        stall_s,
-        &app.reads,
-        "the question",
-    )
-    .await?;
-    let text = if text.is_empty() { b"{}" } else { &*text };
-    let asked: Asked = body::parsed(text, r#"{"dry_run": …}"#)?;
+    let asked: Asked = body::question(&app, &headers, body, r#"{"dry_run": …}"#).await?;
     Ok(report(app.collector.start(asked.dry_run)?))
 }
 

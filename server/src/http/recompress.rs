@@ -12,9 +12,6 @@ use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use serde::Deserialize;
 
-/// `{"rate_bytes_per_s": 1}` and white space.
-const MAX_QUESTION_BYTES: u64 = 4096;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asked {
@@ -28,10 +25,7 @@ pub async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (limit, stall_s) = (MAX_QUESTION_BYTES, app.config.uploads.stall_timeout_s);
-    let text = body::whole(&headers, body, limit, stall_s, &app.reads, "the question").await?;
-    let text = if text.is_empty() { b"{}" } else { &*text };
-    let asked: Asked = body::parsed(text, r#"{"rate_bytes_per_s": …}"#)?;
+    let asked: Asked = body::question(&app, &headers, body, r#"{"rate_bytes_per_s": …}"#).await?;
     Ok(gc::report(app.recompressor.start(asked.rate_bytes_per_s)?))
 }
 

@@ -12,9 +12,6 @@ use axum::response::Response;
 use serde::Deserialize;
 use snowcache_depot::Subset;
 
-/// `{"subset": "1/4", "rate_bytes_per_s": 1}` and white space.
-const MAX_QUESTION_BYTES: u64 = 4096;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Asked {
@@ -30,10 +27,13 @@ pub async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (limit, stall_s) = (MAX_QUESTION_BYTES, app.config.uploads.stall_timeout_s);
-    let text = body::whole(&headers, body, limit, stall_s, &app.reads, "the question").await?;
-    let text = if text.is_empty() { b"{}" } else { &*text };
-    let asked: Asked = body::parsed(text, r#"{"subset": "1/4", "rate_bytes_per_s": …}"#)?;
+    let asked: Asked = body::question(
+        &app,
+        &headers,
+        body,
+        r#"{"subset": "1/4", "rate_bytes_per_s": …}"#,
+    )
+    .await?;
     let subset = asked.subset.as_deref().map(str::parse::<Subset>);
     let subset = subset.transpose().map_err(Refusal::malformed)?;
     Ok(gc::report(

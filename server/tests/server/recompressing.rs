@@ -1,7 +1,7 @@
 //! What nobody asks for is compressed harder: new narinfos name new bytes, and old URLs give what
 //! they gave, until nobody can remember them.
 
-use crate::client::{Answer, Cache, eventually};
+use crate::client::{Answer, Cache, eventually, start};
 use crate::sample::{Sample, noise, store_path, unpack};
 use serde_json::{Value, json};
 use snowcache_server::config::Config;
@@ -112,6 +112,31 @@ fn when_nobody_remembers_the_old_url_it_gives_the_new_bytes_whole_or_nothing() {
         (200, new.file_size)
     );
     assert_eq!(whole.header("cache-control"), "no-store");
+    let part = cache.send("GET", &old.url, &[("Range", "bytes=70000-")], b"");
+    assert_eq!(part.status, 412, "{}", part.text());
+}
+
+#[test]
+fn where_the_index_is_lost_the_old_url_gives_the_new_bytes_whole_or_nothing() {
+    let mut cache = Cache::with(due);
+    let sample = text('a');
+    sample.push(&cache);
+    let old = sample.published(&cache);
+    recompress(&cache);
+    let new = sample.published(&cache);
+    cache.server.stop_and_wait();
+    std::fs::remove_dir_all(cache.dir.path().join("depot/index")).unwrap();
+    cache.server = start(cache.dir.path(), due);
+    assert_eq!(
+        sample.published(&cache).url,
+        new.url,
+        "as clients remember it"
+    );
+    let whole = cache.get(&old.url);
+    assert_eq!(whole.status, 200);
+    assert_eq!(whole.header("cache-control"), "no-store");
+    assert_eq!(unpack(Codec::Zstd, &whole.body), sample.nar);
+    assert_eq!(whole.body, cache.get(&new.url).body);
     let part = cache.send("GET", &old.url, &[("Range", "bytes=70000-")], b"");
     assert_eq!(part.status, 412, "{}", part.text());
 }

@@ -2,37 +2,24 @@
 
 use std::collections::HashSet;
 
-use snowcache_core::recipe::Op;
+use snowcache_core::recipe::FrameId;
 use snowcache_nix::NarHash;
 
 use super::Teller;
+use crate::Result;
+use crate::former;
 use crate::gc::rows::{TABLES, places};
 use crate::index::{Index, Rows, Table};
-use crate::layout::{Layout, Location, Part};
+use crate::layout::{Extent, Layout, Location, Part};
 use crate::quarantine::Damage;
-use crate::read::read_state;
 use crate::record::{FRAME_HEADER_BYTES, Header, STATE_HEADER_BYTES};
-use crate::relayout::{frame_id, header_of};
+use crate::relayout::header_of;
 use crate::rows::{PathRow, PinRow, Place};
 use crate::segments::{SegmentId, Segments};
-use crate::state::recipe_of;
-use crate::{ErrorKind, Result};
-use snowcache_core::recipe::FrameId;
 
-/// Compares two indexes; what is wrong in `present` is told.
-pub fn indexes(
-    segments: &dyn Segments,
-    present: &dyn Index,
-    fresh: &dyn Index,
-    damage: &[Damage],
-    tell: &mut Teller<'_>,
-) -> Result<()> {
-    let pair = Pair {
-        segments,
-        present,
-        fresh,
-        damage,
-    };
+/// Compares two indexes; what is wrong in `pair.present` is told. Former encodings are not among
+/// it: no segment tells of them.
+pub fn indexes(pair: &Pair<'_>, tell: &mut Teller<'_>) -> Result<()> {
     pair.frames(tell)?;
     pair.layouts(tell)?;
     for table in TABLES {
@@ -67,12 +54,14 @@ pub fn damage_in(index: &dyn Index, damage: &[Damage]) -> Result<HashSet<usize>>
             layout.recipe.offset,
             layout.recipe.len,
         );
-        for number in 0..layout.blocks.len() {
-            for part in layout.block(index, &nar, number)?.unwrap_or_default() {
-                if let Part::Extent(extent) = part {
-                    touch(extent.segment, extent.offset, extent.stored_len.into());
-                }
-            }
+        for extent in extents(index, &nar, &layout)? {
+            touch(extent.segment, extent.offset, extent.stored_len.into());
+        }
+    }
+    // One that does not read is told of, and let go, by itself.
+    for former in former::all(index, &[]).filter_map(Result::ok) {
+        for extent in extents(index, &former.nar, &former.layout)? {
+            touch(extent.segment, extent.offset, extent.stored_len.into());
         }
     }
     for table in TABLES {
@@ -85,11 +74,29 @@ pub fn damage_in(index: &dyn Index, damage: &[Damage]) -> Result<HashSet<usize>>
     Ok(needed)
 }
 
-struct Pair<'a> {
-    segments: &'a dyn Segments,
-    present: &'a dyn Index,
-    fresh: &'a dyn Index,
-    damage: &'a [Damage],
+/// The runs of frames that a layout leads to, as far as it reads.
+fn extents(index: &dyn Index, nar: &NarHash, layout: &Layout) -> Result<Vec<Extent>> {
+    let mut extents = Vec::new();
+    for number in 0..layout.blocks.len() {
+        for part in layout.block(index, nar, number)?.unwrap_or_default() {
+            if let Part::Extent(extent) = part {
+                extents.push(extent);
+            }
+        }
+    }
+    Ok(extents)
+}
+
+/// The present index, what it should say, and what is damaged besides.
+pub struct Pair<'a> {
+    /// Where the records lie.
+    pub segments: &'a dyn Segments,
+    /// The index that is there.
+    pub present: &'a dyn Index,
+    /// One made from the segments.
+    pub fresh: &'a dyn Index,
+    /// What the segments do not give back.
+    pub damage: &'a [Damage],
 }
 
 impl Pair<'_> {
@@ -122,86 +129,8 @@ impl Pair<'_> {
             && header == header_of(id, at).encode()
     }
 
-    fn is_damaged(&self, segment: SegmentId, from: u64, to: u64) -> bool {
+    pub(super) fn is_damaged(&self, segment: SegmentId, from: u64, to: u64) -> bool {
         self.damage.iter().any(|one| one.touches(segment, from, to))
-    }
-
-    /// Every layout is its recipe, frame by frame.
-    fn layouts(&self, tell: &mut Teller<'_>) -> Result<()> {
-        for row in Rows::new(self.present, Table::Layouts, &[]) {
-            let (key, _) = row?;
-            let Ok(nar) = <[u8; 32]>::try_from(&key[..]) else {
-                continue;
-            };
-            let nar = NarHash::from_bytes(nar);
-            match self.layout(&nar) {
-                Err(error) if error.kind() == ErrorKind::Corrupt => {
-                    tell.problem(format!("the layout of NAR {nar} does not read: {error}"));
-                }
-                checked => {
-                    if let Some(what) = checked? {
-                        tell.problem(format!("the layout of NAR {nar} is not its recipe: {what}"));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn layout(&self, nar: &NarHash) -> Result<Option<String>> {
-        let Some(layout) = Layout::read(self.present, nar)? else {
-            return Ok(None);
-        };
-        let at = layout.recipe;
-        if self.is_damaged(at.segment(), at.offset, at.offset + at.len) {
-            return Ok(None); // told as damage
-        }
-        let (_, payload) = read_state(self.segments, at.segment(), at.offset)?;
-        let (found, _, recipe) = recipe_of(&payload)?;
-        if found != *nar {
-            return Ok(Some(format!("that one is of NAR {found}")));
-        }
-        let mut ops = recipe.ops().iter();
-        for number in 0..layout.blocks.len() {
-            let Some(parts) = layout.block(self.present, nar, number)? else {
-                return Ok(Some(format!("block {number} is missing")));
-            };
-            for part in parts {
-                if let Some(what) = self.part(&part, &mut ops)? {
-                    return Ok(Some(what));
-                }
-            }
-        }
-        Ok(ops.next().map(|_| "it ends early".to_owned()))
-    }
-
-    /// What is wrong with a part of a layout, given the ops that it should be.
-    fn part(&self, part: &Part, ops: &mut std::slice::Iter<'_, Op>) -> Result<Option<String>> {
-        let extent = match part {
-            Part::Literal(bytes) => {
-                let same = matches!(ops.next(), Some(Op::Literal(want)) if want == bytes);
-                return Ok((!same).then(|| "a literal differs".to_owned()));
-            }
-            Part::Extent(extent) => extent,
-        };
-        let (mut at, end) = (extent.offset, extent.offset + u64::from(extent.stored_len));
-        while at < end {
-            let op = ops.next();
-            let mut bytes = [0; FRAME_HEADER_BYTES];
-            let read = self.segments.read(extent.segment, at, &mut bytes);
-            let header = read.ok().and_then(|()| Header::decode(&bytes).ok());
-            match (header, op) {
-                (Some(Header::Frame(header)), Some(op)) if frame_id(op) == Some(header.id) => {
-                    at += FRAME_HEADER_BYTES as u64 + u64::from(header.stored_len);
-                }
-                _ if self.is_damaged(extent.segment, at, end) => return Ok(None),
-                _ => {
-                    let segment = extent.segment;
-                    return Ok(Some(format!("segment {segment} has another frame at {at}")));
-                }
-            }
-        }
-        Ok((at != end).then(|| "an extent ends within a frame".to_owned()))
     }
 
     /// Every row leads to a record with its sequence number.

@@ -19,7 +19,7 @@ impl Shared {
     pub fn isolate(&self, damage: &[Damage]) -> Result<Isolated> {
         let mut isolated = Isolated::default();
         self.forget_frames(damage)?;
-        self.forget_formers(&[], damage)?;
+        isolated.former_encodings = self.forget_formers(&[], damage)?;
         for nar in self.layouts_that_touch(damage)? {
             let was_sick = self.quarantine.is_sick(&nar);
             if self.examine(&nar, damage)? && !was_sick {
@@ -62,8 +62,9 @@ impl Shared {
     }
 
     /// Lets go of former encodings that lie in damaged places, of one NAR or of all: their NARs
-    /// have current ones.
-    pub fn forget_formers(&self, prefix: &[u8], damage: &[Damage]) -> Result<()> {
+    /// have current ones. How many.
+    pub fn forget_formers(&self, prefix: &[u8], damage: &[Damage]) -> Result<u64> {
+        let mut forgotten = 0;
         for former in former::all(&*self.index, prefix) {
             let former = former?;
             if self.lies_in(&former.layout, &former.nar, damage)? {
@@ -71,9 +72,10 @@ impl Shared {
                 let mut batch = Batch::default();
                 former.remove(&mut batch);
                 self.index.write(batch)?;
+                forgotten += 1;
             }
         }
-        Ok(())
+        Ok(forgotten)
     }
 
     /// Whether frames of a layout lie in damaged places. One that was made anew meanwhile is looked

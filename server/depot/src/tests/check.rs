@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::Path;
 
+use super::recompress::recompress;
 use super::*;
 use crate::check::{Checked, Finding, Recovering, check, recover};
+use crate::former;
 use crate::index::rocks::RocksIndex;
-use crate::index::{Batch, Index, Table};
+use crate::index::{Batch, Index, Row, Table};
+use crate::layout::Part;
 
 /// A data folder whose depot is closed.
 struct Data(tempfile::TempDir);
@@ -42,6 +45,38 @@ impl Data {
         self.0.path()
     }
 
+    /// The same, and a path that was compressed again; with what its URL named before.
+    fn recompressed() -> (Data, Nar, String) {
+        let data = Data::filled();
+        let mut options = Options::new(data.path().join("depot"));
+        options.zstd_level = 1;
+        let depot = Depot::open(options).expect("open");
+        let mut ingest = depot.ingest().expect("ingest");
+        ingest.write(&words()).expect("write");
+        let nar = ingest.finish(upload("words.nar")).expect("finish");
+        let info = path(7, nar, &[]);
+        let published = depot.publish(&cache(), signed(info, nar), "tester");
+        published.expect("publish");
+        let encoding = || {
+            let reader = depot.nar(&cache(), &nar.nar_hash).expect("look up");
+            reader.expect("is there").encoding().name.clone()
+        };
+        let former = encoding();
+        recompress(&depot, 0);
+        assert_ne!(encoding(), former);
+        drop(depot);
+        (data, nar, former)
+    }
+
+    /// What is served under the URL with this encoding: its name, and the NAR.
+    fn served(&self, nar: &Nar, name: &str) -> (String, Vec<u8>) {
+        let reader = self.open().nar_as(&cache(), &nar.nar_hash, name);
+        let reader = reader.expect("look up").expect("is there");
+        let encoded = collect(reader.encoded(0..u64::MAX));
+        let unpacked = zstd::stream::decode_all(&encoded[..]).expect("zstd");
+        (reader.encoding().name.clone(), unpacked)
+    }
+
     fn open(&self) -> Depot {
         Depot::open(Options::new(self.path().join("depot"))).expect("open")
     }
@@ -52,9 +87,7 @@ impl Data {
 
     /// Flips a bit of the first segment.
     fn flip(&self, at: usize) {
-        let mut bytes = fs::read(self.segment()).expect("read");
-        bytes[at] ^= 1;
-        fs::write(self.segment(), bytes).expect("write");
+        flip(&self.segment(), at);
     }
 
     /// What a check says, and what it came to.
@@ -83,8 +116,19 @@ impl Data {
             let reader = depot.uploaded_nar(&cache(), &name).expect("look up");
             assert!(collect(reader.expect("there").raw(0..u64::MAX)) == bytes);
         }
-        assert_eq!(depot.paths(&cache(), None, 100).expect("list").len(), 3);
+        assert!(depot.paths(&cache(), None, 100).expect("list").len() >= 3);
     }
+}
+
+fn flip(file: &Path, at: usize) {
+    let mut bytes = fs::read(file).expect("read");
+    bytes[at] ^= 1;
+    fs::write(file, bytes).expect("write");
+}
+
+/// A NAR that a harder level makes smaller.
+fn words() -> Vec<u8> {
+    nar_of(&text(1, 300_000))
 }
 
 fn contents() -> [Vec<u8>; 3] {
@@ -306,4 +350,112 @@ fn recovery_needs_nothing_but_segments_and_names_what_is_lost() {
         lost[0].contains("-path0") && lost[1].contains("-path1"),
         "{lost:?}"
     );
+}
+
+#[test]
+fn former_encodings_that_are_not_what_their_urls_promise_are_let_go() {
+    type Change<'a> = &'a dyn Fn(&[Row], &RocksIndex, &mut Batch);
+    let changes: [(&str, Change<'_>); 5] = [
+        ("no beginning", &|rows, _, batch| {
+            batch.delete(Table::Formers, rows[0].0.clone());
+        }),
+        ("block 0 is missing", &|rows, _, batch| {
+            batch.delete(Table::Formers, rows[1].0.clone());
+        }),
+        ("does not read", &|rows, _, batch| {
+            batch.put(Table::Formers, rows[0].0.clone(), &rows[0].1[..5]);
+        }),
+        ("another one", &|rows, _, batch| {
+            let key = [&rows[0].0[..former::KEY_BYTES - 1], b"!"].concat();
+            batch.put(Table::Formers, key, rows[0].1.clone());
+        }),
+        // The right frames, and other bytes.
+        ("not what it promises", &|rows, index, batch| {
+            let key = [&rows[0].0[..32], &[0; 4]].concat();
+            let block = index
+                .get(Table::Layouts, &key)
+                .expect("get")
+                .expect("is there");
+            batch.put(Table::Formers, rows[1].0.clone(), block);
+        }),
+    ];
+    let (whole, nar, name) = Data::recompressed();
+    let (told, checked) = whole.check(false);
+    assert_eq!(told, []);
+    assert!(checked.former_encodings > 0);
+    assert_eq!(whole.served(&nar, &name), (name.clone(), words()));
+    for (says, change) in changes {
+        let (data, nar, name) = Data::recompressed();
+        data.with_index(|index, batch| {
+            let rows = index.scan(Table::Formers, nar.nar_hash.as_bytes(), None, 100);
+            let rows = rows.expect("scan");
+            change(&rows, index, batch);
+        });
+        let (told, checked) = data.check(false);
+        assert!(problems(&told).contains(says), "{says}: {told:?}");
+        assert_eq!(checked.problems, 1, "{told:?}");
+        let (told, checked) = data.check(true);
+        assert_eq!(
+            (checked.problems, checked.repaired),
+            (0, 1),
+            "{says}: {told:?}"
+        );
+        assert_eq!(data.check(false).0, [], "{says}");
+        let (served, bytes) = data.served(&nar, &name);
+        assert!(bytes == words());
+        assert_eq!(
+            served == name,
+            says == "another one",
+            "{says}: that one was a stranger"
+        );
+        data.assert_whole();
+    }
+}
+
+#[test]
+fn damage_that_only_a_former_encoding_needs_costs_no_path() {
+    let (data, nar, name) = Data::recompressed();
+    let mut place = None;
+    data.with_index(|index, _| {
+        let formers: Result<Vec<_>> = former::all(index, nar.nar_hash.as_bytes()).collect();
+        let former = formers.expect("they read").remove(0);
+        let block = former.layout.block(index, &former.nar, 0).expect("reads");
+        place = block
+            .expect("is there")
+            .into_iter()
+            .find_map(|part| match part {
+                Part::Extent(extent) => Some((extent.segment, extent.offset)),
+                Part::Literal(_) => None,
+            });
+    });
+    let (segment, offset) = place.expect("it has a frame");
+    let file = data.path().join(format!("depot/segments/{segment}.seg"));
+    flip(&file, offset as usize + 100);
+    let (told, checked) = data.check(false);
+    assert_eq!(checked.problems, 1, "{told:?}");
+    assert!(problems(&told).contains("is damaged"), "{told:?}");
+    let (told, checked) = data.check(true);
+    assert_eq!((checked.problems, checked.notes), (0, 1), "{told:?}");
+    let let_go = |finding: &Finding| match finding {
+        Finding::Repaired(what) => what.contains("1 former encodings let go"),
+        _ => false,
+    };
+    assert!(told.iter().any(let_go), "{told:?}");
+    let (served, bytes) = data.served(&nar, &name);
+    assert!(served != name && bytes == words());
+    data.assert_whole();
+}
+
+#[test]
+fn a_recovered_index_keeps_present_urls_and_knows_no_former_one() {
+    let (data, nar, former) = Data::recompressed();
+    let present = || {
+        let reader = data.open().nar(&cache(), &nar.nar_hash).expect("look up");
+        reader.expect("is there").encoding().name.clone()
+    };
+    let before = present();
+    recover(data.path(), &mut |_| {}).expect("recover");
+    assert_eq!(present(), before);
+    assert_eq!(data.served(&nar, &former), (before, words()));
+    assert_eq!(data.check(false).1.former_encodings, 0);
 }

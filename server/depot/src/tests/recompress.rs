@@ -79,7 +79,7 @@ impl Yard {
     }
 }
 
-fn recompress(depot: &Depot, min_idle_s: u64) -> Recompressed {
+pub(super) fn recompress(depot: &Depot, min_idle_s: u64) -> Recompressed {
     let how = Recompress {
         level: LEVEL,
         min_idle_s,
@@ -314,4 +314,23 @@ fn damage_in_a_former_encoding_costs_that_one_only() {
     assert!(!yard.keeps(&nar, &before), "it was let go");
     assert_eq!(yard.bench.raw(&nar), Some(bytes));
     assert_eq!(yard.bench.depot.stats().expect("stats").sick_nars, 0);
+}
+
+#[test]
+fn a_scrub_that_finds_damage_in_a_former_encoding_lets_go_of_it() {
+    let yard = yard();
+    let (nar, bytes) = yard.text(1, &[1, 2]);
+    let before = yard.known(1, &nar);
+    let (_, (segment, from, to)) = yard.bench.named_frames()[0];
+    yard.recompress(0);
+    yard.bench.segments.damaged(segment, (from + to) / 2);
+    let scrubbed = yard.bench.scrub();
+    let seen = (
+        scrubbed.damaged,
+        scrubbed.former_encodings,
+        scrubbed.sick_nars,
+    );
+    assert_eq!(seen, (1, 1, 0), "{scrubbed:?}");
+    assert!(!yard.keeps(&nar, &before));
+    assert_eq!(yard.bench.raw(&nar), Some(bytes));
 }
