@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Shows what Snowcache is for, in two minutes, on this machine: two generations of a system are pushed; a node with stock Nix
+# Shows what Snowcache is for, in a minute, on this machine: two generations of a system are pushed; a node with stock Nix
 # fetches the second one; a node with the agent has made it of the first one, verified, before it is wanted; then the cache is
 # killed, and the node switches.
 #
 # usage: scripts/demo.sh        after make build; everything lives in a temporary folder and goes with it
 #
-# The systems are forty packages of this machine's own programs, each with the path of what it depends on, so that a change at the
-# bottom gives every one of them another hash, as in nixpkgs. switch-to-configuration is a stand-in that says what it was told.
+# The systems (tests/nix/demo.nix) are forty packages of this machine's own programs; switch-to-configuration is a stand-in that says
+# what it was told.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$PWD/target/release
@@ -59,45 +59,11 @@ sent() {
   curl -sf "$url/metrics" | awk '/^snowcache_http_response_bytes_total/ { n += $2 } END { print n + 0 }'
 }
 
-cat >"$work/system.nix" <<'END'
-{ generation }:
-let
-  make = name: script: derivation {
-    inherit name;
-    system = builtins.currentSystem;
-    builder = "/bin/sh";
-    PATH = "/usr/bin:/bin";
-    args = [ "-ec" script ];
-  };
-  libc = make "libc-1.0" ''
-    mkdir -p $out/lib; echo 'patch ${generation}' >$out/lib/version
-  '';
-  # Each has programs of this machine, and the paths of what it depends on in them.
-  package = number: make "package-${toString number}-1.0" ''
-    mkdir -p $out/bin $out/share
-    find /usr/bin -maxdepth 1 -type f -size +60k -size -4000k | sort | awk 'NR % 40 == ${toString number}' |
-      while read -r file; do
-        { cat "$file"; echo "${libc}/lib ${if number == 0 then "" else toString (package (number - 1))}"; } \
-          >$out/bin/$(basename "$file")
-      done
-    echo "exec ${libc}/lib $out/bin" >$out/share/wrapper
-  '';
-in
-make "nixos-system-demo-${generation}" ''
-  mkdir -p $out/bin
-  echo '${toString (builtins.genList package 40)}' >$out/packages
-  cat >$out/bin/switch-to-configuration <<'DONE'
-  #!/bin/sh
-  echo "  generation ${generation} is told: $1"
-  DONE
-  chmod +x $out/bin/switch-to-configuration
-''
-END
 for generation in 1 2; do
-  declare "top$generation=$(on builder "nix-build --no-out-link $work/system.nix --argstr generation $generation 2>$work/build.log")"
+  declare "top$generation=$(on builder "nix-build --no-out-link $PWD/tests/nix/demo.nix --argstr generation $generation 2>$work/build.log")"
 done
 for top in "$top1" "$top2"; do
-  on builder "$bin/snowcache --cache $url --token-file $work/cache/push.token push $top" | sed 's/^/  /'
+  on builder "$bin/snowcache --cache $url --token-file $work/cache/push.token push $top" | tail -n 1 | sed 's/^/  /'
 done
 nar=$(on builder "nix path-info --closure-size $top2" | awk '{ print $2 }')
 echo "  a generation has $(on builder "nix-store -qR $top2 | wc -l") paths, $(megabytes "$nar") MB"

@@ -62,7 +62,7 @@ fn boot(world: &World) -> Machine {
     let store = "[Service]\nType=oneshot\nRemainAfterExit=yes\n\
                  ExecStart=/usr/bin/mount -t tmpfs -o size=2g none /nix\n\
                  ExecStart=/usr/bin/mkdir -p /nix/store /nix/var/nix/daemon-socket\n";
-    let changes = "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n\
+    let changes = "[Service]\nWatchdogSec=5\nTimeoutAbortSec=1\n\
                    StandardError=append:/run/units/log\n";
     let key = world.server.public_key();
     let daemon = format!(

@@ -12,14 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::agent::{Machine, Rebuilt};
-use support::codec::Codec;
 use support::corpus::{self, Generation};
 use support::http::Response;
-use support::nar::{Nar, Upload, hash_part};
 use support::nix::Nix;
 use support::proxy::{Proxy, cut_off, missing};
 use support::random::Random;
-use support::server::Snowcached;
+use support::versions::Versions;
 
 /// What of the second generation is not in the first.
 fn new_paths([before, after]: [&Generation; 2]) -> Vec<String> {
@@ -235,36 +233,7 @@ fn a_cache_whose_plans_are_wrong_is_asked_for_whole_nars() {
     }
 }
 
-/// A cache with two versions of a program, of 8 MiB, of which one differs.
-struct Versions {
-    server: Snowcached,
-    uploads: [Upload; 2],
-}
-
 impl Versions {
-    fn new() -> Versions {
-        let server = Snowcached::start_with(support::folder_on_disk(), "warn", &[]);
-        let mut random = Random::seeded(5);
-        let mut part = |mib: usize| random.bytes(mib << 20);
-        let parts = [part(3), part(4), part(1), part(1)];
-        let version = |number: u64, middle: usize| {
-            let own = format!("/nix/store/{}-program-1.{number}/bin", hash_part(number));
-            let content = [&parts[0], own.as_bytes(), &parts[middle], &parts[1]].concat();
-            let nar = Nar::of_file(&content);
-            let name = format!("program-1.{number}");
-            Upload::honest(number, &name, &nar, Codec::named("none"))
-        };
-        let uploads = [version(1, 2), version(2, 3)];
-        let (http, token) = (server.http(), server.push_token());
-        for upload in &uploads {
-            http.put(&upload.nar_path(), &token, &upload.body).is(200);
-            let narinfo = upload.narinfo();
-            http.put(&upload.narinfo_path(), &token, narinfo.as_bytes())
-                .is(200);
-        }
-        Versions { server, uploads }
-    }
-
     /// A node with the first of them goes on to the second; gives what it said.
     fn go_on(
         &self,
@@ -272,7 +241,7 @@ impl Versions {
         spoil: impl Fn(Response) -> Response + Send + Sync + 'static,
     ) -> (String, Vec<String>) {
         let machine = Machine::new(nix, &self.server.public_key());
-        let [before, after] = self.uploads.each_ref().map(|it| it.store_path.clone());
+        let [before, after] = self.paths();
         let url = self.server.url();
         machine
             .snowcache(&format!("prefetch {before} --from {url}"))

@@ -143,7 +143,7 @@ fn what_the_tools_copy_is_there_already_and_the_switch_needs_no_cache() {
         let script = Fleet::prefetch_script();
         for system in &fleet.systems.all {
             let hook = format!(
-                "echo node {} | {} --deadline 60",
+                "echo node {} | {} --deadline 600",
                 system.top,
                 script.display()
             );
@@ -178,7 +178,7 @@ fn a_node_that_is_not_ready_is_named_and_the_others_are_prefetched() {
     let absent = "/nix/store/00000000000000000000000000000000-absent";
     let script = Fleet::prefetch_script();
     let (good, script) = (&fleet.systems.all[0].top, script.display());
-    let both = format!("printf 'node {absent}\\nnode {good}\\n' | {script} --deadline 2 --pin a");
+    let both = format!("printf 'node {absent}\\nnode {good}\\n' | {script} --deadline 8 --pin a");
     let ran = fleet.run(&both);
     assert_eq!(ran.code, 1, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("not ready: node"), "{}", ran.stderr);

@@ -11,8 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::agent::{Machine, World, on_a_small_disk};
+use support::agent::{Machine, World, on_a_disk, on_a_small_disk};
 use support::corpus;
+use support::fault::{Mode, Wire};
 use support::http::Response;
 use support::nix::{Nix, Node, User};
 use support::proxy::{Proxy, missing};
@@ -94,15 +95,20 @@ fn what_nobody_trusted_vouches_for_is_not_fetched() {
     let world = World::small();
     let nix = Nix::installed();
     let other = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
-    let machine = Machine::new(&nix, other);
+    let mut machine = Machine::new(&nix, other);
     let why = world.prefetch(&machine, "").fails();
     assert!(why.contains("not signed by a key that is trusted"), "{why}");
     assert!(why.contains("other-1") && why.contains("nix.conf"), "{why}");
 
-    // Told to trust it here, it is the daemon that does not.
+    // Told to trust it here, what the daemon trusts counts all the same.
     let key = world.server.public_key();
     let told = format!("--trusted-public-keys {key}");
     let why = world.prefetch(&machine, &told).fails();
+    assert!(why.contains("is not among trusted-public-keys"), "{why}");
+    assert!(why.contains(&key) && why.contains("restart"), "{why}");
+    // The daemon has not been restarted since it was told.
+    machine.user.set("trusted-public-keys", &key);
+    let why = world.prefetch(&machine, "").fails();
     assert!(why.contains("does not trust the signatures of"), "{why}");
     assert_eq!(machine.valid(&world.generation.closure), 0);
 }
@@ -207,6 +213,11 @@ impl UnderWay {
     }
 }
 
+/// How many paths are under way with `--jobs 2`, and more than that: some have come when the next
+/// NAR is asked for.
+const UNDER_WAY: usize = 8;
+const NARS: usize = 20;
+
 /// Waits until so many of the paths are valid.
 fn wait_for(machine: &Machine, paths: &[String], count: usize) {
     let begin = Instant::now();
@@ -223,19 +234,22 @@ fn killed_in_the_middle_it_goes_on_where_it_was_and_loses_nothing_to_a_collectio
     for nix in Nix::both() {
         let machine = world.node(&nix);
         let top = &world.generation.top;
-        let from = format!("prefetch {top} --from {} --jobs 2", world.server.url());
-        for wanted in [closure.len() / 6, closure.len() / 3] {
+        let wire = Wire::to(world.server.address());
+        let from = format!("prefetch {top} --from {} --jobs 2", wire.url());
+        for _ in 0..2 {
+            wire.stall_after(NARS, "/nar/");
             let under_way = UnderWay::start(&machine, &from);
-            wait_for(&machine, closure, wanted);
+            wire.wait_until_failed();
+            let came = machine.valid(closure);
             under_way.kill();
-            let before = machine.valid(closure);
-            assert!(before < closure.len(), "killed too late to tell");
+            wire.set(Mode::Good);
+            assert!(0 < came && came < closure.len(), "in the middle: {came}");
             machine.sh("nix-store --gc").ok();
-            // Up to two were imported and not rooted yet.
+            // Those under way may have been imported and not rooted yet.
             let kept = machine.valid(closure);
             assert!(
-                kept + 2 >= before,
-                "{kept} of {before} survived the collection"
+                kept + UNDER_WAY >= came,
+                "{kept} of {came} survived the collection"
             );
             machine.assert_sound();
         }
@@ -262,19 +276,21 @@ fn a_collection_in_the_middle_takes_nothing_that_is_needed() {
             .ok();
         fs::remove_dir_all(machine.user.home().join("snowcache/pins")).expect("a pin");
         let top = &world.generation.top;
-        let mut under_way = UnderWay::start(&machine, &format!("prefetch {top} --from {url}"));
-        let mut collections = 0;
+        let wire = Wire::to(world.server.address());
+        wire.stall_after(NARS, "/nar/");
+        let from = format!("prefetch {top} --jobs 2 --from {}", wire.url());
+        let mut under_way = UnderWay::start(&machine, &from);
+        wire.wait_until_failed();
+        machine.sh("nix-store --gc").ok();
+        wire.set(Mode::Good);
+        // And again and again, for as long as it takes.
         let status = loop {
             if let Some(status) = under_way.0.try_wait().expect("our own child") {
                 break status;
             }
-            if machine.valid(closure) > corpus::small().closure.len() {
-                machine.sh("nix-store --gc").ok();
-                collections += 1;
-            }
+            machine.sh("nix-store --gc").ok();
         };
         assert!(status.success(), "{status}");
-        assert!(collections > 0, "too fast to tell");
         assert_eq!(machine.valid(closure), closure.len());
         machine.sh("nix-store --gc").ok();
         assert_eq!(machine.valid(closure), closure.len());
@@ -340,7 +356,7 @@ fn a_full_disk_is_told_before_or_when_it_happens_and_nothing_wrong_is_left() {
         // There is room at the beginning, and soon there is not.
         let filler = filler.display();
         let script = format!(
-            "{prefetch} & prefetch=$!\n\
+            "{prefetch} --rate 2MB/s & prefetch=$!\n\
              until [ $(ls /nix/store | wc -l) -gt 4 ]; do sleep 0.01; done\n\
              cat /dev/zero > {filler} || true\n\
              wait $prefetch && exit 9\n\
@@ -361,4 +377,80 @@ fn a_full_disk_is_told_before_or_when_it_happens_and_nothing_wrong_is_left() {
             "{said}"
         );
     }
+}
+
+/// Someone whose daemon has a store on a small disk.
+fn someone(world: &World) -> User {
+    let mut user = User::new();
+    user.set("trusted-public-keys", &world.server.public_key());
+    for (name, file) in [
+        ("NIX_DAEMON_SOCKET_PATH", "socket"),
+        ("SNOWCACHE_STATE", "state"),
+    ] {
+        let place = user.home().join(file).to_string_lossy().into_owned();
+        user.variable(name, &place);
+    }
+    user
+}
+
+#[test]
+fn a_disk_without_inodes_is_told_before_anything_is_fetched() {
+    let world = World::small();
+    let (top, url) = (&world.generation.top, world.server.url());
+    let paths = world.generation.closure.len();
+    let program = binary("snowcache");
+    let prefetch = format!("{} prefetch {top} --from {url}", program.display());
+    for nix in Nix::both() {
+        // There is room for bytes enough. The daemon makes its own files at the first question.
+        let script = format!(
+            "{program} why {top} >/dev/null || true\n\
+             left=$(df --output=iavail /nix | tail -n 1)\n\
+             mkdir /nix/filler\n\
+             (cd /nix/filler && seq $((left - 1 - {few})) | xargs touch)\n\
+             {prefetch} 2> $HOME/early && exit 9\n\
+             rm -r /nix/filler\n\
+             {prefetch}",
+            program = program.display(),
+            few = paths - 1
+        );
+        let (node, user) = (Node::empty(), someone(world));
+        let ran = node.sh(
+            &user,
+            &nix,
+            &on_a_disk("size=800m,nr_inodes=20000", &script),
+        );
+        let early = fs::read_to_string(user.home().join("early")).unwrap_or_default();
+        assert!(ran.ok().starts_with("ready:"), "{early}");
+        let says = format!("inodes left and {paths} paths are to be imported");
+        assert!(early.contains(&says), "{early}");
+        assert!(early.contains("nix-collect-garbage"), "{early}");
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_told_before_anybody_is_asked() {
+    let world = World::small();
+    let top = &world.generation.top;
+    let prefetch = format!(
+        "{} prefetch {top} --from {}",
+        binary("snowcache").display(),
+        world.server.url()
+    );
+    let (node, user) = (Node::empty(), someone(world));
+    // Read-only where it is seen from here, as NixOS has it, is no hindrance; read-only itself is.
+    let script = format!(
+        "mount --bind /nix/store /nix/store\nmount -o remount,bind,ro /nix/store\n\
+         {prefetch}\n\
+         trap - EXIT\nkill $daemon\nwait $daemon || true\n\
+         until mount -o remount,ro /nix/store; do sleep 0.05; done\n\
+         {prefetch} 2> $HOME/late && exit 9\n\
+         exit 0"
+    );
+    let ran = node.sh(&user, &Nix::newer(), &on_a_disk("size=800m", &script));
+    let late = fs::read_to_string(user.home().join("late")).unwrap_or_default();
+    assert!(ran.ok().starts_with("ready:"), "{late}");
+    assert!(
+        late.contains("mounted at /nix/store, is read-only"),
+        "{late}"
+    );
 }

@@ -3,22 +3,28 @@
 
 mod support;
 
+use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::agent::{Machine, PATIENCE, World};
+use support::agent::{Machine, Rebuilt, World};
+use support::corpus::Generation;
 use support::fault::{Mode, Wire};
-use support::nix::Nix;
-use support::server::binary;
+use support::nix::{Nix, Ran};
+use support::proxy::{Proxy, missing};
+use support::server::{Snowcached, binary};
+use support::versions::Versions;
 
-/// What a fault may cost on a quiet machine, and what a busy one may add.
+/// What a fault may cost, and what a busy machine may add.
 const FAILOVER: Duration = Duration::from_secs(1);
-const NOISE: Duration = Duration::from_secs(4);
+const NOISE: Duration = Duration::from_secs(10);
+/// A wait for what does not come takes at least so long.
+const WAITS: Duration = Duration::from_secs(20);
 
 fn start(machine: &Machine, arguments: &str) -> Child {
     let script = format!("exec {} {arguments}", binary("snowcache").display());
@@ -27,58 +33,209 @@ fn start(machine: &Machine, arguments: &str) -> Child {
     command.spawn().expect("setpriv runs")
 }
 
+/// What the first cache is asked for when it fails, and after how many bytes of the answer; whether
+/// the node has an older version; what of the second one is what was wanted of the first.
+const MOMENTS: [(&str, &str, u64, bool, &str); 7] = [
+    (
+        "what it offers",
+        "GET /nix-cache-info",
+        0,
+        false,
+        "GET /nix-cache-info",
+    ),
+    ("many narinfos", "QUERY ", 0, false, "QUERY "),
+    ("a NAR", "/nar/", 0, false, "/nar/"),
+    ("in the middle of it", "/nar/", 1 << 20, false, "/nar/"),
+    ("a plan", "/api/v1/plan", 0, true, "/nar/"),
+    ("frames", "/api/v1/frames", 0, true, "/nar/"),
+    (
+        "in the middle of them",
+        "/api/v1/frames",
+        200_000,
+        true,
+        "/nar/",
+    ),
+];
+
+/// Prefetches the newer version through two caches, of which the first one fails; gives how long
+/// it was until the second one answered with what was wanted.
+fn failover(versions: &Versions, moment: usize, how: Mode) -> Duration {
+    let (_, request, after_bytes, has_older, then) = MOMENTS[moment];
+    let server = &versions.server;
+    let machine = Machine::new(&Nix::newer(), &server.public_key());
+    let [older, newer] = versions.paths();
+    if has_older {
+        let url = server.url();
+        let prefetch = format!("prefetch {older} --from {url}");
+        machine.snowcache(&prefetch).ok();
+    }
+    let (first, second) = (Wire::to(server.address()), Wire::to(server.address()));
+    first.fail_at(request, after_bytes, how);
+    let (from, or) = (first.url(), second.url());
+    let prefetch = format!("prefetch {newer} --from {from} --from {or}");
+    machine.snowcache(&prefetch).ok();
+    assert_eq!(machine.valid(std::slice::from_ref(&newer)), 1);
+    machine.assert_sound();
+    let failed = first.failed().expect("it was asked for that");
+    let asked = second.asked();
+    let mut answers = asked.iter().filter(|it| it.line.contains(then));
+    let answered = answers.find_map(|it| it.answered.filter(|at| *at >= failed));
+    answered.unwrap_or_else(|| panic!("{then} was never asked for: {asked:?}")) - failed
+}
+
 #[test]
-fn a_cache_that_stalls_in_the_middle_is_left_within_a_second() {
+fn whatever_a_cache_stops_in_the_middle_of_another_one_gives_within_a_second() {
+    let versions = Versions::new();
+    let rounds = std::env::var("SNOWCACHE_ROUNDS").ok();
+    let rounds: usize = rounds.and_then(|text| text.parse().ok()).unwrap_or(1);
+    println!("| | stalls | breaks off |\n|---|---|---|");
+    for (moment, (what, ..)) in MOMENTS.iter().enumerate() {
+        let cells = [Mode::Stalls, Mode::Gone].map(|how| {
+            let took = (0..rounds).map(|_| failover(&versions, moment, how));
+            let mut took: Vec<Duration> = took.collect();
+            took.sort();
+            let worst = took[rounds - 1];
+            assert!(worst < FAILOVER + NOISE, "{what}, {how:?}: {worst:?}");
+            let (median, worst) = (took[rounds / 2].as_millis(), worst.as_millis());
+            format!("{median} ms, at most {worst}")
+        });
+        println!("| {what} | {} |", cells.join(" | "));
+    }
+}
+
+/// A node with the older versions of two programs; the newer ones.
+fn with_older(versions: &Versions) -> (Machine, String) {
+    let server = &versions.server;
+    let machine = Machine::new(&Nix::newer(), &server.public_key());
+    let both = |number: usize| {
+        let other = &versions.more[0][number].store_path;
+        format!("{} {other}", versions.paths()[number])
+    };
+    let prefetch = format!("prefetch {} --from {}", both(0), server.url());
+    machine.snowcache(&prefetch).ok();
+    (machine, both(1))
+}
+
+#[test]
+fn what_only_a_cache_that_is_gone_has_is_waited_for() {
+    let versions = Versions::of(2);
+    let (machine, newer) = with_older(&versions);
+    let address = versions.server.address();
+    let first = Wire::to(address);
+    let alone = versions.more[0][1].narinfo_path();
+    let alone = alone.rsplit('/').next().expect("a name").to_owned();
+    let second = Proxy::before(address, move |path, answer| {
+        match path.contains(&alone) || path.contains("nix-cache-info") {
+            true => missing(),
+            false => answer,
+        }
+    });
+    first.fail_at("/api/v1/frames", 0, Mode::Stalls);
+    let (from, or) = (first.url(), second.url());
+    let arguments = format!("prefetch {newer} --jobs 1 --from {from} --from {or}");
+    let child = start(&machine, &arguments);
+    first.wait_until_failed();
+    // The one that both have comes from the second one, and by then the first one is gone.
+    let begin = Instant::now();
+    while !second.asked().iter().any(|it| it.contains("/nar/")) {
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "nobody takes over"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+    first.set(Mode::Good);
+    let output = child.wait_with_output().expect("our own child");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 made of older paths"), "{said}");
+    machine.assert_sound();
+}
+
+#[test]
+fn what_a_cache_that_is_gone_would_have_given_of_a_path_comes_from_another_one() {
+    let versions = Versions::of(2);
+    let (machine, newer) = with_older(&versions);
+    let server = &versions.server;
+    let (first, second) = (Wire::to(server.address()), Wire::to(server.address()));
+    first.fail_at("/api/v1/frames", 0, Mode::Stalls);
+    let (from, or) = (first.url(), second.url());
+    // One after the other: whoever comes second knows that the cache is gone.
+    let prefetch = format!("prefetch {newer} --jobs 1 --from {from} --from {or}");
+    let said = machine.snowcache(&prefetch).ok();
+    assert!(said.contains("1 made of older paths"), "{said}");
+    let count = |wire: &Wire, what: &str| {
+        let asked = wire.asked();
+        asked.iter().filter(|it| it.line.contains(what)).count()
+    };
+    assert_eq!(count(&first, "/api/v1/frames"), 1);
+    assert_eq!(count(&second, "/api/v1/frames"), 1);
+    assert_eq!(count(&second, "/nar/"), 1);
+    machine.assert_sound();
+}
+
+#[test]
+fn a_closure_goes_on_elsewhere_when_a_cache_stalls_in_its_middle() {
     let world = World::system();
-    let closure = &world.generation.closure;
+    let Generation { top, closure } = world.generation;
     let address = world.server.address();
     let (first, second) = (Wire::to(address), Wire::to(address));
     let machine = world.node(&Nix::newer());
-    let top = &world.generation.top;
+    first.fail_at("/nar/", 3 << 20, Mode::Stalls);
     let from = format!("--from {} --from {}", first.url(), second.url());
-    let mut child = start(&machine, &format!("prefetch {top} {from}"));
-    while machine.valid(closure) < 5 {
-        let ended = child.try_wait().expect("our own child");
-        assert!(ended.is_none(), "it ended before the fault");
-        thread::sleep(Duration::from_millis(5));
-    }
-    let passed = |wire: &Wire| wire.passed_bytes();
-    assert_eq!(passed(&second), 0, "the first one is well");
-    first.set(Mode::Stalls);
-    let begin = Instant::now();
-    // More than an answer to the question whether it has it.
-    while passed(&second) < 20_000 {
-        assert!(
-            begin.elapsed() < PATIENCE,
-            "it waits for the one that stalls"
-        );
-        thread::sleep(Duration::from_millis(1));
-    }
-    let took = begin.elapsed();
-    println!("the second cache gives NARs {took:?} after the first one stalled");
-    assert!(took < FAILOVER + NOISE, "{took:?}");
-    let status = child.wait().expect("our own child");
-    assert!(status.success(), "{status}");
+    machine.snowcache(&format!("prefetch {top} {from}")).ok();
+    assert!(first.failed().is_some());
     assert_eq!(machine.valid(closure), closure.len());
     machine.assert_sound();
 }
 
 #[test]
-fn a_cache_that_lets_nobody_in_costs_less_than_a_second() {
+fn a_cache_that_lets_nobody_in_is_not_waited_for() {
     let world = World::small();
-    // Its queue is full: whoever connects is not answered at all, as by a host that is gone.
+    // Nobody takes what is in its queue: whoever connects is not answered, as by a host that hangs.
     let full = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = full.local_addr().expect("an address");
-    let silent = format!("http://{address}");
-    let machine = world.node(&Nix::newer());
+    let silent = format!("http://{}", full.local_addr().expect("an address"));
     let (top, good) = (&world.generation.top, world.server.url());
-    let begin = Instant::now();
-    let from = format!("prefetch {top} --from {silent} --from {good}");
-    machine.snowcache(&from).ok();
-    let took = begin.elapsed();
-    println!("silent from the start: {took:?}");
-    // 143 paths of narinfos from a cache that is silent for each would be minutes.
-    assert!(took < FAILOVER * 3 + NOISE, "{took:?}");
+    let took = |from: String| {
+        let machine = world.node(&Nix::newer());
+        let begin = Instant::now();
+        machine.snowcache(&format!("prefetch {top} {from}")).ok();
+        machine.assert_sound();
+        begin.elapsed()
+    };
+    let alone = took(format!("--from {good}"));
+    let behind = took(format!("--from {silent} --from {good}"));
+    println!("alone {alone:?}, behind one that is silent from the start {behind:?}");
+    // It would be a minute for each that waits.
+    assert!(behind < alone + WAITS, "{alone:?}, {behind:?}");
+}
+
+#[test]
+fn a_cache_that_is_too_busy_for_a_plan_is_asked_again_and_not_for_whole_nars() {
+    let rebuilt = Rebuilt::small();
+    let [before, after] = rebuilt.generations();
+    let world = rebuilt.after;
+    let machine = world.node(&Nix::newer());
+    let url = world.server.url();
+    let prefetch = format!("prefetch {} --pin system --from {url}", before.top);
+    machine.snowcache(&prefetch).ok();
+    let first = AtomicBool::new(true);
+    let busy = Proxy::before(world.server.address(), move |path, mut answer| {
+        if path.contains("/api/v1/plan") && first.swap(false, Ordering::SeqCst) {
+            answer.status = 503;
+        }
+        answer
+    });
+    // There is another one, of which nothing is to be had.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (from, or) = (busy.url(), silent.local_addr().expect("an address"));
+    let top = &after.top;
+    let prefetch = format!("prefetch {top} --pin system --from {from} --from http://{or}");
+    let said = machine.snowcache(&prefetch).ok();
+    assert!(said.contains("made of older paths"), "{said}");
+    let asked = busy.asked();
+    let count = |what: &str| asked.iter().filter(|it| it.contains(what)).count();
+    assert_eq!((count("/api/v1/plan"), count("/nar/")), (2, 0), "{asked:?}");
     machine.assert_sound();
 }
 
@@ -88,52 +245,76 @@ fn a_cache_that_is_slow_and_alone_is_waited_for() {
     let wire = Wire::to(world.server.address());
     let machine = world.node(&Nix::newer());
     // The other one lives, and has nothing.
-    let other = support::server::Snowcached::start();
+    let other = Snowcached::start();
     let (top, slow, empty) = (&world.generation.top, wire.url(), other.url());
+    wire.fail_at("/nar/", 100_000, Mode::Stalls);
     let arguments = format!("prefetch {top} --from {slow} --from {empty}");
     let mut child = start(&machine, &arguments);
-    let closure = &world.generation.closure;
-    while wire.passed_bytes() < 100_000 {
-        let ended = child.try_wait().expect("our own child");
-        assert!(ended.is_none(), "it ended before the fault");
-        thread::sleep(Duration::from_millis(1));
-    }
-    wire.set(Mode::Stalls);
-    thread::sleep(Duration::from_secs(3));
+    wire.wait_until_failed();
+    // Longer than anything that another one is waited for.
+    thread::sleep(FAILOVER * 3);
     wire.set(Mode::Good);
     let status = child.wait().expect("our own child");
     assert!(
         status.success(),
         "a slow cache was given up for one without it"
     );
+    let closure = &world.generation.closure;
     assert_eq!(machine.valid(closure), closure.len());
     machine.assert_sound();
 }
 
-/// A proxy as in companies: asked for whole http URLs, and for tunnels. Counts what it is asked.
+/// A proxy as in companies, which lets in whoever has its password: it is asked for whole http
+/// URLs, and for tunnels.
 struct HttpProxy {
     address: SocketAddr,
-    whole: Arc<AtomicU64>,
+    seen: Arc<Seen>,
 }
+
+/// How often it was asked.
+#[derive(Default)]
+struct Seen {
+    whole: AtomicU64,
+    tunnels: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// `user:pass`
+const PASSWORD: &str = "proxy-authorization: basic dxnlcjpwyxnz";
 
 impl HttpProxy {
     fn start() -> HttpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let whole: Arc<AtomicU64> = Arc::default();
-        let counter = whole.clone();
+        let seen: Arc<Seen> = Arc::default();
+        let counts = seen.clone();
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                let counter = counter.clone();
-                thread::spawn(move || forward(near, &counter));
+                let counts = counts.clone();
+                thread::spawn(move || forward(near, &counts));
             }
         });
-        HttpProxy { address, whole }
+        HttpProxy { address, seen }
+    }
+
+    /// For those who know its password.
+    fn url(&self) -> String {
+        format!("http://user:pass@{}", self.address)
+    }
+
+    /// Whole URLs, tunnels, and those that it did not let in.
+    fn seen(&self) -> [u64; 3] {
+        let Seen {
+            whole,
+            tunnels,
+            refused,
+        } = &*self.seen;
+        [whole, tunnels, refused].map(|count| count.load(Ordering::SeqCst))
     }
 }
 
-/// One request of a connection, which the server then ends.
-fn forward(mut near: TcpStream, whole: &AtomicU64) -> Option<()> {
+/// One request of a connection, which the server then ends, or a tunnel.
+fn forward(mut near: TcpStream, seen: &Seen) -> Option<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -141,15 +322,19 @@ fn forward(mut near: TcpStream, whole: &AtomicU64) -> Option<()> {
         head.push(byte[0]);
     }
     let text = String::from_utf8(head).ok()?;
-    let rest = text.split_once(" http://")?.1;
-    let (host, path) = rest.split_once('/')?;
-    assert!(
-        text.contains("proxy-authorization: Basic dXNlcjpwYXNz"),
-        "{text}"
-    );
-    whole.fetch_add(1, Ordering::SeqCst);
-    let method = text.split(' ').next()?;
     let lower = text.to_ascii_lowercase();
+    if !lower.contains(PASSWORD) {
+        seen.refused.fetch_add(1, Ordering::SeqCst);
+        let refusal = "HTTP/1.1 407 Who Are You\r\nContent-Length: 0\r\n\r\n";
+        return near.write_all(refusal.as_bytes()).ok();
+    }
+    if let Some(rest) = text.strip_prefix("CONNECT ") {
+        seen.tunnels.fetch_add(1, Ordering::SeqCst);
+        return tunnel(near, rest.split(' ').next()?);
+    }
+    seen.whole.fetch_add(1, Ordering::SeqCst);
+    let (method, rest) = text.split_once(" http://")?;
+    let (host, path) = rest.split_once('/')?;
     let length = lower.split("content-length: ").nth(1);
     let length = length.and_then(|rest| rest.lines().next()?.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
@@ -159,15 +344,28 @@ fn forward(mut near: TcpStream, whole: &AtomicU64) -> Option<()> {
     write!(far, "{method} /{line}\r\nconnection: close\r\n{headers}").ok()?;
     far.write_all(&body).ok()?;
     std::io::copy(&mut far, &mut near).ok()?;
-    near.shutdown(std::net::Shutdown::Both).ok()
+    near.shutdown(Shutdown::Both).ok()
+}
+
+/// Whatever is sent, in both directions.
+fn tunnel(mut near: TcpStream, host: &str) -> Option<()> {
+    let mut far = TcpStream::connect(host).ok()?;
+    near.write_all(b"HTTP/1.1 200 Go Ahead\r\n\r\n").ok()?;
+    let (mut near2, mut far2) = (near.try_clone().ok()?, far.try_clone().ok()?);
+    let back = thread::spawn(move || {
+        std::io::copy(&mut far2, &mut near2).ok();
+        near2.shutdown(Shutdown::Write).ok();
+    });
+    std::io::copy(&mut near, &mut far).ok();
+    far.shutdown(Shutdown::Write).ok();
+    back.join().ok()
 }
 
 #[test]
 fn what_is_behind_a_proxy_is_reached_through_it_and_no_proxy_is_heeded() {
     let world = World::small();
     let proxy = HttpProxy::start();
-    let through = format!("http://user:pass@{}", proxy.address);
-    let url = world.server.url();
+    let (through, url) = (proxy.url(), world.server.url());
     let info = |variables: &[(&str, &str)]| {
         let mut command = Command::new(binary("snowcache"));
         command.args(["info", &url]).env_clear();
@@ -177,7 +375,71 @@ fn what_is_behind_a_proxy_is_reached_through_it_and_no_proxy_is_heeded() {
     };
     info(&[]);
     info(&[("http_proxy", &through), ("no_proxy", "127.0.0.1")]);
-    assert_eq!(proxy.whole.load(Ordering::SeqCst), 0);
+    assert_eq!(proxy.seen(), [0, 0, 0]);
     info(&[("http_proxy", &through)]);
-    assert!(proxy.whole.load(Ordering::SeqCst) > 0);
+    let [whole, tunnels, refused] = proxy.seen();
+    assert!(whole > 0);
+    assert_eq!([tunnels, refused], [0, 0]);
+}
+
+/// Certificates for 127.0.0.1, and the authority that made them.
+fn made(name: &str) -> String {
+    let file = support::root().join("server/tests/server/tls").join(name);
+    file.to_string_lossy().into_owned()
+}
+
+#[test]
+fn an_encrypted_cache_behind_a_proxy_is_reached_through_a_tunnel() {
+    let world = World::small();
+    let Generation { top, closure } = world.generation;
+    let folder = support::folder_on_disk();
+    let config = folder.path().join("tls.toml");
+    let (certificate, key) = (made("first.pem"), made("first.key"));
+    let tls = format!("[tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n");
+    fs::write(&config, tls).expect("a configuration");
+    let server = world.twin_with(&["--config", &config.to_string_lossy()]);
+    let url = format!("https://{}", server.address());
+    let proxy = HttpProxy::start();
+    let stranger = format!("http://{}", proxy.address);
+    let nix = Nix::newer();
+    let prefetch = |variables: &[(&str, &str)]| {
+        let mut machine = world.node(&nix);
+        machine.user.variable("SSL_CERT_FILE", &made("ca.pem"));
+        for (name, value) in variables {
+            machine.user.variable(name, value);
+        }
+        let ran = machine.snowcache(&format!("prefetch {top} --from {url}"));
+        (machine, ran)
+    };
+    let arrived = |(machine, ran): (Machine, Ran)| {
+        ran.ok();
+        assert_eq!(machine.valid(closure), closure.len());
+    };
+    // Not through it: nobody said so, or it is for http alone, or not for this host.
+    arrived(prefetch(&[("http_proxy", &proxy.url())]));
+    for (name, except) in [("https_proxy", "127.0.0.1"), ("ALL_PROXY", "*")] {
+        arrived(prefetch(&[(name, &proxy.url()), ("NO_PROXY", except)]));
+    }
+    assert_eq!(proxy.seen(), [0, 0, 0]);
+    arrived(prefetch(&[("https_proxy", &proxy.url())]));
+    let [whole, tunnels, refused] = proxy.seen();
+    assert!(tunnels > 0);
+    assert_eq!([whole, refused], [0, 0]);
+    // Without the password, and with one that is gone.
+    let (machine, ran) = prefetch(&[("https_proxy", &stranger)]);
+    assert_eq!((ran.code, machine.valid(closure)), (3, 0), "{}", ran.stderr);
+    let why = ran.fails();
+    assert!(
+        why.contains(&format!("through the proxy {stranger}")),
+        "{why}"
+    );
+    assert!(why.contains("authorization"), "{why}");
+    assert!(proxy.seen()[2] > 0);
+    let (_, ran) = prefetch(&[("https_proxy", "http://user:pass@127.0.0.1:1")]);
+    let why = ran.fails();
+    assert!(
+        why.contains("through the proxy http://127.0.0.1:1"),
+        "{why}"
+    );
+    assert!(!why.contains("pass"), "{why}");
 }

@@ -11,8 +11,14 @@ use support::server::Snowcached;
 
 /// What stands in for NixOS's program: writes down who was told what, fails where it is told to.
 const STAND_IN: &str = "#!/bin/sh\n\
-    echo \"$(basename $(dirname $(dirname $0)) | cut -c34-) $1\" >> $HOME/configured\n\
-    [ ! -e $HOME/fail-$(basename $(dirname $(dirname $0)) | cut -c34-) ]\n";
+    name=$(basename $(dirname $(dirname $0)) | cut -c34-)\n\
+    touch $HOME/began-$name\n\
+    while [ -e $HOME/hold-$name ]; do sleep 0.02; done\n\
+    echo \"$name $1\" >> $HOME/configured\n\
+    [ ! -e $HOME/fail-$name ]\n";
+
+/// About.
+const KERNEL_BYTES: usize = 100_000;
 
 /// A cache with two systems, and a node with a daemon.
 struct Fleet {
@@ -31,8 +37,9 @@ fn system(server: &Snowcached, name: &str) -> String {
     fs::write(&program, STAND_IN).expect("a program");
     for part in ["kernel", "initrd", "kernel-modules"] {
         let content = match part {
-            "kernel" => name,
-            same => same,
+            // As different as those of different systems, and of some size.
+            "kernel" => name.repeat(KERNEL_BYTES / name.len()),
+            same => same.to_owned(),
         };
         fs::write(folder.join(part), content).expect("a file");
     }
@@ -274,7 +281,7 @@ fn a_system_that_did_not_boot_is_gone_back_from() {
 fn a_node_that_its_control_plane_cannot_reach_goes_back_by_itself() {
     let mut fleet = Fleet::both_ready(&Nix::newer());
     let (old, new, url) = (fleet.old.clone(), fleet.new.clone(), fleet.server.url());
-    let reached = format!("switch {new} --control-plane {url} --confirm-within 20");
+    let reached = format!("switch {new} --control-plane {url} --confirm-within 100");
     let said = fleet.machine.snowcache(&reached).ok();
     assert!(said.starts_with("switched to "), "{said}");
     fleet.machine.snowcache(&format!("switch {old}")).ok();
@@ -339,7 +346,7 @@ fn a_switch_that_was_killed_is_gone_back_from_by_whoever_comes_after() {
 
     let old = &fleet.old;
     let killed = format!(
-        "{program} switch {old} --health 'exec sleep 9 >/dev/null 2>&1' & switch=$!\n\
+        "{program} switch {old} --health 'exec sleep 60 >/dev/null 2>&1' & switch=$!\n\
          until grep -qs 'old switch' $HOME/configured; do sleep 0.02; done\n\
          kill -KILL $switch\n\
          {program} confirm --decide"
@@ -351,4 +358,74 @@ fn a_switch_that_was_killed_is_gone_back_from_by_whoever_comes_after() {
     );
     assert_eq!(fleet.profile(), fleet.new);
     assert_eq!(fleet.configured(), ["old switch", "new switch"]);
+}
+
+#[test]
+fn what_a_killed_switch_has_started_is_waited_for_before_anybody_goes_back() {
+    let fleet = Fleet::both_ready(&Nix::newer());
+    let program = support::server::binary("snowcache");
+    let (new, program) = (&fleet.new, program.display());
+    let killed = format!(
+        "touch $HOME/hold-new\n\
+         {program} switch {new} & switch=$!\n\
+         until [ -e $HOME/began-new ]; do sleep 0.02; done\n\
+         kill -KILL $switch\n\
+         {program} confirm --decide 2> $HOME/decided & decide=$!\n\
+         sleep 1\n[ ! -s $HOME/decided ]\n\
+         rm $HOME/hold-new\n\
+         wait $decide && exit 9\n\
+         cat $HOME/decided"
+    );
+    let why = fleet.machine.sh(&killed).ok();
+    assert!(why.contains("was broken off; went back to"), "{why}");
+    assert_eq!(fleet.profile(), fleet.old);
+    // One after the other, though nobody was left to see to it.
+    assert_eq!(fleet.configured(), ["new switch", "old switch"]);
+    // What went well lets go of it, whatever it has left running.
+    fleet.switch(new, "").ok();
+}
+
+#[test]
+fn a_boot_folder_without_room_is_told_before_anything_is_touched() {
+    let fleet = Fleet::both_ready(&Nix::newer());
+    let (old, new) = (&fleet.old, &fleet.new);
+    let program = support::server::binary("snowcache");
+    let program = program.display();
+    let switch = format!("{program} switch {new} --boot $HOME/boot");
+    let disk = "mkdir -p $HOME/boot\nmount -t tmpfs -o size=64k none $HOME/boot";
+    let why = fleet.machine.sh(&format!("{disk}\n{switch}")).fails();
+    let says = format!("/boot has room for 64.0 KiB and kernel and initrd of {new} take 97.");
+    assert!(why.contains(&says), "{why}");
+    assert!(why.contains("remove old generations"), "{why}");
+    assert_eq!(&fleet.profile(), old);
+    assert_eq!(fleet.configured(), Vec::<String>::new());
+    // Nothing is copied for a test.
+    let test = format!("{disk}\n{switch} --mode test");
+    fleet.machine.sh(&test).ok();
+    assert_eq!(fleet.configured(), ["new test"]);
+
+    // The kernel is there already, as the boot loader of each kind calls it.
+    let name = format!("{}-kernel", &new["/nix/store/".len()..]);
+    for copy in [
+        format!("EFI/nixos/{name}.efi"),
+        format!("kernels/{name}"),
+        format!("nixos/{name}"),
+    ] {
+        let there = format!("{disk}\nmkdir -p $HOME/boot/EFI/nixos $HOME/boot/kernels");
+        let there = format!("{there} $HOME/boot/nixos\ntouch $HOME/boot/{copy}\n{switch}");
+        fleet.machine.sh(&there).ok();
+        assert_eq!(&fleet.profile(), new);
+        fleet.switch(old, "").ok();
+    }
+    let unlooked = format!("{disk}\n{program} switch {new} --boot none");
+    fleet.machine.sh(&unlooked).ok();
+    assert_eq!(&fleet.profile(), new);
+    if fs::metadata("/boot").is_ok() {
+        let disk = "mount -t tmpfs -o size=64k none /boot";
+        let said = fleet.machine.sh(&format!("{disk}\n{program} why {old}"));
+        let said = said.ok();
+        assert!(said.starts_with("ready: "), "{said}");
+        let says = "careful: a switch would be refused: /boot has room for";
+        assert!(said.contains(says), "{said}");
+    }
 }

@@ -13,6 +13,7 @@ mod identity;
 mod nix_conf;
 pub mod node;
 pub mod prefetch;
+pub mod preflight;
 pub mod push;
 pub mod queue;
 pub mod rate;

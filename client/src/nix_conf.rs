@@ -32,13 +32,38 @@ struct Settings {
 /// # Errors
 /// When a file cannot be read, or names something that is no key.
 pub fn trusted_public_keys() -> Result<Vec<PublicKey>, Failure> {
-    let folder = std::env::var_os("NIX_CONF_DIR").map_or("/etc/nix".into(), PathBuf::from);
     let mut settings = Settings::default();
-    settings.add_file(&folder.join("nix.conf"), false, 0)?;
+    settings.add_file(&file(), false, 0)?;
     if let Ok(text) = std::env::var("NIX_CONFIG") {
         settings.add_text(&text, Path::new("$NIX_CONFIG"), 0)?;
     }
     settings.keys()
+}
+
+fn file() -> PathBuf {
+    let folder = std::env::var_os("NIX_CONF_DIR").map_or("/etc/nix".into(), PathBuf::from);
+    folder.join("nix.conf")
+}
+
+/// Whether the nix-daemon trusts these keys as well, as far as its settings are to be seen here: in
+/// a container they may not be.
+///
+/// # Errors
+/// With what to do about the first that it does not.
+pub fn check_trusted(keys: &[PublicKey]) -> Result<(), String> {
+    let seen = file().exists() || std::env::var_os("NIX_CONFIG").is_some();
+    // Settings that only the daemon may read are its own affair, too.
+    let (true, Ok(known)) = (seen, trusted_public_keys()) else {
+        return Ok(());
+    };
+    match keys.iter().find(|key| !known.contains(key)) {
+        None => Ok(()),
+        Some(key) => Err(format!(
+            "the key {} is not among trusted-public-keys of nix.conf, so the nix-daemon would take \
+             nothing that only it has signed; add {key} there and restart the daemon",
+            key.name()
+        )),
+    }
 }
 
 impl Settings {

@@ -1,6 +1,7 @@
 //! Bringing closures to this node, ahead of time: local, verified, pinned - or a reason why not.
 //!
 //! ```text
+//!   can this node take anything?       see `preflight`
 //!   walk the closure in the caches     signatures checked
 //!   hold all of it                     temporary roots, before anything is relied on
 //!   what is not valid here?            only that is fetched
@@ -25,6 +26,7 @@ mod patched;
 mod vouch;
 
 use crate::node::{Node, NodeError};
+use crate::preflight;
 use crate::show;
 use crate::sources::Sources;
 use crate::store::Store;
@@ -35,7 +37,7 @@ use snowcache_core::cache::{Cache, NarStream, Narinfo};
 use snowcache_core::closure::{self, Absent, Limits};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::path_info::Claimed;
-use snowcache_nix::{STORE_DIR, StoreHash, StorePath};
+use snowcache_nix::{StoreHash, StorePath};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,12 +133,6 @@ enum NotReady {
         more: String,
         remedy: String,
     },
-    #[error(
-        "{STORE_DIR} has room for {} and {} are to be imported; make room \
-         (nix-collect-garbage) and run the same again", show::size(*.free_bytes),
-        show::size(*.needed_bytes)
-    )]
-    NoRoom { free_bytes: u64, needed_bytes: u64 },
     #[error("{0} was valid and is in no cache, and is gone: something collected it")]
     Collected(StorePath),
     #[error(transparent)]
@@ -174,6 +170,7 @@ impl Prefetch<'_> {
     }
 
     async fn once(&self, roots: &[StoreHash]) -> Result<Ready, Error> {
+        preflight::node()?;
         self.store.about().await?;
         self.sources.learn(roots).await;
         let either = Either {
@@ -203,7 +200,7 @@ impl Prefetch<'_> {
             missing: missing.len(),
             nar_size_bytes,
         });
-        room_for(nar_size_bytes)?;
+        preflight::room(nar_size_bytes, missing.len())?;
         let fetched: BTreeSet<StorePath> = missing
             .iter()
             .map(|narinfo| narinfo.info.store_path.clone())
@@ -262,7 +259,12 @@ impl Prefetch<'_> {
         let place = under_way.place().await;
         let imported = match plan.open(self.sources, &narinfo).await {
             Ok(nar) => self.import(&narinfo, nar, under_way, place).await,
-            Err(error) => Err(error),
+            Err(error) => {
+                // To be fetched whole it needs one again: whoever held theirs and waited for
+                // another would wait for ever once all of them do.
+                drop(place);
+                Err(error)
+            }
         };
         match imported {
             Ok(()) => {
@@ -396,24 +398,6 @@ impl UnderWay {
     async fn place(&self) -> OwnedSemaphorePermit {
         let place = self.places.clone().acquire_owned().await;
         place.expect("invariant: the semaphore is never closed")
-    }
-}
-
-/// A path takes at least its NAR's size, near enough: what does not fit by that need not be begun.
-fn room_for(needed_bytes: u64) -> Result<(), Error> {
-    let Ok(disk) = rustix::fs::statvfs(STORE_DIR) else {
-        return Ok(());
-    };
-    let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-    match needed_bytes <= free_bytes {
-        true => Ok(()),
-        false => {
-            let no_room = NotReady::NoRoom {
-                free_bytes,
-                needed_bytes,
-            };
-            Err(no_room.because(Kind::TooMuch))
-        }
     }
 }
 

@@ -36,7 +36,7 @@ pub use about::{CacheInfo, Page};
 pub use admin::{Generation, Kept, Listed, Pin, PinChange, Removal, Report};
 pub use batch::{Batch, HASHES_PER_REQUEST};
 pub use caches::{CacheChange, Holding, NamedCache, Where};
-pub use elsewhere::{Elsewhere, STALL};
+pub use elsewhere::{DOUBT, Elsewhere, STALL};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
 pub use tokens::{GitHubError, NewToken, Token, TokenWish, github_identity};

@@ -6,22 +6,35 @@
 //!   nar       from the cache whose narinfo it is, or from whoever answers first with the same
 //!   failed    that cache is not asked for this path again; one that is gone or silent, for
 //!             anything, for [`REST`], as long as there are others
+//!
+//!   a cache that gives nothing any more, and another one that has the same:
+//!   a narinfo, a NAR's beginning   DOUBT                          -> the other is asked, too
+//!   the middle of a NAR            STALL; from DOUBT on the other
+//!                                  is asked whether it has it     -> begins anew there
+//!   plans, many narinfos           DOUBT + ALIVE, in which it does
+//!                                  not answer and the other does  -> done without
+//!   it refuses, or breaks off      nothing                        -> the next
 //! ```
 //!
 //! Guarantees: a narinfo that comes out of here is signed by a trusted key, or content-addressed
 //! (which whoever imports it checks). A cache that dies, refuses, or stalls at any moment is left
-//! within a second if another one has what it was to give (see `race`, and `Elsewhere` of
+//! within [`FAILOVER`] if another one has what it was to give (see `race`, and `Elsewhere` of
 //! [`crate::remote`]); one that is alone is waited for. Never: written to; two
 //! caches' bytes mixed in one NAR.
 
 mod nars;
 mod race;
+mod resting;
 
-use crate::remote::{Batch, HASHES_PER_REQUEST, Remote, STALL};
+pub use resting::REST;
+
+use crate::remote::{Batch, DOUBT, HASHES_PER_REQUEST, Remote, STALL};
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
+use futures::stream::{FuturesUnordered, StreamExt};
 use race::{Raced, race};
+use resting::Resting;
 use snowcache_core::cache::{Cache, NarStream, Narinfo};
 use snowcache_core::delta::Pair;
 use snowcache_core::error::{Blame, Error, Kind};
@@ -31,14 +44,30 @@ use snowcache_nix::{PathInfo, PublicKey, StoreHash, StorePath, fingerprint};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a cache that did not answer is left alone: nix-daemon does so for a minute; here a
-/// restart of the cache should be noticed within a prefetch.
-pub const REST: Duration = Duration::from_secs(10);
+/// What a cache that stops giving anything may cost, until another one that has the same gives it.
+pub const FAILOVER: Duration = Duration::from_secs(1);
+
+/// How long a cache may take to say that it lives while it is busy with something long. A new
+/// connection over TLS and a question are three round trips.
+const ALIVE: Duration = Duration::from_millis(450);
+
+/// A round trip to a cache on the same continent, for the arithmetic of [`FAILOVER`].
+const ROUND_TRIP_MS: u128 = 100;
+
+/// Whether so long a wait, and so many round trips to another cache after it, are below that.
+const fn is_quick(waited: Duration, round_trips: u128) -> bool {
+    waited.as_millis() + round_trips * ROUND_TRIP_MS < FAILOVER.as_millis()
+}
+/// A connection over TLS takes two of them; a narinfo and the beginning of its NAR one each. Who
+/// was asked whether it has what stalled has a connection by then.
+const _: () = assert!(is_quick(DOUBT, 2 + 1 + 2) && is_quick(STALL, 2));
+/// So has who said that it lives while another one did not.
+const _: () = assert!(is_quick(DOUBT.saturating_add(ALIVE), 2));
 
 /// Rounds of questions for one narinfo, when every cache that could be asked has failed.
 const MAX_ROUNDS: u32 = 4;
@@ -74,6 +103,9 @@ pub enum SourceError {
     /// There is none, or none has it.
     #[error("none of the caches has it any more")]
     NoCache,
+    /// What it alone could give is not waited for.
+    #[error("{0} does not answer at the moment")]
+    Gone(String),
     /// A source is never written to.
     #[error("the caches of a prefetch are only read from")]
     ReadOnly,
@@ -83,7 +115,7 @@ pub enum SourceError {
 pub struct Sources {
     caches: Vec<Remote>,
     trusted: Vec<PublicKey>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
@@ -94,8 +126,8 @@ struct State {
     refused: BTreeMap<(StoreHash, usize), String>,
     /// The keys by which paths were found to be signed.
     vouching: BTreeSet<String>,
-    /// Until when a cache is left alone.
-    resting: BTreeMap<usize, Instant>,
+    /// Who is left alone.
+    resting: Resting,
 }
 
 /// What a cache says of some pairs.
@@ -116,7 +148,7 @@ impl Sources {
         Sources {
             caches,
             trusted,
-            state: Mutex::default(),
+            state: Arc::default(),
         }
     }
 
@@ -191,7 +223,7 @@ impl Sources {
     }
 
     /// What a cache takes long to say: nothing when it turns out not to answer anything any more,
-    /// and there are others. Such a cache rests.
+    /// and another one does. Such a cache rests.
     async fn while_alive<T>(&self, cache: usize, work: impl Future<Output = T>) -> Option<T> {
         if self.caches.len() < 2 {
             return Some(work.await);
@@ -199,19 +231,40 @@ impl Sources {
         let mut work = pin!(work);
         loop {
             let dead = async {
-                sleep(STALL).await;
-                let asked = timeout(STALL, self.caches[cache].cache_info()).await;
-                !matches!(asked, Ok(Ok(_)))
+                sleep(DOUBT).await;
+                self.is_dead(cache).await
             };
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
                 dead = dead => if dead {
-                    self.let_rest(cache);
+                    self.state().resting.gone(cache, Instant::now());
                     return None;
                 }
             }
         }
+    }
+
+    /// Whether it does not say within [`ALIVE`] that it lives, and another one does.
+    async fn is_dead(&self, cache: usize) -> bool {
+        let another = async {
+            // Most of the time nobody else need be asked.
+            sleep(ALIVE / 3).await;
+            let others = self.order().into_iter().filter(|it| *it != cache);
+            let asked: FuturesUnordered<_> =
+                others.map(|it| self.lives(it, ALIVE * 2 / 3)).collect();
+            asked.any(|lives| async move { lives }).await
+        };
+        match select(pin!(self.lives(cache, ALIVE)), pin!(another)).await {
+            Either::Left((true, _)) => false,
+            Either::Left((false, another)) => another.await,
+            Either::Right((another, lives)) => another && !lives.await,
+        }
+    }
+
+    async fn lives(&self, cache: usize, within: Duration) -> bool {
+        let answers = timeout(within, self.caches[cache].answers()).await;
+        answers.unwrap_or(false)
     }
 
     /// A NAR from here turned out wrong, or broke off: the next attempt goes elsewhere if it can.
@@ -223,7 +276,7 @@ impl Sources {
         };
         match error.kind() {
             Kind::Unavailable => {
-                state.resting.insert(origin, Instant::now() + REST);
+                state.resting.gone(origin, Instant::now());
             }
             _ => {
                 let refusal = (path.hash(), origin);
@@ -269,18 +322,16 @@ impl Sources {
         order.into_iter().filter(usable).collect()
     }
 
-    fn let_rest(&self, cache: usize) {
-        self.state().resting.insert(cache, Instant::now() + REST);
-    }
-
     /// Lets those rest that did not answer; the error that says most, if there is one.
     fn note<T>(&self, raced: &mut Raced<T>) -> Option<Error> {
         let mut failed = std::mem::take(&mut raced.failed);
         let gone = |error: &Error| error.kind() == Kind::Unavailable;
-        let away = failed.iter().filter(|(_, error)| gone(error));
-        let away = away.map(|(cache, _)| *cache);
-        for cache in away.chain(std::mem::take(&mut raced.silent)) {
-            self.let_rest(cache);
+        let (mut state, now) = (self.state(), Instant::now());
+        for (cache, _) in failed.iter().filter(|(_, error)| gone(error)) {
+            state.resting.gone(*cache, now);
+        }
+        for cache in raced.silent.drain(..) {
+            state.resting.silent(cache, now);
         }
         failed.sort_by_key(|(_, error)| gone(error));
         failed.into_iter().next().map(|(_, error)| error)
@@ -369,14 +420,21 @@ impl Sources {
     }
 
     fn rests(&self, cache: usize) -> bool {
-        let until = self.state().resting.get(&cache).copied();
-        until.is_some_and(|until| until > Instant::now())
+        self.state().resting.rests(cache, Instant::now())
+    }
+
+    fn is_gone(&self, cache: usize) -> bool {
+        self.state().resting.is_gone(cache, Instant::now())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Maps whose holder panicked are whole: every change is one insert or remove.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Maps whose holder panicked are whole: every change is one insert or remove.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Without caches nothing can be had.

@@ -15,7 +15,11 @@ use std::time::{Duration, Instant};
 /// How often a health check is looked after.
 const POLL: Duration = Duration::from_millis(20);
 /// What a reboot is needed for when it is another one than was booted.
-const OF_THE_BOOT: [&str; 3] = ["kernel", "initrd", "kernel-modules"];
+const OF_THE_BOOT: [&str; 3] = [KERNEL, INITRD, "kernel-modules"];
+/// What boot loaders start of a system.
+pub const KERNEL: &str = "kernel";
+/// What goes with it.
+pub const INITRD: &str = "initrd";
 /// What NixOS booted.
 pub const BOOTED: &str = "/run/booted-system";
 

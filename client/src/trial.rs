@@ -6,17 +6,28 @@
 //!   FOLDER/trial-boot.json   to be decided after the next one
 //!   FOLDER/confirmed         the control plane has reached this node; its text is the root
 //!   FOLDER/switch.lock       held by whoever switches or decides
+//!   FOLDER/change.lock       held by what they start to change the profile and the system, also
+//!                            when they themselves were killed
 //! ```
 //! Guarantees: there is at most one; it is on the disk before the profile is changed, and goes
-//! when it is confirmed or gone back from. Never: decided twice at once.
+//! when it is confirmed or gone back from. Never: decided twice at once, or while
+//! what a killed switch has started still changes something.
 
 use crate::node::{Node, NodeError};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 use snowcache_nix::StorePath;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long it is waited for what a killed switch has started: systemd gives a unit 90 s to start,
+/// and some start one after the other.
+const ORPHANS_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A trial has a dozen short fields.
 const MAX_BYTES: u64 = 64 << 10;
@@ -163,6 +174,8 @@ impl Trial {
 #[derive(Debug)]
 pub struct Turn {
     _lock: File,
+    /// The lock that is handed down.
+    change: File,
 }
 
 impl Turn {
@@ -186,13 +199,48 @@ impl Turn {
         }
     }
 
+    /// Waits for what was started by a switch that was killed; not for ever, in case something of
+    /// it has become a service.
+    pub fn await_orphans(&self) {
+        let begin = Instant::now();
+        while flock(&self.change, FlockOperation::NonBlockingLockExclusive).is_err()
+            && begin.elapsed() < ORPHANS_TIMEOUT
+        {
+            std::thread::sleep(LOOK);
+        }
+        self.let_go();
+    }
+
+    /// Does what starts other programs that change this node: until they have ended, nobody
+    /// decides, also when this program is killed. (A lock belongs to an open file, which whoever
+    /// is started inherits; it is let go of for all of them when this program sees the end.)
+    pub fn change<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Where either fails it is as it would be without: only who is killed notices.
+        let held = flock(&self.change, FlockOperation::NonBlockingLockExclusive);
+        let inherited = held.and_then(|()| fcntl_setfd(&self.change, FdFlags::empty()));
+        let done = work();
+        if inherited.is_ok() {
+            fcntl_setfd(&self.change, FdFlags::CLOEXEC).ok();
+        }
+        self.let_go();
+        done
+    }
+
+    fn let_go(&self) {
+        flock(&self.change, FlockOperation::Unlock).ok();
+    }
+
     fn by(node: &Node, how: FlockOperation) -> Result<Option<Turn>, NodeError> {
         let wrong = |error| node.wrong("switch.lock", error);
-        let path = node.folder().join("switch.lock");
         std::fs::create_dir_all(node.folder()).map_err(wrong)?;
-        let lock = File::create(&path).map_err(wrong)?;
+        let open = |name: &str| File::create(node.folder().join(name)).map_err(wrong);
+        let lock = open("switch.lock")?;
+        let change = open("change.lock")?;
         match flock(&lock, how) {
-            Ok(()) => Ok(Some(Turn { _lock: lock })),
+            Ok(()) => Ok(Some(Turn {
+                _lock: lock,
+                change,
+            })),
             Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(None),
             Err(error) => Err(wrong(error.into())),
         }

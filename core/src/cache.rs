@@ -43,6 +43,14 @@ pub struct Narinfo {
     pub file_size_bytes: Option<u64>,
 }
 
+impl Narinfo {
+    /// The last part of its URL, which names an encoding of a NAR: the same in caches that have the
+    /// same bytes.
+    pub fn file_name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or(&self.url)
+    }
+}
+
 /// Something that holds store paths.
 pub trait Cache: Send + Sync {
     /// The narinfo of a path; `None` when the path is not there.

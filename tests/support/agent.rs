@@ -67,13 +67,18 @@ impl World {
 
     /// Another server with the same depot and keys.
     pub fn twin(&self) -> Snowcached {
+        self.twin_with(&[])
+    }
+
+    /// The same, told this besides.
+    pub fn twin_with(&self, arguments: &[&str]) -> Snowcached {
         let folder = super::folder_on_disk();
         let copied = Command::new("cp")
             .arg("-a")
             .args([&self.server.data(), folder.path()])
             .status();
         assert!(copied.expect("cp runs").success());
-        Snowcached::start_with(folder, "warn", &[])
+        Snowcached::start_with(folder, "warn", arguments)
     }
 
     /// A node that trusts this cache, and has nothing.
@@ -317,8 +322,13 @@ pub fn secret(folder: &Path, name: &str, text: &str) -> PathBuf {
 
 /// A store on a disk of so many MiB.
 pub fn on_a_small_disk(mib: u32, script: &str) -> String {
+    on_a_disk(&format!("size={mib}m"), script)
+}
+
+/// A store on a tmpfs with these options.
+pub fn on_a_disk(options: &str, script: &str) -> String {
     format!(
-        "mount -t tmpfs -o size={mib}m none /nix\nmkdir -p /nix/store /nix/var\n\
+        "mount -t tmpfs -o {options} none /nix\nmkdir -p /nix/store /nix/var\n\
          nix-daemon 2>/dev/null & daemon=$!\n\
          trap \"kill $daemon\" EXIT\n\
          for _ in $(seq 500); do [ -S $NIX_DAEMON_SOCKET_PATH ] && break; sleep 0.02; done\n\

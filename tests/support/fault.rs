@@ -3,10 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the wire does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,27 @@ struct Shared {
     /// Connections of earlier ones have been cut.
     epoch: AtomicU64,
     passed_bytes: AtomicU64,
+    asked: Mutex<Vec<Asked>>,
+    fuse: Mutex<Fuse>,
+}
+
+/// A request that came along a wire.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its first line.
+    pub line: String,
+    /// When the first bytes of its answer passed.
+    pub answered: Option<Instant>,
+}
+
+/// What makes a wire fail by itself.
+#[derive(Default)]
+struct Fuse {
+    /// What requests, how many of them pass before, the bytes of the answer, and then.
+    at: Option<(String, usize, u64, Mode)>,
+    /// The request has come: what may pass in all, and then.
+    lit: Option<(u64, Mode)>,
+    blown: Option<Instant>,
 }
 
 impl Wire {
@@ -66,6 +87,39 @@ impl Wire {
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Becomes so once a request with this in its first line came and so many bytes passed after
+    /// it; with none, that request does not pass.
+    pub fn fail_at(&self, request: &str, after_bytes: u64, mode: Mode) {
+        self.shared.fuse().at = Some((request.to_owned(), 0, after_bytes, mode));
+    }
+
+    /// Lets so many of these requests pass, and stalls at the next; healed by `set`.
+    pub fn stall_after(&self, count: usize, request: &str) {
+        let mut fuse = self.shared.fuse();
+        fuse.blown = None;
+        fuse.at = Some((request.to_owned(), count, 0, Mode::Stalls));
+    }
+
+    /// Waits until it has failed by itself.
+    #[track_caller]
+    pub fn wait_until_failed(&self) {
+        let begin = Instant::now();
+        while self.failed().is_none() {
+            assert!(begin.elapsed() < PATIENCE, "that is never asked for");
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// When that was.
+    pub fn failed(&self) -> Option<Instant> {
+        self.shared.fuse().blown
+    }
+
+    /// What was asked for along it so far, whether it passed or not.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.shared.asked.lock().expect("no poison").clone()
+    }
+
     /// In both directions.
     pub fn passed_bytes(&self) -> u64 {
         self.shared.passed_bytes.load(Ordering::SeqCst)
@@ -80,23 +134,40 @@ fn connect(near: TcpStream, server: SocketAddr, shared: &Arc<Shared>) {
         return;
     };
     let epoch = shared.epoch.load(Ordering::SeqCst);
+    // The number of the request that is answered now.
+    let asked: Arc<Mutex<Option<usize>>> = Arc::default();
     let (near2, far2) = match (near.try_clone(), far.try_clone()) {
         (Ok(near), Ok(far)) => (near, far),
         _ => return,
     };
     for (from, to, is_answer) in [(near, far, false), (far2, near2, true)] {
-        let shared = shared.clone();
-        thread::spawn(move || pump(from, to, is_answer, epoch, &shared));
+        let (shared, asked) = (shared.clone(), asked.clone());
+        let way = Way {
+            is_answer,
+            epoch,
+            asked,
+        };
+        thread::spawn(move || pump(from, to, &way, &shared));
     }
 }
+
+/// One direction of a connection.
+struct Way {
+    is_answer: bool,
+    epoch: u64,
+    asked: Arc<Mutex<Option<usize>>>,
+}
+
+/// Longer than anything should take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a connection that nothing passes through looks whether it has been cut.
 const LOOK: Duration = Duration::from_millis(5);
 
-fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, epoch: u64, shared: &Shared) {
+fn pump(mut from: TcpStream, mut to: TcpStream, way: &Way, shared: &Shared) {
     let mut chunk = [0; 16 << 10];
     from.set_read_timeout(Some(LOOK)).expect("a timeout");
-    let over = || shared.is(Mode::Gone) || shared.epoch.load(Ordering::SeqCst) != epoch;
+    let over = || shared.is(Mode::Gone) || shared.epoch.load(Ordering::SeqCst) != way.epoch;
     loop {
         let count = match from.read(&mut chunk) {
             Ok(0) => {
@@ -107,14 +178,21 @@ fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, epoch: u64, sha
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !over() => continue,
             Err(_) => break,
         };
+        match way.is_answer {
+            false => shared.note_request(&chunk[..count], way),
+            true => shared.burn(),
+        }
         while shared.is(Mode::Stalls) && !over() {
             thread::sleep(LOOK);
         }
         if over() {
             break;
         }
-        if is_answer && shared.is(Mode::Lies) {
-            chunk[count / 2] ^= 1;
+        if way.is_answer {
+            shared.note_answer(way);
+            if shared.is(Mode::Lies) {
+                chunk[count / 2] ^= 1;
+            }
         }
         if to.write_all(&chunk[..count]).is_err() {
             break;
@@ -130,5 +208,56 @@ fn pump(mut from: TcpStream, mut to: TcpStream, is_answer: bool, epoch: u64, sha
 impl Shared {
     fn is(&self, mode: Mode) -> bool {
         self.mode.load(Ordering::SeqCst) == mode as u8
+    }
+
+    fn fuse(&self) -> std::sync::MutexGuard<'_, Fuse> {
+        self.fuse.lock().expect("no poison")
+    }
+
+    fn note_request(&self, chunk: &[u8], way: &Way) {
+        let line = chunk.split(|byte| *byte == b'\r').next();
+        let line = String::from_utf8_lossy(line.unwrap_or_default());
+        if !line.ends_with(" HTTP/1.1") {
+            return;
+        }
+        let mut asked = self.asked.lock().expect("no poison");
+        let number = asked.len();
+        asked.push(Asked {
+            line: line.clone().into_owned(),
+            answered: None,
+        });
+        drop(asked);
+        *way.asked.lock().expect("no poison") = Some(number);
+        let mut fuse = self.fuse();
+        let is_it = |at: &mut (String, usize, u64, Mode)| {
+            let counts = line.contains(&*at.0);
+            let is_it = counts && at.1 == 0;
+            at.1 -= usize::from(counts && !is_it);
+            is_it
+        };
+        if let Some((.., after_bytes, mode)) = fuse.at.take_if(is_it) {
+            let passed = self.passed_bytes.load(Ordering::SeqCst);
+            fuse.lit = Some((passed + after_bytes, mode));
+        }
+        drop(fuse);
+        self.burn();
+    }
+
+    fn note_answer(&self, way: &Way) {
+        let number = way.asked.lock().expect("no poison").take();
+        if let Some(number) = number {
+            let mut asked = self.asked.lock().expect("no poison");
+            asked[number].answered = Some(Instant::now());
+        }
+    }
+
+    /// Fails if as much has passed as may.
+    fn burn(&self) {
+        let mut fuse = self.fuse();
+        let passed = self.passed_bytes.load(Ordering::SeqCst);
+        if let Some((_, mode)) = fuse.lit.take_if(|(most, _)| passed >= *most) {
+            self.mode.store(mode as u8, Ordering::SeqCst);
+            fuse.blown = Some(Instant::now());
+        }
     }
 }

@@ -34,6 +34,7 @@ pub mod stocked;
 pub mod strace;
 pub mod systems;
 pub mod tap;
+pub mod versions;
 pub mod wire;
 pub mod world;
 

@@ -1,8 +1,6 @@
 //! Systems of a node: a stand-in for NixOS's switch-to-configuration, which writes down that it
 //! ran, and some paths that it needs, each different from system to system.
 
-use std::fs;
-
 use super::nix::{Nix, Node, User};
 use super::server::Snowcached;
 
@@ -27,9 +25,6 @@ impl Systems {
     pub fn make(server: &Snowcached, seed: u64, count: usize) -> Systems {
         let mut user = User::of(server);
         user.set("substituters", "");
-        let expression = user.home().join("systems.nix");
-        fs::write(&expression, EXPRESSION).expect("an expression");
-        user.variable("EXPRESSION", &expression.to_string_lossy());
         let builder = Node::empty();
         let all = (0..count).map(|number| build(&builder, &user, number, seed));
         Systems {
@@ -42,7 +37,7 @@ impl Systems {
 
 fn build(builder: &Node, user: &User, number: usize, seed: u64) -> System {
     let script = format!(
-        "top=$(nix-build --no-out-link $EXPRESSION --argstr name {number} \
+        "top=$(nix-build --no-out-link $FILES/system.nix --argstr name {number} \
          --argstr seed {seed} --arg parts {PARTS})\n\
          nix copy --to \"$PUSH?compression=zstd\" $top\nnix-store -qR $top\necho $top"
     );
@@ -55,32 +50,3 @@ fn build(builder: &Node, user: &User, number: usize, seed: u64) -> System {
         closure: lines,
     }
 }
-
-const EXPRESSION: &str = r#"{ name, seed, parts }:
-let
-  make = name: script: derivation {
-    inherit name;
-    system = builtins.currentSystem;
-    builder = "/bin/sh";
-    PATH = "/usr/bin:/bin";
-    args = [ "-ec" script ];
-  };
-  key = text: builtins.hashString "md5" text;
-  part = number: make "part-${toString number}" ''
-    mkdir $out
-    head -c 300000 /dev/zero | openssl enc -aes-128-ctr -nosalt \
-      -K ${key "${seed}-${name}-${toString number}"} -iv 00 >$out/data 2>/dev/null
-  '';
-in
-make "system" ''
-  mkdir -p $out/bin
-  echo '${toString (builtins.genList part parts)}' >$out/parts
-  echo ${name} >$out/kernel
-  cat >$out/bin/switch-to-configuration <<'END'
-  #!/bin/sh
-  echo "$0 $1" >>$HOME/configured
-  sleep 0.05
-  END
-  chmod +x $out/bin/switch-to-configuration
-''
-"#;

@@ -9,7 +9,9 @@
 use super::jobs::{Done, Job, JobsError, State, hash_of};
 use super::{Agent, Running};
 use crate::figures::Tally;
+use crate::nix_conf;
 use crate::prefetch::{Event, Prefetch, Ready};
+use crate::preflight;
 use crate::queue::notify;
 use crate::queue::report::now_s;
 use crate::remote::Remote;
@@ -120,6 +122,7 @@ fn sources(agent: &Agent, job: &Job) -> Result<Sources, Failed> {
         .collect::<Result<_, _>>()
         .map_err(Failed::for_good)?;
     let keys = agent.trusted().map_err(Failed::for_good)?;
+    nix_conf::check_trusted(&keys).map_err(Failed::for_good)?;
     Ok(Sources::new(remotes, keys))
 }
 
@@ -137,6 +140,9 @@ fn succeeded(agent: &Agent, job: &Job, ready: &Ready, took: Duration) -> Result<
     agent.counts.last_ready_s.store(now_s(), Ordering::Relaxed);
     let roots: Vec<String> = ready.roots.iter().map(|root| root.absolute()).collect();
     eprintln!("snowcache: ready: {}", roots.join(" "));
+    for careful in roots.iter().filter_map(|root| preflight::careful(root)) {
+        eprintln!("snowcache: careful: {careful}");
+    }
     let done = Done {
         paths: ready.closure.len(),
         fetched: ready.fetched,

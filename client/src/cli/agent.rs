@@ -106,6 +106,10 @@ pub struct SwitchArgs {
     /// `snowcache confirm` here [default: 120 with --control-plane, otherwise never]
     #[arg(long, value_name = "SECONDS")]
     pub confirm_within: Option<u64>,
+    /// Where the boot loader copies kernels to, which must have room for the new one unless it is
+    /// of the store's file system; `none`: whatever it has
+    #[arg(long, value_name = "FOLDER", default_value = crate::preflight::BOOT)]
+    pub boot: PathBuf,
     /// Where the control plane is: a URL, which may answer anything, or tcp:HOST:PORT
     #[arg(long, value_name = "PLACE")]
     pub control_plane: Vec<String>,

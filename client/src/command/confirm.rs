@@ -68,7 +68,8 @@ fn say(node: &Node) -> Result<(), Failure> {
 
 /// Sees a trial that was left through.
 fn decide(node: &Node) -> Result<(), Failure> {
-    let _turn = Turn::wait(node).map_err(Failure::failed)?;
+    let turn = Turn::wait(node).map_err(Failure::failed)?;
+    turn.await_orphans();
     let Some(trial) = Trial::of(node).map_err(Failure::failed)? else {
         return Ok(());
     };
@@ -78,7 +79,7 @@ fn decide(node: &Node) -> Result<(), Failure> {
     let verdict = block_on(async { Ok(look_at(&trial, node).await) })?;
     let sentence = match &verdict {
         Ok(()) => format!("confirmed {}\n", trial.root),
-        Err(why) => system::go_back(&trial, why),
+        Err(why) => turn.change(|| system::go_back(&trial, why)),
     };
     Trial::end(node).map_err(Failure::failed)?;
     match verdict {

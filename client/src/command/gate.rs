@@ -10,6 +10,7 @@ use crate::agent::status::Shown;
 use crate::cli::{GateArgs, WhyArgs};
 use crate::failure::Failure;
 use crate::nix_conf;
+use crate::preflight;
 use crate::receipt::Receipt;
 use crate::show;
 use crate::store::Store;
@@ -27,6 +28,7 @@ struct Report {
     verified_at_s: Option<u64>,
     boot: Option<String>,
     keys: Vec<String>,
+    careful: Option<String>,
     job: Option<Shown>,
 }
 
@@ -100,6 +102,7 @@ impl Report {
             verified_at_s: receipt.map(|receipt| receipt.time_s),
             boot: receipt.map(|receipt| receipt.boot.clone()),
             keys: receipt.map_or(Vec::new(), |receipt| receipt.keys.clone()),
+            careful: receipt.and_then(|receipt| preflight::careful(&receipt.root.absolute())),
             job,
         }
     }
@@ -116,8 +119,12 @@ impl Report {
         let (paths, time) = (show::paths(receipt.paths.len()), show::time(receipt.time_s));
         let names = receipt.keys.iter().filter_map(|key| key.split(':').next());
         let names: Vec<&str> = names.collect();
+        let careful = self.careful.as_ref();
+        let careful = careful
+            .map(|it| format!("careful: {it}\n"))
+            .unwrap_or_default();
         format!(
-            "ready: {paths}, verified {time} against {}; the closure is {}\n",
+            "ready: {paths}, verified {time} against {}; the closure is {}\n{careful}",
             names.join(", "),
             receipt.closure()
         )

@@ -11,8 +11,10 @@ use super::{block_on, connect, connect_openly, print, print_json};
 use crate::cli::{CacheArgs, NodeArgs, PrefetchArgs};
 use crate::failure::{Exit, Failure};
 use crate::figures::Figures;
+use crate::nix_conf;
 use crate::node::Node;
 use crate::prefetch::{Event, Prefetch};
+use crate::preflight;
 use crate::rate::Rate;
 use crate::show;
 use crate::sources::Sources;
@@ -105,10 +107,9 @@ fn sources(cache: &CacheArgs, args: &PrefetchArgs) -> Result<Sources, Failure> {
     });
     let rate = Rate::new(args.rate);
     let remotes = remotes.map(|remote| Ok::<_, Failure>(remote?.at_rate(rate.clone())));
-    Ok(Sources::new(
-        remotes.collect::<Result<_, _>>()?,
-        super::gate::trusted(&args.trusted_public_keys)?,
-    ))
+    let trusted = super::gate::trusted(&args.trusted_public_keys)?;
+    nix_conf::check_trusted(&trusted).map_err(Failure::failed)?;
+    Ok(Sources::new(remotes.collect::<Result<_, _>>()?, trusted))
 }
 
 async fn bring(
@@ -135,6 +136,11 @@ async fn bring(
     for subject in subjects {
         let found = ready.roots.iter().find(|it| it.hash() == subject.hash);
         found.map_or(Ok(()), |found| subject.check_name(found))?;
+    }
+    let careful = ready.roots.iter();
+    let careful = careful.filter_map(|root| preflight::careful(&root.absolute()));
+    for careful in careful.filter(|_| !args.json && !args.quiet) {
+        eprintln!("snowcache: careful: {careful}");
     }
     let summary = Summary {
         ready: true,

@@ -2,7 +2,7 @@
 //! control plane's word, and the way back.
 //!
 //! ```text
-//!   gate --no--> nothing is touched
+//!   gate; /boot has room --no--> nothing is touched
 //!     | yes
 //!   it is written down as a trial
 //!   profile's next generation (not with `test`)
@@ -25,6 +25,7 @@ use super::{block_on, print};
 use crate::cli::SwitchArgs;
 use crate::failure::Failure;
 use crate::node::Node;
+use crate::preflight;
 use crate::system;
 use crate::trial::{Stage, SwitchMode, Trial, Turn};
 use snowcache_nix::StorePath;
@@ -32,18 +33,23 @@ use std::path::Path;
 
 pub(super) fn run(args: &SwitchArgs) -> Result<(), Failure> {
     let receipt = block_on(gate::check(&args.gate))?;
+    if args.mode != SwitchMode::Test && args.boot != Path::new("none") {
+        let system = receipt.root.absolute();
+        preflight::boot(Path::new(&system), &args.boot).map_err(Failure::failed)?;
+    }
     let node = node(&args.gate.node)?;
     let turn = Turn::take(&node).map_err(Failure::failed)?;
-    let _turn = turn.ok_or_else(|| Failure::failed("another switch is under way"))?;
+    let turn = turn.ok_or_else(|| Failure::failed("another switch is under way"))?;
     if let Some(left) = Trial::of(&node).map_err(Failure::failed)? {
         let root = &left.root;
         eprintln!("snowcache: the switch to {root} was not over; this one takes its place");
+        turn.await_orphans();
     }
     let mut trial = trial(args, &receipt.root);
     trial.write(&node).map_err(Failure::failed)?;
-    let went = change(&trial);
-    if let Err(why) = went {
-        let sentence = system::go_back(&trial, &why);
+    let went = turn.change(|| change(&trial));
+    if let Err(why) = went.and_then(|()| well(&trial)) {
+        let sentence = turn.change(|| system::go_back(&trial, &why));
         end(&node)?;
         return Err(Failure::failed(sentence));
     }
@@ -58,7 +64,7 @@ pub(super) fn run(args: &SwitchArgs) -> Result<(), Failure> {
         trial.write(&node).map_err(Failure::failed)?;
         let word = block_on(async { Ok(await_word(&trial, &node).await) })?;
         if let Err(why) = word {
-            let sentence = system::go_back(&trial, &why);
+            let sentence = turn.change(|| system::go_back(&trial, &why));
             end(&node)?;
             return Err(Failure::failed(sentence));
         }
@@ -98,7 +104,10 @@ fn change(trial: &Trial) -> Result<(), String> {
         SwitchMode::Test => {}
         SwitchMode::Switch | SwitchMode::Boot => system::set(&trial.profile, &trial.root)?,
     }
-    system::configure(&trial.system(), trial.mode)?;
+    system::configure(&trial.system(), trial.mode)
+}
+
+fn well(trial: &Trial) -> Result<(), String> {
     match trial.mode {
         // What is to be well does not run yet.
         SwitchMode::Boot => Ok(()),

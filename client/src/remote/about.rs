@@ -4,6 +4,7 @@ use super::Remote;
 use super::error::RemoteError;
 use super::http::Ask;
 use bytes::Bytes;
+use http::Method;
 use serde::Deserialize;
 use snowcache_nix::{Base32Error, KeyError, PublicKey, StoreHash, StorePath, StorePathError};
 use std::collections::BTreeMap;
@@ -76,10 +77,11 @@ impl Remote {
         Ok(body.map(|body| CacheInfo::parse(&String::from_utf8_lossy(&body))))
     }
 
-    /// Whether anybody answers there, whatever they say.
+    /// Whether anybody answers there, whatever they say: a question without a body to its answer,
+    /// so that it costs nothing of a budget and leaves the connection for what comes next.
     pub async fn answers(&self) -> bool {
         let url = self.http.endpoint.join("nix-cache-info");
-        self.http.send(&Ask::get(url)).await.is_ok()
+        self.http.send(&Ask::new(Method::HEAD, url)).await.is_ok()
     }
 
     /// What a snowcache counts; `None` of another sort of cache, and of one that does not tell

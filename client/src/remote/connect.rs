@@ -3,12 +3,13 @@
 //!
 //! ```text
 //!   $http_proxy, $https_proxy, $all_proxy    what curl, and so Nix, goes by; http:// ones
-//!   $no_proxy                                for whom not
+//!   $no_proxy                                for whom not; * for nobody
 //!   http   the proxy is asked for the whole URL      https   a tunnel through it (CONNECT)
 //! ```
 //! Guarantees: a connection is there within [`CONNECT_TIMEOUT`] or the attempt fails. Never: a
 //! proxy between us and a socket.
 
+use super::error::innermost;
 use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -52,7 +53,7 @@ impl Connector {
                 tcp.enforce_http(false);
                 tcp.set_nodelay(true);
                 tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-                Connector::Tcp(tcp, Arc::new(Matcher::from_env()))
+                Connector::Tcp(tcp, Arc::new(proxies()))
             }
         }
     }
@@ -90,28 +91,46 @@ impl Service<Uri> for Connector {
 }
 
 async fn through(proxy: Intercept, mut tcp: HttpConnector, uri: Uri) -> Result<Stream, BoxError> {
-    if proxy.uri().scheme() != Some(&Scheme::HTTP) {
-        let proxy = proxy.uri();
-        return Err(format!("{proxy} is no http:// proxy, and no other is known here").into());
-    }
     let address = proxy.uri().clone();
-    if uri.scheme() == Some(&Scheme::HTTP) {
-        return Ok(Stream::Proxied(tcp.call(address).await?));
+    if address.scheme() != Some(&Scheme::HTTP) {
+        return Err(format!("{address} is no http:// proxy, and no other is known here").into());
     }
-    let mut tunnel = Tunnel::new(address, tcp);
+    // Whose fault it is decides what to do; the password is not in the address.
+    let why = |error: BoxError| {
+        let why = innermost(error.as_ref());
+        BoxError::from(format!("{why}, through the proxy {address}"))
+    };
+    if uri.scheme() == Some(&Scheme::HTTP) {
+        let stream = tcp.call(address.clone()).await;
+        return Ok(Stream::Proxied(stream.map_err(|error| why(error.into()))?));
+    }
+    let mut tunnel = Tunnel::new(address.clone(), tcp);
     if let Some(authorization) = proxy.basic_auth() {
         tunnel = tunnel.with_auth(authorization.clone());
     }
     match timeout(CONNECT_TIMEOUT, tunnel.call(uri)).await {
-        Ok(stream) => Ok(Stream::Tcp(stream?)),
-        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        Ok(stream) => Ok(Stream::Tcp(stream.map_err(|error| why(error.into()))?)),
+        Err(_) => Err(why(io::Error::from(io::ErrorKind::TimedOut).into())),
+    }
+}
+
+/// Those of the environment. (A `*` in $no_proxy is everybody; the matcher takes it for all names,
+/// and not for addresses.)
+fn proxies() -> Matcher {
+    let is_for_nobody = ["no_proxy", "NO_PROXY"].iter().any(|name| {
+        let except = std::env::var(name).unwrap_or_default();
+        except.split(',').any(|host| host.trim() == "*")
+    });
+    match is_for_nobody {
+        true => Matcher::builder().build(),
+        false => Matcher::from_env(),
     }
 }
 
 /// What a proxy that is asked for an http URL must be told to let us through.
 pub fn proxy_authorization(uri: &Uri) -> Option<HeaderValue> {
     let is_plain = uri.scheme() == Some(&Scheme::HTTP);
-    let proxy = is_plain.then(Matcher::from_env)?.intercept(uri)?;
+    let proxy = is_plain.then(proxies)?.intercept(uri)?;
     proxy.basic_auth().cloned()
 }
 

@@ -161,7 +161,7 @@ fn of_status(status: StatusCode) -> (Kind, Blame) {
 }
 
 /// The cause at the end of a chain: "connection refused" rather than "client error".
-fn innermost(error: &(dyn StdError + Send + Sync + 'static)) -> String {
+pub(super) fn innermost(error: &(dyn StdError + Send + Sync + 'static)) -> String {
     let mut cause: &dyn StdError = error;
     while let Some(source) = cause.source() {
         cause = source;

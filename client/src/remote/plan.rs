@@ -7,6 +7,7 @@
 use super::body::{self, Again};
 use super::error::RemoteError;
 use super::http::{Ask, is_absent};
+use super::retry::MAX_ATTEMPTS;
 use super::{Remote, decode};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -30,7 +31,11 @@ impl Remote {
         let url = self.http.endpoint.join("api/v1/plan");
         let mut ask = Ask::new(Method::POST, url.clone());
         ask.body = Bytes::from(delta::question(pairs));
-        let answer = self.http.send(&ask).await?;
+        // Whoever is told to come again does, whatever others there are: without a plan it would
+        // ask for many times the bytes, and of a cache that has too much to do already.
+        let mut patient = self.http.clone();
+        patient.attempts = MAX_ATTEMPTS;
+        let answer = patient.send(&ask).await?;
         let unknown = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
         if is_absent(answer.status()) || unknown.contains(&answer.status()) {
             return Ok(None);
@@ -67,8 +72,7 @@ impl Remote {
         narinfo: &Narinfo,
         ranges: Vec<(u64, u64)>,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        let nar = narinfo.url.rsplit('/').next().unwrap_or(&narinfo.url);
-        self.unpacked(nar.to_owned(), ranges).await
+        self.unpacked(narinfo.file_name().to_owned(), ranges).await
     }
 
     /// What these whole zstd frames of a `.nar.zst`, or of a patch, unpack to.

@@ -39,9 +39,11 @@ pub fn wait_after(attempt: u32, answered: Option<&HeaderMap>, random: u64) -> Du
                 .ok()
         })
         .map(Duration::from_secs);
+    let asked_for = asked_for.unwrap_or_default().min(MAX_WAIT);
+    // A fleet that is told to come again in 5 s comes over the 5 s after these.
     let longest = FIRST_WAIT.saturating_mul(1 << attempt.saturating_sub(1).min(16));
-    let jitter = longest.mul_f64(random as f64 / u64::MAX as f64);
-    (asked_for.unwrap_or_default() + jitter).min(MAX_WAIT)
+    let jitter = longest.max(asked_for).min(MAX_WAIT);
+    (asked_for + jitter.mul_f64(random as f64 / u64::MAX as f64)).min(MAX_WAIT)
 }
 
 #[cfg(test)]
@@ -57,6 +59,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::RETRY_AFTER, "5".parse().expect("a value"));
         assert_eq!(wait_after(1, Some(&headers), 0), Duration::from_secs(5));
+        let latest = wait_after(1, Some(&headers), u64::MAX);
+        assert_eq!(latest, Duration::from_secs(10));
         headers.insert(header::RETRY_AFTER, "86400".parse().expect("a value"));
         assert_eq!(wait_after(1, Some(&headers), 0), MAX_WAIT);
     }

@@ -1,18 +1,20 @@
 //! NARs from several caches: whole ones, and what older ones are made into them with.
 //!
 //! Guarantees: a NAR is opened at whoever answers first of those that have the same one, and left
-//! when it stalls while another one has it. Never: bytes of two caches in one NAR.
+//! when it stalls while another one has it. What only a cache that is gone could give is not waited
+//! for, as long as another one has the whole path. Never: bytes of two caches in one NAR.
 
 use super::race::race;
-use super::{Planned, Sources, no_cache};
+use super::{Planned, SourceError, Sources, lock, no_cache};
 use crate::remote::{Elsewhere, Remote};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::BoxStream;
 use snowcache_core::cache::{Cache, NarStream, Narinfo};
 use snowcache_core::delta::{self, Pair};
-use snowcache_core::error::Error;
+use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_nix::{NarHash, PathInfo};
+use tokio::time::Instant;
 
 impl Sources {
     /// How each of these is made, each by the cache that it would be fetched from. A cache that
@@ -50,8 +52,8 @@ impl Sources {
         narinfo: &Narinfo,
         ranges: &[(u64, u64)],
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        let cache = self.whose(narinfo)?;
-        cache.frames(narinfo, ranges.to_vec()).await
+        let (cache, theirs) = self.whose(narinfo).await?;
+        cache.frames(&theirs, ranges.to_vec()).await
     }
 
     /// The pieces of the patch that makes the NAR of `narinfo` of `old`: bytes of its file.
@@ -65,15 +67,39 @@ impl Sources {
         pieces: (u64, u64),
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let name = delta::patch::name(&narinfo.info.nar_hash, old);
-        self.whose(narinfo)?.unpacked(name, vec![pieces]).await
+        let (cache, _) = self.whose(narinfo).await?;
+        cache.unpacked(name, vec![pieces]).await
     }
 
-    /// The cache whose narinfo this is.
-    fn whose(&self, narinfo: &Narinfo) -> Result<Remote, Error> {
-        let origin = self.origin_of(narinfo.info.store_path.hash());
-        match origin < self.caches.len() {
-            true => Ok(self.watched(origin, &narinfo.info)),
-            false => Err(no_cache()),
+    /// The cache whose narinfo this is; when that is gone, one that has the same file, and its
+    /// narinfo.
+    async fn whose(&self, narinfo: &Narinfo) -> Result<(Remote, Narinfo), Error> {
+        let hash = narinfo.info.store_path.hash();
+        let origin = self.origin_of(hash);
+        if origin >= self.caches.len() {
+            return Err(no_cache());
+        }
+        if !self.is_gone(origin) || self.caches.len() == 1 {
+            return Ok((self.watched(origin, &narinfo.info), narinfo.clone()));
+        }
+        let others = self.usable(hash).into_iter().filter(|it| *it != origin);
+        let others: Vec<usize> = others.collect();
+        let ask = |cache| self.ask_narinfo(cache, hash).boxed();
+        let mut raced = race(&others, ask).await;
+        self.note(&mut raced);
+        let same = |theirs: &Narinfo| theirs.info.nar_hash == narinfo.info.nar_hash;
+        match raced.won.filter(|(_, theirs)| same(theirs)) {
+            // It is alone in having it: it is waited for.
+            None => Ok((self.watched(origin, &narinfo.info), narinfo.clone())),
+            Some((cache, theirs)) if theirs.file_name() == narinfo.file_name() => {
+                self.state().known.insert(hash, (cache, theirs.clone()));
+                Ok((self.watched(cache, &narinfo.info), theirs))
+            }
+            Some(_) => {
+                let gone = self.caches[origin].endpoint().to_string();
+                let gone = SourceError::Gone(gone);
+                Err(Error::new(Kind::Unavailable, Blame::Upstream, gone))
+            }
         }
     }
 
@@ -131,7 +157,7 @@ impl Sources {
         if others.is_empty() {
             return remote;
         }
-        remote.or(Elsewhere::new(move || {
+        let has_it = move || {
             let others = others.clone();
             async move {
                 let order: Vec<usize> = (0..others.len()).collect();
@@ -143,6 +169,9 @@ impl Sources {
                 race(&order, ask).await.won.is_some()
             }
             .boxed()
-        }))
+        };
+        let state = self.state.clone();
+        let left = move || lock(&state).resting.gone(cache, Instant::now());
+        remote.or(Elsewhere::new(has_it, left))
     }
 }

@@ -1,23 +1,19 @@
 //! Asking several caches for one thing: the next one is asked when those before have failed, or
-//! have been silent for [`HEDGE`].
+//! have been silent for [`DOUBT`].
 //!
 //! ```text
 //!   first   ----------------------------X         it was silent: let it rest
-//!   second        HEDGE >-----------> has it      the answer
+//!   second        DOUBT >-----------> has it      the answer
 //!   third                                         is not asked
 //! ```
 //! Guarantees: the first answer wins, and whoever is asked for nothing any more is dropped. Never:
 //! all of them asked at once.
 
+use crate::remote::DOUBT;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use snowcache_core::error::Error;
-use std::time::Duration;
 use tokio::time::sleep;
-
-/// What a cache may be silent before the next one is asked, too. Far caches take 100 to 200 ms for
-/// a round trip, new connections three of them; a question more is all that it costs.
-pub const HEDGE: Duration = Duration::from_millis(300);
 
 /// What came of it.
 pub(super) struct Raced<T> {
@@ -54,7 +50,7 @@ pub(super) async fn race<'a, T>(
             let hedge = async {
                 match next.len() {
                     0 => std::future::pending().await,
-                    _ => sleep(HEDGE).await,
+                    _ => sleep(DOUBT).await,
                 }
             };
             tokio::select! {
@@ -85,6 +81,7 @@ mod tests {
     use futures::FutureExt;
     use snowcache_core::error::{Blame, Kind};
     use std::sync::Mutex;
+    use std::time::Duration;
     use tokio::time::Instant;
 
     /// (after so many ms, what it says: Some(true) has it, Some(false) has it not, None fails)

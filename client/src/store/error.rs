@@ -41,7 +41,7 @@ pub enum StoreError {
     #[error(
         "the node's disk is full: {path} was not imported ({text}); make room \
          (nix-collect-garbage, or move what is not Nix's) and run the same again: what is valid \
-         already stays"
+         already stays (df -h shows what is free, df -i the inodes)"
     )]
     Full {
         /// What did not fit.
