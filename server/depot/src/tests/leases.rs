@@ -53,6 +53,10 @@ impl Index for Meddled {
         self.index.stalls()
     }
 
+    fn pause(&self) -> Result<std::time::Duration> {
+        self.index.pause()
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.index.checkpoint()
     }
