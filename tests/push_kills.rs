@@ -17,7 +17,7 @@ use support::random::Random;
 use support::served;
 use support::server::{Snowcached, binary};
 use support::tap::parser::{Parser, Read};
-use support::tap::{Again, Place, Tap};
+use support::tap::{Again, Count, Place, Tap};
 
 /// `make test` kills so often at each place, in each way; `SNOWCACHE_KILLS` asks for another number
 /// in all.
@@ -33,9 +33,13 @@ const LONG_MIB: u64 = 36;
 /// Frames of a long NAR, of some 300 KB, of which one is broken in its midst: behind 19 to 29 MB,
 /// more than a server's death may cost.
 const LONG_FRAMES: std::ops::Range<u64> = 64..96;
-/// What a server's death may cost a stream: what it keeps at once, 8 MiB, and what waits on the way
-/// there: 6 MiB that the kernel receives (net.ipv4.tcp_rmem), and 1 MiB in five pieces of 256 KiB.
-const LOST_WITH_SERVER_BYTES: u64 = 15 << 20;
+/// What a server's death may cost a stream of what it had read: the frame at hand, and of short
+/// ones as many as it reads ahead of that: three pieces of 32 KiB; what it reads together with the
+/// head may be twice as long.
+const READ_AHEAD_BYTES: u64 = (64 + 2 * 32) << 10;
+/// And of what had got through: what two kernels hold, 6 MiB that the one receives
+/// (net.ipv4.tcp_rmem) and 4 MiB that the other has not sent (net.ipv4.tcp_wmem), and the same.
+const LOST_WITH_SERVER_BYTES: u64 = (10 << 20) + (1 << 20) + READ_AHEAD_BYTES;
 /// Segments are rewritten that have so much garbage, in percent, and 64 KiB of it: what stays of
 /// what is gone is so little, and so much of a few segments.
 const GARBAGE_PERCENT: u64 = 1;
@@ -84,6 +88,8 @@ struct Cell {
     streams: u64,
     /// The worst of the streams.
     worst: Again,
+    /// Streams of which more than one frame came again that the server had read.
+    more_than_one: u64,
 }
 
 type Table = BTreeMap<(Stage, Kind), Cell>;
@@ -113,17 +119,20 @@ fn a_push_killed_anywhere_and_resumed_ends_complete_and_leaves_nothing() {
     }
     left.iter().for_each(|left| println!("{left}"));
     for ((stage, kind), cell) in &table {
-        let most = match kind {
-            Kind::Server => LOST_WITH_SERVER_BYTES,
-            // The one that was broken is not counted: it did not get through.
-            _ => 0,
-        };
+        let Again { through, read } = cell.worst;
         assert_eq!(cell.kills, each, "{stage} {kind:?}");
-        assert!(
-            cell.worst.bytes <= most,
-            "{stage} {kind:?}: {:?}",
-            cell.worst
-        );
+        match kind {
+            Kind::Server => {
+                let ahead = read.bytes - read.largest_bytes;
+                assert!(ahead <= READ_AHEAD_BYTES, "{stage}: {read:?}");
+                assert!(
+                    through.bytes <= LOST_WITH_SERVER_BYTES,
+                    "{stage}: {through:?}"
+                );
+            }
+            // The one that was broken is not counted: it did not get through.
+            _ => assert_eq!(through.bytes, 0, "{stage} {kind:?}: {through:?}"),
+        }
     }
 }
 
@@ -215,7 +224,11 @@ impl Yard {
         let reached = self.tap.is_reached(|| pushing.is_over());
         assert!(reached, "{stage} was not reached: {}", pushing.end());
         thread::sleep(Duration::from_micros(random.below(5_000)));
-        self.tap.killed();
+        let dying_server = (kind == Kind::Server).then(|| {
+            self.server.pause();
+            self.server.address()
+        });
+        self.tap.killed(dying_server);
         match kind {
             Kind::Client => {
                 pushing.kill();
@@ -323,10 +336,15 @@ impl Cell {
     fn note(&mut self, again: Vec<Again>) {
         self.kills += 1;
         self.streams += again.len() as u64;
-        let worst = again.into_iter().max_by_key(|it| it.bytes);
-        let worst = worst.unwrap_or_default();
-        if worst.bytes > self.worst.bytes {
-            self.worst = worst;
+        let worse = |worst: &mut Count, one: Count| {
+            if one.bytes > worst.bytes {
+                *worst = one;
+            }
+        };
+        for Again { through, read } in again {
+            worse(&mut self.worst.through, through);
+            worse(&mut self.worst.read, read);
+            self.more_than_one += u64::from(read.frames > 1);
         }
     }
 }
@@ -346,15 +364,13 @@ impl fmt::Display for Told<'_> {
             write!(f, "| {stage} |")?;
             for kind in KINDS {
                 let cell = self.0.get(&(stage, kind)).copied().unwrap_or_default();
-                let Cell {
-                    kills,
-                    streams,
-                    worst,
-                } = cell;
-                let Again { frames, bytes } = worst;
+                let Cell { kills, streams, .. } = cell;
+                let Again { through, read } = cell.worst;
                 write!(
                     f,
-                    " {kills} kills, {streams} streams; {frames} frames, {bytes} |"
+                    " {kills} kills, {streams} streams; through: {} frames, {}; read: {} frames, \
+                     {}; more than one: {} |",
+                    through.frames, through.bytes, read.frames, read.bytes, cell.more_than_one
                 )?;
             }
             writeln!(f)?;

@@ -2,6 +2,7 @@
 //! prefetch and by nix-store --realise. Of a rebuild of everything, and of packages that got new
 //! versions, for which the server has made patches since its pin moved.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,11 +88,12 @@ pub fn bumps([before, after]: [&str; 2]) {
             of(stock.0),
             of(bumped)
         );
+        println!("{}", ours.2);
     }
 }
 
-/// Bytes and seconds.
-type Carried = (u64, f64);
+/// Bytes, seconds, and what the bytes were.
+type Carried = (u64, f64, String);
 
 /// What a node that has the first of them takes to get the second, by prefetch and by stock Nix.
 fn carried(
@@ -107,9 +109,39 @@ fn carried(
         let (node, user, _daemon) = node(nix, trusted, &url);
         node.sh(&user, nix, &script(before)).ok();
         let (carried, begin) = (wire.carried(), Instant::now());
+        let before = answered(server);
         node.sh(&user, nix, &script(after)).ok();
         let seconds = begin.elapsed().as_secs_f64();
-        (wire.carried() - carried, seconds)
+        let carried = wire.carried() - carried;
+        (
+            carried,
+            seconds,
+            account(carried, &before, &answered(server)),
+        )
     };
     (run(&|top| prefetch(top, &url)), run(&realised))
+}
+
+/// How much the server has answered, by route.
+fn answered(server: &Snowcached) -> BTreeMap<String, u64> {
+    let text = server.http().get("/metrics").is(200).text();
+    let line = |line: &str| {
+        let line = line.strip_prefix("snowcache_http_response_bytes_total{route=\"")?;
+        let (route, bytes) = line.split_once("\"} ")?;
+        Some((route.to_owned(), bytes.parse().ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// What so many bytes were: answers by route, and the rest.
+fn account(carried: u64, before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> String {
+    let (mut said, mut rest) = (String::new(), carried);
+    for (route, bytes) in after.iter().filter(|(route, _)| *route != "metrics") {
+        let bytes = bytes - before.get(route).unwrap_or(&0);
+        if bytes > 0 {
+            said.push_str(&format!("{route} {bytes} B, "));
+            rest = rest.saturating_sub(bytes);
+        }
+    }
+    format!("of these: {said}questions and heads {rest} B")
 }

@@ -13,7 +13,7 @@ use snowcache_core::delta::{self, Pair};
 use snowcache_nix::{NarInfo, StorePath};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Barrier;
 use tokio::time::sleep;
 
@@ -49,10 +49,14 @@ pub fn row(tops: [&str; 2]) {
 fn measure(server: &Snowcached, tops: [&str; 2]) {
     let (question, narinfos) = question(server, tops);
     let runtime = Runtime::new().expect("threads");
+    let mut walking = Builder::new_multi_thread();
+    let walking = walking.worker_threads(1).enable_all().build();
+    let walking = walking.expect("a thread");
     let address = server.address();
     let fleet = Arc::new(Fleet {
         address,
         narinfos,
+        walking: walking.handle().clone(),
         plan: post("/api/v1/plan", &question),
     });
     let nothing = async { sleep(Duration::from_secs(3)).await };
@@ -92,6 +96,9 @@ struct Fleet {
     address: std::net::SocketAddr,
     /// Of the second generation: their paths, and those of their NARs.
     narinfos: Vec<(String, String)>,
+    /// A thread of their own for those who ask for narinfos: they wait for the server, and not for
+    /// thousands of others in this program.
+    walking: Handle,
     /// The request for a plan.
     plan: Vec<u8>,
 }
@@ -164,7 +171,7 @@ impl Fleet {
         let over = Arc::new(AtomicBool::new(false));
         let walkers = (0..WALKERS).map(|number| {
             let (fleet, over) = (self.clone(), over.clone());
-            tokio::spawn(async move {
+            self.walking.spawn(async move {
                 let mut times = Vec::new();
                 let mut stream = TcpStream::connect(fleet.address).await.expect("connected");
                 let mut paths = fleet.narinfos.iter().cycle().skip(number * 5);

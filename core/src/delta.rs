@@ -22,6 +22,7 @@
 
 mod compare;
 pub mod patch;
+pub mod script;
 
 use bytes::Bytes;
 use snowcache_nix::{NarHash, StoreHash};

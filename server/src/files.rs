@@ -14,7 +14,8 @@ pub const PUBLIC: u32 = 0o644;
 /// longer undo it.
 ///
 /// # Errors
-/// Whatever the filesystem says; `path` is then as it was before.
+/// Whatever the filesystem says; `path` is then as it was before, unless it was its folder that
+/// could not be synced: then it may be new.
 pub fn write_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".new");

@@ -133,6 +133,23 @@ impl Snowcached {
         }
     }
 
+    /// SIGSTOP, and waits until each of its threads has stopped.
+    pub fn pause(&self) {
+        let pid = self.pid().to_string();
+        let stopped = Command::new("kill").args(["-STOP", &pid]).status();
+        assert!(stopped.expect("kill runs").success());
+        let begin = Instant::now();
+        let threads = || fs::read_dir(format!("/proc/{pid}/task")).expect("it is there");
+        // The state stands behind the name, which is in brackets: proc(5), stat.
+        let is_stopped = |thread: PathBuf| {
+            fs::read_to_string(thread.join("stat")).is_ok_and(|it| it.contains(") T "))
+        };
+        while !threads().flatten().all(|thread| is_stopped(thread.path())) {
+            assert!(begin.elapsed() < START_PATIENCE, "it does not stop");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Whether the process is still there.
     pub fn runs(&mut self) -> bool {
         let status = self.process.as_mut().map(Child::try_wait);

@@ -1,10 +1,12 @@
 //! A wire for pushes that reads along: it knows which request is under way and which record of its
-//! stream, stops at an appointed place, and remembers which frames got through.
+//! stream, stops at an appointed place, and remembers which frames got through, and of these which
+//! the server had read when it was killed: what lies in the kernel no server can know of.
 
 pub mod parser;
+mod unread;
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -30,8 +32,17 @@ pub enum Place {
     StreamEnded,
 }
 
-/// A frame that got through: its name, and its length as it is stored.
-type Frame = ([u8; 32], u64);
+/// A write waits so long for room, so that what was written is known soon.
+const WRITE_PATIENCE: Duration = Duration::from_millis(1);
+const MOMENT: Duration = Duration::from_micros(200);
+
+/// A frame that got through: its name, its length as it is stored, and where in all that its
+/// connection sent it ends.
+struct Frame {
+    id: [u8; 32],
+    bytes: u64,
+    end: u64,
+}
 
 /// A stream of an upload, as far as it got through.
 struct Stream {
@@ -42,13 +53,33 @@ struct Stream {
     /// How many kills came before it, and whether one came in the midst of it.
     kills_before: usize,
     killed: bool,
+    /// What of its connection's bytes the server had read when it was killed.
+    read: u64,
 }
 
 /// What was sent again of a stream that was killed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Again {
+    /// Of all that had got through.
+    pub through: Count,
+    /// Of what the server had read.
+    pub read: Count,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count {
     pub frames: usize,
     pub bytes: u64,
+    /// The longest of them.
+    pub largest_bytes: u64,
+}
+
+impl Count {
+    fn add(&mut self, bytes: u64) {
+        self.frames += 1;
+        self.bytes += bytes;
+        self.largest_bytes = self.largest_bytes.max(bytes);
+    }
 }
 
 #[derive(Default)]
@@ -60,6 +91,8 @@ struct State {
     /// Connections with a number below this one are cut.
     cut_below: usize,
     sockets: HashMap<usize, [TcpStream; 2]>,
+    /// What was written to the server, by connection; locked while more is written.
+    written: HashMap<usize, Arc<Mutex<u64>>>,
     next: usize,
     kills: usize,
     streams: Vec<Stream>,
@@ -124,12 +157,28 @@ impl Tap {
         }
     }
 
-    /// Whoever is killed, it is now.
-    pub fn killed(&self) {
+    /// Whoever is killed, it is now. A server that will be is stopped: what it has read is then
+    /// known.
+    pub fn killed(&self, stopped_server: Option<SocketAddr>) {
         let mut state = self.shared.lock();
         state.kills += 1;
-        let open = state.streams.iter_mut().filter(|stream| stream.open);
-        open.for_each(|stream| stream.killed = true);
+        let State {
+            streams,
+            sockets,
+            written,
+            ..
+        } = &mut *state;
+        for stream in streams.iter_mut().filter(|stream| stream.open) {
+            stream.killed = true;
+            if let Some(server) = stopped_server {
+                let written = written[&stream.connection].lock().expect("no poison");
+                let to_server = sockets.get(&stream.connection).map(|[_, socket]| socket);
+                let unread = to_server.and_then(|socket| unread::by(server, socket));
+                let unread = unread.unwrap_or_default();
+                assert!(unread <= *written, "{unread} of {written} bytes");
+                stream.read = *written - unread;
+            }
+        }
     }
 
     /// Lets all connections go on.
@@ -165,14 +214,19 @@ impl Tap {
         let streams = std::mem::take(&mut self.shared.lock().streams);
         let killed = streams.iter().filter(|stream| stream.killed);
         let again = killed.map(|killed| {
-            let through: HashMap<_, _> = killed.frames.iter().copied().collect();
+            let frames = killed.frames.iter();
+            let through: HashMap<_, _> = frames.map(|it| (it.id, it.end)).collect();
             let later = |it: &&Stream| it.kills_before > killed.kills_before;
             let later = streams.iter().filter(later);
-            let frames = later.flat_map(|stream| &stream.frames);
             let mut again = Again::default();
-            for (_, bytes) in frames.filter(|(id, _)| through.contains_key(id)) {
-                again.frames += 1;
-                again.bytes += bytes;
+            for frame in later.flat_map(|stream| &stream.frames) {
+                let end = through.get(&frame.id);
+                if end.is_some() {
+                    again.through.add(frame.bytes);
+                }
+                if end.is_some_and(|end| *end <= killed.read) {
+                    again.read.add(frame.bytes);
+                }
             }
             again
         });
@@ -213,7 +267,8 @@ impl Shared {
         true
     }
 
-    fn note(&self, connection: usize, seen: &Seen) {
+    /// What ended behind so many bytes of a connection has got through.
+    fn note(&self, connection: usize, (end, seen): &(u64, Seen)) {
         let mut state = self.lock();
         let kills_before = state.kills;
         match seen {
@@ -223,11 +278,14 @@ impl Shared {
                 open: true,
                 kills_before,
                 killed: false,
+                read: u64::MAX,
             }),
             Seen::Frame(id, bytes) => {
                 let mut streams = state.streams.iter_mut().rev();
                 let stream = streams.find(|stream| stream.connection == connection);
-                stream.expect("a stream began").frames.push((*id, *bytes));
+                let (id, bytes, end) = (*id, *bytes, *end);
+                let frames = &mut stream.expect("a stream began").frames;
+                frames.push(Frame { id, bytes, end });
             }
             _ => {}
         }
@@ -244,17 +302,23 @@ impl Shared {
 /// Carries a connection, on two threads.
 fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
     let again = |socket: &TcpStream| socket.try_clone().expect("a descriptor");
+    server.set_write_timeout(Some(WRITE_PATIENCE)).expect("set");
+    let written = Arc::<Mutex<u64>>::default();
     let connection = {
         let mut state = shared.lock();
         let connection = state.next;
         state.next += 1;
         let both = [again(&client), again(&server)];
         state.sockets.insert(connection, both);
+        state.written.insert(connection, Arc::clone(&written));
         connection
     };
-    let (from_client, to_server) = (again(&client), again(&server));
-    let (forth, back) = (Arc::clone(shared), Arc::clone(shared));
-    let way_there = thread::spawn(move || carry_forth(&forth, connection, from_client, to_server));
+    let (from, forth, back) = (again(&client), Arc::clone(shared), Arc::clone(shared));
+    let to = Counted {
+        socket: again(&server),
+        written,
+    };
+    let way_there = thread::spawn(move || carry_forth(&forth, connection, from, to));
     thread::spawn(move || {
         carry_back(&back, connection, server, client);
         way_there.join().expect("the way there");
@@ -263,18 +327,48 @@ fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
     });
 }
 
-fn carry_forth(shared: &Shared, connection: usize, mut from: TcpStream, mut to: TcpStream) {
+/// A socket to the server.
+struct Counted {
+    socket: TcpStream,
+    written: Arc<Mutex<u64>>,
+}
+
+impl Counted {
+    /// False when the connection is no more.
+    fn write_all(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let mut written = self.written.lock().expect("no poison");
+            match self.socket.write(bytes) {
+                Ok(0) => return false,
+                Ok(len) => {
+                    *written += len as u64;
+                    bytes = &bytes[len..];
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    drop(written);
+                    thread::sleep(MOMENT); // others may want to know how much it is
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+fn carry_forth(shared: &Shared, connection: usize, mut from: TcpStream, mut to: Counted) {
     let (mut buffer, mut parser) = (vec![0; 64 << 10], Parser::default());
+    let mut before = 0;
     'reading: while let Ok(len @ 1..) = from.read(&mut buffer) {
         let (mut sent, mut through) = (0, Vec::new());
         for (at, byte) in buffer[..len].iter().enumerate() {
             for seen in parser.take(*byte) {
                 let stops = shared.stops(connection, &seen);
-                through.push(seen);
+                through.push((before + at as u64 + 1, seen));
                 if !stops {
                     continue;
                 }
-                let written = to.write_all(&buffer[sent..=at]).is_ok();
+                let written = to.write_all(&buffer[sent..=at]);
                 sent = at + 1;
                 if written {
                     through
@@ -287,13 +381,14 @@ fn carry_forth(shared: &Shared, connection: usize, mut from: TcpStream, mut to: 
                 }
             }
         }
-        if to.write_all(&buffer[sent..len]).is_err() {
+        if !to.write_all(&buffer[sent..len]) {
             break;
         }
+        before += len as u64;
         through.iter().for_each(|it| shared.note(connection, it));
     }
     // What comes from a client that is gone ends here; the server says no more to it either.
-    to.shutdown(Shutdown::Both).ok();
+    to.socket.shutdown(Shutdown::Both).ok();
     from.shutdown(Shutdown::Both).ok();
 }
 

@@ -68,7 +68,7 @@ impl Filling {
         let whole = narinfo.as_bytes();
         http.put(&upload.narinfo_path(), &token, whole).is(200);
         let of_the_file = |line: &&str| {
-            ["URL", "Compression"]
+            ["URL", "Compression", "File"]
                 .iter()
                 .any(|key| line.starts_with(key))
         };

@@ -37,7 +37,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait for it.
 const QUEUED: usize = 2;
 
-/// Patches that are unpacked at a time: 48 MiB each.
+/// Patches that are unpacked at a time: 56 MiB each.
 const PATCHING: usize = 2;
 
 /// Why a path could not be made of another one.

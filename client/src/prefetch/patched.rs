@@ -1,7 +1,8 @@
-//! What a patch makes: pieces that are unpacked with ranges of the old NAR as prefix.
+//! What a patch makes: pieces, each by a script of a range of the old NAR.
 //!
-//! Guarantees: memory is one piece, packed and unpacked, and its prefix: 48 MiB at most, whatever
-//! the patch says. What comes out is not known to be right. A patch that is none is an error.
+//! Guarantees: memory is one piece, its script, what it is made of and zstd's window: 56 MiB at
+//! most, whatever the patch says. What comes out is not known to be right. A patch that is none is
+//! an error.
 
 use super::delta::Why;
 use super::old_nar::OldNar;
@@ -9,33 +10,33 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use snowcache_core::delta::patch::{Head, MAX_HEAD_BYTES};
+use snowcache_core::delta::script;
 use snowcache_core::error::Error;
 use std::io;
 use std::ops::Range;
 use tokio::runtime::Handle;
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 /// A patch under way.
 pub(super) struct Patched {
-    packed: BoxStream<'static, Result<Bytes, Error>>,
-    /// What came of it and is not unpacked.
+    scripts: BoxStream<'static, Result<Bytes, Error>>,
+    /// What came of them and is not used.
     came: BytesMut,
-    /// The piece that was unpacked last, and how much of it is used.
+    /// The piece that was made last, and how much of it is used.
     piece: Vec<u8>,
     used: usize,
     /// The range of the old NAR that was read last.
-    prefix: (Range<u64>, Vec<u8>),
+    old: (Range<u64>, Vec<u8>),
 }
 
 impl Patched {
-    /// The patch whose pieces come here.
-    pub(super) fn new(packed: BoxStream<'static, Result<Bytes, Error>>) -> Patched {
+    /// The patch whose unpacked pieces come here.
+    pub(super) fn new(scripts: BoxStream<'static, Result<Bytes, Error>>) -> Patched {
         Patched {
-            packed,
+            scripts,
             came: BytesMut::new(),
             piece: Vec::new(),
             used: 0,
-            prefix: (0..0, Vec::new()),
+            old: (0..0, Vec::new()),
         }
     }
 
@@ -47,7 +48,7 @@ impl Patched {
         handle: &Handle,
     ) -> Result<&[u8], Why> {
         if self.used == self.piece.len() {
-            self.unpack(old, handle)?;
+            self.make(old, handle)?;
         }
         let left = self.piece.len() - self.used;
         let len = usize::try_from(most).unwrap_or(usize::MAX).min(left);
@@ -55,52 +56,40 @@ impl Patched {
         Ok(&self.piece[self.used - len..self.used])
     }
 
-    fn unpack(&mut self, old: &mut OldNar, handle: &Handle) -> Result<(), Why> {
+    fn make(&mut self, old: &mut OldNar, handle: &Handle) -> Result<(), Why> {
         self.wait_for(MAX_HEAD_BYTES, handle)?;
         let head = &self.came[..self.came.len().min(MAX_HEAD_BYTES)];
         let (head, head_len) = Head::decode(head)?;
-        let stored_len = head.stored_len as usize;
-        self.wait_for(head_len + stored_len, handle)?;
-        if self.came.len() < head_len + stored_len {
+        let end = head_len + head.script_len as usize;
+        self.wait_for(end, handle)?;
+        if self.came.len() < end {
             return Err(Why::Patch("it ends within a piece"));
         }
-        if self.prefix.0 != head.prefix {
-            let bytes = &mut self.prefix.1;
+        if self.old.0 != head.old {
+            let bytes = &mut self.old.1;
             bytes.clear();
-            old.read(head.prefix.clone(), &mut |some| {
+            old.read(head.old.clone(), &mut |some| {
                 bytes.extend_from_slice(some);
                 Ok(())
             })?;
-            self.prefix.0 = head.prefix;
+            self.old.0 = head.old;
         }
-        let stored = &self.came[head_len..head_len + stored_len];
-        self.piece = unpacked(stored, &self.prefix.1, head.raw_len as usize)?;
+        let script = &self.came[head_len..end];
+        self.piece = script::apply(script, &self.old.1, head.raw_len as usize)?;
         self.used = 0;
-        self.came.advance(head_len + stored_len);
+        self.came.advance(end);
         Ok(())
     }
 
     /// Waits until so many bytes are there, or no more come.
     fn wait_for(&mut self, bytes: usize, handle: &Handle) -> Result<(), Why> {
         while self.came.len() < bytes
-            && let Some(more) = handle.block_on(self.packed.next())
+            && let Some(more) = handle.block_on(self.scripts.next())
         {
             self.came.extend_from_slice(&more?);
         }
         Ok(())
     }
-}
-
-fn unpacked(stored: &[u8], prefix: &[u8], raw_len: usize) -> Result<Vec<u8>, Why> {
-    let mut piece = Vec::with_capacity(raw_len);
-    let mut from = InBuffer::around(stored);
-    let mut to = OutBuffer::around(&mut piece);
-    let mut decoder = Decoder::with_ref_prefix(prefix)?;
-    let hint = decoder.run(&mut from, &mut to)?;
-    let whole = hint == 0 && from.pos() == stored.len() && piece.len() == raw_len;
-    whole
-        .then_some(piece)
-        .ok_or(Why::Patch("a piece is not as long as it says"))
 }
 
 impl From<io::Error> for Why {

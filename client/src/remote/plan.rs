@@ -72,16 +72,14 @@ impl Remote {
         narinfo: &Narinfo,
         ranges: Vec<(u64, u64)>,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        let packed = self.ranges(narinfo.file_name().to_owned(), ranges).await?;
-        let url = self.http.endpoint.join("api/v1/frames");
-        Ok(decode::unpack(url, Compression::Zstd, packed)?)
+        self.unpacked(narinfo.file_name().to_owned(), ranges).await
     }
 
-    /// The bytes in these ranges of a `.nar.zst`, or of a patch.
+    /// What these whole zstd frames of a `.nar.zst`, or of a patch, unpack to.
     ///
     /// # Errors
     /// When the cache cannot be asked, or does not have it any more.
-    pub async fn ranges(
+    pub async fn unpacked(
         &self,
         file: String,
         ranges: Vec<(u64, u64)>,
@@ -93,7 +91,12 @@ impl Remote {
             .send(&body::ask_ranges(&url, &file, &ranges, 0))
             .await?;
         let answer = self.http.succeeded(&url, answer).await?;
-        let again = Again::Ranges { url, file, ranges };
-        Ok(body::stream(self.http.clone(), again, answer, Some(count)).boxed())
+        let again = Again::Ranges {
+            url: url.clone(),
+            file,
+            ranges,
+        };
+        let packed = body::stream(self.http.clone(), again, answer, Some(count));
+        Ok(decode::unpack(url, Compression::Zstd, packed)?)
     }
 }

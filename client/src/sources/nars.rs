@@ -68,7 +68,7 @@ impl Sources {
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let name = delta::patch::name(&narinfo.info.nar_hash, old);
         let (cache, _) = self.whose(narinfo).await?;
-        cache.ranges(name, vec![pieces]).await
+        cache.unpacked(name, vec![pieces]).await
     }
 
     /// The cache whose narinfo this is; when that is gone, one that has the same file, and its

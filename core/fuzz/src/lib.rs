@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use snowcache_core::cut::{Cutter, Params, Sizes};
-use snowcache_core::delta::{self, Delta, patch};
+use snowcache_core::delta::{self, Delta, patch, script};
 use snowcache_core::frame;
 use snowcache_core::recipe::{Blocks, Recipe};
 use snowcache_core::upload::{self, MAGIC, Reader};
@@ -90,7 +90,8 @@ pub fn upload(bytes: &[u8]) {
 
 /// A question that is one is asked again by the same bytes; an answer holds no more deltas than
 /// were asked for, in its own bytes; and a delta makes the NAR that it says (its size is in the
-/// first four bytes) or is refused with a reason. A patch's runs rise, its pieces are bounded.
+/// first four bytes) or is refused with a reason. A patch's runs rise, its pieces are bounded; a
+/// script makes as much as it was asked for, and what it was made for.
 pub fn delta(bytes: &[u8]) {
     if let Ok((runs, begin)) = patch::runs(bytes) {
         assert!(runs.len() * 2 < begin as usize && begin <= bytes.len() as u64);
@@ -99,8 +100,8 @@ pub fn delta(bytes: &[u8]) {
     if let Ok((head, taken)) = patch::Head::decode(bytes) {
         assert_eq!(head.encode(), &bytes[..taken]);
         assert!(head.raw_len <= patch::MAX_PIECE_BYTES);
-        assert!(head.stored_len <= patch::MAX_STORED_BYTES);
-        assert!(head.prefix.end - head.prefix.start <= patch::MAX_PREFIX_BYTES);
+        assert!(head.script_len <= patch::MAX_SCRIPT_BYTES);
+        assert!(head.old.end - head.old.start <= patch::MAX_OLD_BYTES);
     }
     match delta::asked(bytes) {
         Ok(pairs) => assert_eq!(delta::question(&pairs), bytes),
@@ -118,7 +119,16 @@ pub fn delta(bytes: &[u8]) {
     let Some((size, encoded)) = bytes.split_first_chunk::<4>() else {
         return;
     };
-    let size = u32::from_le_bytes(*size).into();
+    let size = u64::from(u32::from_le_bytes(*size));
+    let (old, new) = encoded.split_at(encoded.len() / 2);
+    let some = size.min(1 << 20) as usize;
+    match script::apply(new, old, some) {
+        Ok(made) => assert_eq!(made.len(), some),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    let script = script::Old::new(old.to_vec()).script(new);
+    assert!(script.len() as u64 <= new.len() as u64 + script::MAX_MORE_BYTES);
+    assert_eq!(script::apply(&script, old, new.len()).as_deref(), Ok(new));
     match Delta::decode(&answer.slice(4..), size) {
         Ok(delta) => {
             assert_eq!(delta.encode(), encoded);

@@ -1,36 +1,38 @@
-//! A patch: what is new in one NAR, packed so that it takes an older NAR to unpack it.
+//! A patch: what is new in one NAR, told by an older NAR.
 //!
 //! ```text
-//!   "spf1"
+//!   "spf2"
 //!   number of runs  { offset  length }            ranges of the new NAR, rising: all that follows,
 //!                                                 one after the other
-//!   { raw length  prefix offset  prefix length  stored length  [stored length] }
-//!                                                 pieces: a zstd frame each, of so many of these
-//!                                                 bytes, with that range of the old NAR as prefix
+//!   one zstd frame of
+//!   { length  offset  length  length  script }    pieces: how many of these bytes, by which range
+//!                                                 of the old NAR, and a script that makes them
 //! ```
-//! Numbers are LEB128 varints in their shortest form. On the wire goes what follows the runs.
+//! Numbers are LEB128 varints in their shortest form. On the wire goes the zstd frame. What one
+//! piece and the next have in common, as programs with the same library in them, is packed once.
 //!
 //! Guarantees: reading never panics; a piece is never larger than what is said here, so whoever
-//! unpacks one needs at most 48 MiB for it. Says nothing about whether the NAR comes out right.
+//! makes one needs at most 56 MiB for it. Says nothing about whether the NAR comes out right.
 
 use std::ops::Range;
 
 use snowcache_nix::NarHash;
 
-use super::{DeltaError, number};
+use super::{DeltaError, number, script};
 use crate::recipe::codec::{Reader, put_varint};
 
-/// The longest range of the old NAR that a piece is packed with.
-pub const MAX_PREFIX_BYTES: u64 = 32 << 20;
-/// The longest piece, unpacked.
+/// The longest range of the old NAR that a piece is made of.
+pub const MAX_OLD_BYTES: u64 = 32 << 20;
+/// The longest piece.
 pub const MAX_PIECE_BYTES: u64 = 8 << 20;
-/// The longest piece, packed: what zstd makes of so much noise (RFC 8878: three bytes a block of
-/// 128 KiB, and a head).
-pub const MAX_STORED_BYTES: u64 = MAX_PIECE_BYTES + (64 << 10);
+/// The longest script of a piece.
+pub const MAX_SCRIPT_BYTES: u64 = MAX_PIECE_BYTES + script::MAX_MORE_BYTES;
+/// zstd's window, as a power of two: 8 MiB, which whoever unpacks a patch must have.
+pub const WINDOW_LOG: u32 = 23;
 /// The longest head of a piece: four numbers of at most ten bytes.
 pub const MAX_HEAD_BYTES: usize = 40;
 /// Where a patch begins.
-pub const MAGIC: &[u8; 4] = b"spf1";
+pub const MAGIC: &[u8; 4] = b"spf2";
 
 const ENDING: &str = ".patch";
 
@@ -46,15 +48,15 @@ pub fn named(name: &str) -> Option<(NarHash, NarHash)> {
     Some((hash(new)?, hash(old)?))
 }
 
-/// What precedes a packed piece.
+/// What precedes the script of a piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its length, unpacked.
+    /// How many bytes it makes.
     pub raw_len: u64,
-    /// The range of the old NAR that it was packed with.
-    pub prefix: Range<u64>,
-    /// Its length, packed.
-    pub stored_len: u64,
+    /// The range of the old NAR that it makes them of.
+    pub old: Range<u64>,
+    /// The script's length.
+    pub script_len: u64,
 }
 
 /// What a patch begins with: which ranges of the new NAR it makes.
@@ -68,14 +70,14 @@ pub fn begun(runs: &[Range<u64>]) -> Vec<u8> {
     out
 }
 
-/// The runs of a patch, and where its pieces begin.
+/// The runs of a patch, and where its zstd frame begins.
 ///
 /// # Errors
 /// Where it is none.
 pub fn runs(patch: &[u8]) -> Result<(Vec<Range<u64>>, u64), DeltaError> {
     let Some(rest) = patch.strip_prefix(MAGIC) else {
         return Err(DeltaError::Malformed(
-            "a patch does not begin with \"spf1\"",
+            "a patch does not begin with \"spf2\"",
         ));
     };
     let mut reader = Reader::new(rest, "patch");
@@ -94,9 +96,9 @@ impl Head {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(MAX_HEAD_BYTES);
         put_varint(&mut out, self.raw_len);
-        put_varint(&mut out, self.prefix.start);
-        put_varint(&mut out, self.prefix.end - self.prefix.start);
-        put_varint(&mut out, self.stored_len);
+        put_varint(&mut out, self.old.start);
+        put_varint(&mut out, self.old.end - self.old.start);
+        put_varint(&mut out, self.script_len);
         out
     }
 
@@ -108,19 +110,19 @@ impl Head {
     pub fn decode(bytes: &[u8]) -> Result<(Head, usize), DeltaError> {
         let mut reader = Reader::new(bytes, "patch");
         let (raw_len, at) = (number(&mut reader)?, number(&mut reader)?);
-        let (len, stored_len) = (number(&mut reader)?, number(&mut reader)?);
+        let (len, script_len) = (number(&mut reader)?, number(&mut reader)?);
         let fits = raw_len > 0
             && raw_len <= MAX_PIECE_BYTES
-            && len <= MAX_PREFIX_BYTES
-            && stored_len <= MAX_STORED_BYTES;
+            && len <= MAX_OLD_BYTES
+            && script_len <= MAX_SCRIPT_BYTES;
         let end = at.checked_add(len).filter(|_| fits);
         let end = end.ok_or(DeltaError::Malformed(
             "a piece of a patch that is too large",
         ))?;
         let head = Head {
             raw_len,
-            prefix: at..end,
-            stored_len,
+            old: at..end,
+            script_len,
         };
         Ok((head, bytes.len() - reader.rest().len()))
     }
@@ -137,15 +139,15 @@ mod tests {
             lens in prop::collection::vec((0..1_000_u64, 1..1_000_000_u64), 0..20),
             raw_len in 1..=MAX_PIECE_BYTES,
             at in 0..u64::MAX / 2,
-            len in 0..=MAX_PREFIX_BYTES,
-            stored_len in 0..=MAX_STORED_BYTES,
+            len in 0..=MAX_OLD_BYTES,
+            script_len in 0..=MAX_SCRIPT_BYTES,
         ) {
             let (mut written, mut at_run) = (Vec::new(), 0);
             for (gap, len) in lens {
                 written.push(at_run + gap..at_run + gap + len);
                 at_run += gap + len;
             }
-            let head = Head { raw_len, prefix: at..at + len, stored_len };
+            let head = Head { raw_len, old: at..at + len, script_len };
             let mut patch = begun(&written);
             let begin = patch.len();
             patch.extend(head.encode());
@@ -180,14 +182,14 @@ mod tests {
         for bad in [
             begun(&[5..9, 7..10]),
             begun(&[1..3, 5..5]),
-            b"spf2\0".to_vec(),
+            b"spf1\0".to_vec(),
         ] {
             assert!(runs(&bad).is_err(), "{bad:?}");
         }
         let good = Head {
             raw_len: 1,
-            prefix: 0..1,
-            stored_len: 1,
+            old: 0..1,
+            script_len: 1,
         };
         for bad in [
             Head {
@@ -195,11 +197,11 @@ mod tests {
                 ..good.clone()
             },
             Head {
-                prefix: 0..MAX_PREFIX_BYTES + 1,
+                old: 0..MAX_OLD_BYTES + 1,
                 ..good.clone()
             },
             Head {
-                stored_len: MAX_STORED_BYTES + 1,
+                script_len: MAX_SCRIPT_BYTES + 1,
                 ..good.clone()
             },
             Head { raw_len: 0, ..good },

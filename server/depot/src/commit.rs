@@ -3,8 +3,9 @@
 //! ```text
 //!   publish() --+
 //!   set_pin() --+--> queue --> [decide, append]* --> fsync --> index --> answer all
-//!   document()--+              up to MAX_GROUP at a time: one fsync for all of them
-//!   remove() ---'              (removals: in a group of their own)
+//!   document()--+              up to MAX_GROUP at a time: one fsync for all of them;
+//!   remove() ---'              a pause before, where the index is behind
+//!                              (removals: in a group of their own)
 //! ```
 //!
 //! Guarantees: nothing is answered before it is durable; of two offers for one path the first
@@ -193,6 +194,8 @@ impl Journal {
 
     fn carry_out(&mut self, group: Vec<Request>) {
         let shared = self.shared.clone();
+        // Before the gate: nobody else waits for it. An index that cannot tell is told of below.
+        std::thread::sleep(shared.index.pause().unwrap_or_default());
         let _gate = match shared.commits() {
             Ok(gate) => gate,
             Err(error) => return refuse(group, &error),
@@ -245,13 +248,17 @@ impl Journal {
             .as_mut()
             .expect("invariant: one was just borrowed");
         let (batch, nars) = draft.append(stream)?;
-        for nar in nars {
-            self.shared.uses.nar(nar);
+        for nar in &nars {
+            self.shared.uses.nar(*nar);
         }
         tracing::debug!(phase = "fsync", "making a group of changes durable");
         stream.sync()?;
         stream.committed();
-        self.shared
-            .index_committed(batch, std::slice::from_ref(stream))
+        let committed = std::slice::from_ref(stream);
+        self.shared.index_committed(batch, committed)?;
+        for nar in &nars {
+            self.shared.leases.release(nar);
+        }
+        Ok(())
     }
 }

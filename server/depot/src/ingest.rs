@@ -5,13 +5,15 @@
 //!   finish()     --> recipe, upload record --> fsync --> index --> the caller may acknowledge
 //! ```
 //!
-//! A client of ours sends pieces that are compressed already, or by name: see [`offered`].
+//! A client of ours sends pieces that are compressed already, or by name: see [`offered`]; and what
+//! came of its uploads outlives a process that dies: see [`coming`].
 //!
 //! Guarantees: what `finish` returned is durable, and its hash and size were computed from the
 //! bytes; a NAR that is not canonical is refused at its first wrong byte; dropped before `finish`,
 //! an upload leaves nothing behind. Memory is bounded: the cutter's window, [`MAX_QUEUED`] pieces,
 //! and about 100 bytes for each frame of the NAR.
 
+mod coming;
 mod offered;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -38,8 +40,10 @@ use crate::rows::UploadRow;
 use crate::state::{UploadState, recipe_payload, to_json};
 use crate::uses::{Flight, FramePlace};
 use crate::{Error, ErrorKind, Result, tenants};
+use coming::Note;
 use offered::Offers;
 
+pub(crate) use offered::kept_as;
 pub use offered::{KEEP_BYTES, Lease, is_nar, native_name};
 
 /// Pieces of one upload that wait for compression.
@@ -108,6 +112,7 @@ impl Ingest {
                 fresh: Vec::new(),
                 uncommitted: 0,
                 streams: Vec::new(),
+                note: None,
             },
         }
     }
@@ -204,14 +209,6 @@ impl Ingest {
     }
 }
 
-/// A frame on its way to be appended.
-enum Coming {
-    /// From the compressors.
-    Compressed(Receiver<Result<Frame>>),
-    /// As it was sent.
-    Sent(Frame),
-}
-
 /// The pieces of one NAR, on their way into segments.
 struct Frames {
     /// Frames are stored neither as they are sent, nor as they were compressed again.
@@ -224,13 +221,16 @@ struct Frames {
     offers: Offers,
     /// Where each frame of the NAR lies; the collector leaves alone what is shared.
     flight: Arc<Flight>,
-    queue: VecDeque<Coming>,
+    /// From the compressors.
+    queue: VecDeque<Receiver<Result<Frame>>>,
     /// Frames that came since the last commit.
     fresh: Vec<FrameId>,
     /// Stored bytes appended since the last commit.
     uncommitted: u64,
     /// The segments written to; all but the last are full.
     streams: Vec<Stream>,
+    /// What goes before the frames, where they are to outlive the process.
+    note: Option<Note>,
 }
 
 impl Frames {
@@ -250,10 +250,8 @@ impl Frames {
             self.ops.push(Op::Literal(Bytes::copy_from_slice(bytes)));
             return Ok(());
         }
-        let (id, sent) = match offer {
-            Some(offer) => offer.named(raw)?,
-            None => (FrameId::of(raw), None),
-        };
+        // That name had these very bytes when they came.
+        let id = offer.unwrap_or_else(|| FrameId::of(raw));
         let op = match piece {
             Piece::Literal(_) => unreachable!("was taken above"),
             Piece::Span(_) => Op::Frame { id, raw_len },
@@ -264,14 +262,16 @@ impl Frames {
             },
         };
         self.ops.push(op);
-        if self.is_here(id)? {
-            return Ok(());
+        match self.is_here(id)? {
+            true => Ok(()),
+            false => self.compress(id, raw),
         }
+    }
+
+    fn compress(&mut self, id: FrameId, raw: &[u8]) -> Result<()> {
         self.drain(MAX_QUEUED - 1)?;
-        self.queue.push_back(match sent {
-            Some(frame) => Coming::Sent(frame),
-            None => Coming::Compressed(self.depot.compressors.compress(id, raw)?),
-        });
+        self.queue
+            .push_back(self.depot.compressors.compress(id, raw)?);
         self.queued(id);
         Ok(())
     }
@@ -314,30 +314,40 @@ impl Frames {
             let Some(next) = self.queue.pop_front() else {
                 return Ok(());
             };
-            let Frame { header, stored } = match next {
-                Coming::Sent(frame) => frame,
-                Coming::Compressed(next) => next.recv().map_err(|_| Error::closed())??,
-            };
-            self.depot.room.check(stored.len() as u64)?;
-            self.uncommitted += stored.len() as u64;
-            let stream = self.stream()?;
-            let segment = stream.id();
-            let offset = stream.frame(&header, &stored)?;
-            let FrameHeader {
-                id,
-                raw_len,
-                stored_len,
-                checksum,
-            } = header;
-            let at = Location {
-                segment,
-                offset,
-                stored_len,
-                raw_len,
-                checksum,
-            };
-            self.at().insert(id, FramePlace::New(at));
+            let Frame { header, stored } = next.recv().map_err(|_| Error::closed())??;
+            self.append(header, &stored)?;
         }
+        Ok(())
+    }
+
+    fn append(&mut self, header: FrameHeader, stored: &[u8]) -> Result<()> {
+        self.depot.room.check(stored.len() as u64)?;
+        self.uncommitted += stored.len() as u64;
+        let mut note = self.note.take();
+        let stream = self.stream()?;
+        if let Some(note) = &mut note {
+            note.precede(stream)?;
+        }
+        let segment = stream.id();
+        let offset = stream.frame(&header, stored)?;
+        if note.is_some() {
+            stream.flush()?;
+        }
+        self.note = note;
+        let FrameHeader {
+            id,
+            raw_len,
+            stored_len,
+            checksum,
+        } = header;
+        let at = Location {
+            segment,
+            offset,
+            stored_len,
+            raw_len,
+            checksum,
+        };
+        self.at().insert(id, FramePlace::New(at));
         Ok(())
     }
 
@@ -355,6 +365,7 @@ impl Frames {
     /// collector out from the first look to the last write.
     fn commit(&mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
+        self.note.iter_mut().for_each(Note::ends);
         let gate = depot.commits()?;
         let visible = upload.cache.nar_key(&nar.nar_hash);
         let named = depot.index.get(Table::Visible, &visible)?.is_some();
@@ -386,11 +397,11 @@ impl Frames {
         let state = upload_state(nar, upload);
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
+        depot.uses.nar(nar.nar_hash);
         if !named {
             depot.leases.hold(&holder, &nar);
         }
         UploadRow { place, state }.put(&mut batch);
-        depot.uses.nar(nar.nar_hash);
         depot.index_committed(batch, &self.streams)?;
         drop(gate);
         if depot.quarantine.any() {
@@ -411,16 +422,17 @@ impl Frames {
         Ok(found.iter().all(Option::is_some))
     }
 
-    /// Puts the frames stored here into `batch`, and looks those up once more that `recipe` shares:
-    /// they may have been moved since.
+    /// Puts the frames of `recipe` that are stored here into `batch`, and looks those up once more
+    /// that it shares: they may have been moved since.
     fn index_frames(&self, recipe: &Recipe, batch: &mut Batch) -> Result<()> {
         let mut at = self.at();
         let named = recipe.ops().iter().filter_map(|op| match op {
             Op::Frame { id, .. } | Op::Dense { id, .. } => Some(*id),
             Op::Literal(_) => None,
         });
-        let is_shared = |id: &FrameId| matches!(at.get(id), Some(FramePlace::Known(_)));
-        let shared: HashSet<FrameId> = named.filter(is_shared).collect();
+        let named: HashSet<FrameId> = named.collect();
+        let is_shared = |id: &&FrameId| matches!(at.get(*id), Some(FramePlace::Known(_)));
+        let shared: Vec<FrameId> = named.iter().filter(is_shared).copied().collect();
         let keys: Vec<&[u8]> = shared.iter().map(|id| id.as_bytes().as_slice()).collect();
         let found = self.depot.index.get_many(Table::Frames, &keys)?;
         for (id, value) in shared.iter().zip(found) {
@@ -431,7 +443,9 @@ impl Frames {
             at.insert(*id, FramePlace::Known(Location::decode(&value)?));
         }
         for (id, place) in at.iter() {
-            if let FramePlace::New(location) = place {
+            if let FramePlace::New(location) = place
+                && named.contains(id)
+            {
                 batch.put(Table::Frames, id.as_bytes().as_slice(), location.encode());
             }
         }
@@ -469,7 +483,7 @@ impl Frames {
     }
 }
 
-fn upload_state(nar: Nar, upload: Upload) -> UploadState {
+pub(crate) fn upload_state(nar: Nar, upload: Upload) -> UploadState {
     UploadState {
         cache: upload.cache,
         name: upload.name,

@@ -66,7 +66,8 @@ impl Leases {
         ))
     }
 
-    /// `subject` holds a NAR.
+    /// `subject` holds a NAR. Call it when [`Uses`](crate::uses::Uses) knows of the commit, so that
+    /// a count that is under way does.
     pub fn hold(&self, subject: &str, nar: &Nar) {
         if self.max_bytes.is_some() {
             let mut held = self.lock();
@@ -75,16 +76,21 @@ impl Leases {
         }
     }
 
-    /// A path has the NAR now.
+    /// A path has the NAR now, by the index. Call it when `Uses` knows of the commit, too.
     pub fn release(&self, nar: &NarHash) {
         for own in self.lock().values_mut() {
             own.remove(nar);
         }
     }
 
-    /// What the index says; what was committed while it was read is left as it is.
-    pub fn count_anew(&self, mut counted: Held, meanwhile: &HashSet<NarHash>) {
+    /// What the index says; what was committed while it was read, by what `meanwhile` tells at the
+    /// last moment, is left as it is: held, or released.
+    pub fn count_anew(&self, mut counted: Held, meanwhile: impl FnOnce() -> HashSet<NarHash>) {
         let mut held = self.lock();
+        let meanwhile = meanwhile();
+        for own in counted.values_mut() {
+            own.retain(|nar, _| !meanwhile.contains(nar));
+        }
         for (subject, own) in held.iter() {
             let kept = own.iter().filter(|(nar, _)| meanwhile.contains(nar));
             let counted = counted.entry(subject.clone()).or_default();

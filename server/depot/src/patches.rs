@@ -1,8 +1,8 @@
-//! Patches: what is new in one NAR, packed with an older NAR as prefix, on disk.
+//! Patches: what is new in one NAR, told by an older NAR, on disk.
 //!
 //! ```text
 //!   a pin moves --> pairs of paths by name --> compared as for a plan --> runs to be fetched
-//!                   runs, 8 MiB at a time  --zstd, 32 MiB of the old NAR as prefix--> a file
+//!                   runs, 8 MiB at a time  --32 MiB of the old NAR--> scripts --zstd--> a file
 //!   a plan      --> its runs that a patch has --> pieces of that file instead of frames
 //! ```
 //! The file is `patches/<new NAR>-<old NAR>.patch` in the depot's folder:
@@ -12,6 +12,8 @@
 //! together they take no more than their limit on disk, those used last stay, and all go when
 //! uploads find no room. Never: needed. What is made of a patch is hashed by whoever uses it,
 //! and a patch that went costs frames.
+
+mod pieces;
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -24,23 +26,17 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use snowcache_core::delta::Step;
-use snowcache_core::delta::patch::{self, Head, MAX_PIECE_BYTES, MAX_PREFIX_BYTES};
+use snowcache_core::delta::patch;
 use snowcache_nix::NarHash;
-use zstd::stream::write::Encoder;
-use zstd::zstd_safe::CParameter;
 
 use crate::index::watched::Watchers;
 use crate::read::NarReader;
 use crate::{Error, Result};
 
+use pieces::{Packer, Piece};
+
 /// What of new NARs is packed for one pair at most: a minute of one core.
 const MAX_RAW_BYTES: u64 = 4 << 30;
-/// A patch is made once for a fleet: those of 27 Debian packages in two versions are a fifth
-/// smaller than at level 3, and take one and a half times as long.
-const LEVEL: i32 = 6;
-/// What zstd remembers of where bytes were: 4 bytes a place, so 16 MiB each. Of a prefix of 32 MiB
-/// that is every eighth.
-const TABLE_LOG: u32 = 22;
 /// The longest patch: it is held in memory while it is made, and while it is checked.
 const MAX_PATCH_BYTES: u64 = 64 << 20;
 /// What a patch may take of what its frames do, in percent: above, frames are as good.
@@ -79,7 +75,7 @@ pub enum Patched {
 pub struct Patch {
     /// Ranges of the new NAR, rising, which it makes one after the other.
     pub runs: Vec<Range<u64>>,
-    /// Where in the file the pieces are: offset and length.
+    /// Where in the file its zstd frame is: offset and length.
     pub pieces: (u64, u64),
 }
 
@@ -125,14 +121,6 @@ impl Patch {
         }
         None
     }
-}
-
-/// A piece to be packed.
-struct Piece {
-    runs: Vec<Range<u64>>,
-    raw_len: u64,
-    /// Where in the old NAR something like it should be.
-    like: Range<u64>,
 }
 
 impl Patches {
@@ -198,39 +186,27 @@ impl Patches {
         if read(&path).is_ok() {
             return Ok(Patched::Known);
         }
-        let old_len = old.nar().nar_size_bytes;
-        let pieces = pieces(steps, old_len);
-        let raw_bytes = pieces.iter().map(|piece| piece.raw_len).sum();
+        let pieces = pieces::of(steps, old.nar().nar_size_bytes);
+        let raw_bytes = pieces.iter().map(Piece::raw_bytes).sum();
         if pieces.is_empty() || raw_bytes > MAX_RAW_BYTES {
             return Ok(Patched::Useless);
         }
-        let runs: Vec<Range<u64>> = pieces.iter().flat_map(|it| it.runs.clone()).collect();
-        let mut patch = patch::begun(&runs);
         let most = (frames_bytes / 100 * WORTH_PERCENT).min(MAX_PATCH_BYTES);
-        let mut prefix = (0..0, Vec::new());
+        let most = most.min(self.max_bytes);
+        let runs: Vec<Range<u64>> = pieces.iter().flat_map(|it| it.runs.clone()).collect();
+        let mut packer = Packer::begin(&runs)?;
         for piece in &pieces {
             if stopping.load(Ordering::Relaxed) {
                 return Ok(Patched::Useless);
             }
-            let range = prefix_of(&piece.like, old_len);
-            if prefix.0 != range {
-                prefix = (range.clone(), bytes_of(old, range)?);
-            }
-            let mut raw = Vec::with_capacity(piece.raw_len as usize);
-            for run in &piece.runs {
-                raw.extend(bytes_of(new, run.clone())?);
-            }
-            let stored = packed(&raw, &prefix.1).map_err(|e| Error::io("packing a patch", e))?;
-            let head = Head {
-                raw_len: piece.raw_len,
-                prefix: prefix.0.clone(),
-                stored_len: stored.len() as u64,
-            };
-            patch.extend(head.encode());
-            patch.extend(stored);
-            if patch.len() as u64 > most.min(self.max_bytes) {
+            packer.put(piece, old, new)?;
+            if packer.stored_bytes() > most {
                 return Ok(Patched::Useless);
             }
+        }
+        let patch = packer.end()?;
+        if patch.len() as u64 > most {
+            return Ok(Patched::Useless);
         }
         let stored_bytes = patch.len() as u64;
         self.keep(&path, patch)
@@ -334,83 +310,4 @@ fn read(path: &Path) -> io::Result<Patch> {
         runs,
         pieces: (begin, len as u64 - begin),
     })
-}
-
-/// What of these steps is to be fetched, in pieces, with where in the old NAR the copies beside
-/// them are.
-fn pieces(steps: &[Step], old_len: u64) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    let (mut at, mut copied) = (0, 0);
-    for (number, step) in steps.iter().enumerate() {
-        match step {
-            Step::Copy { offset, len } => (at, copied) = (at + len, offset + len),
-            Step::Literal(bytes) => at += bytes.len() as u64,
-            Step::Fetch { len, .. } => {
-                let next = steps[number + 1..].iter().find_map(|step| match step {
-                    Step::Copy { offset, .. } => Some(*offset),
-                    _ => None,
-                });
-                let like = copied..next.unwrap_or(old_len).max(copied);
-                put(&mut pieces, at..at + len, &like);
-                at += len;
-            }
-        }
-    }
-    pieces
-}
-
-/// Another run, in the last piece while that has room.
-fn put(pieces: &mut Vec<Piece>, mut run: Range<u64>, like: &Range<u64>) {
-    while run.start < run.end {
-        let room = match pieces.last_mut() {
-            Some(last) if last.raw_len < MAX_PIECE_BYTES => last,
-            _ => {
-                pieces.push(Piece {
-                    runs: Vec::new(),
-                    raw_len: 0,
-                    like: like.clone(),
-                });
-                continue;
-            }
-        };
-        let len = (run.end - run.start).min(MAX_PIECE_BYTES - room.raw_len);
-        room.runs.push(run.start..run.start + len);
-        room.raw_len += len;
-        room.like.end = room.like.end.max(like.end);
-        run.start += len;
-    }
-}
-
-/// So much of the old NAR around there as a prefix may have.
-fn prefix_of(like: &Range<u64>, old_len: u64) -> Range<u64> {
-    let middle = like.start + (like.end - like.start) / 2;
-    let start = middle.saturating_sub(MAX_PREFIX_BYTES / 2);
-    let start = start.min(old_len.saturating_sub(MAX_PREFIX_BYTES));
-    start..old_len.min(start + MAX_PREFIX_BYTES)
-}
-
-fn bytes_of(nar: &NarReader, range: Range<u64>) -> Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
-    for chunk in nar.raw(range) {
-        bytes.extend_from_slice(&chunk?);
-    }
-    Ok(bytes)
-}
-
-fn packed(raw: &[u8], prefix: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = Encoder::with_ref_prefix(Vec::new(), LEVEL, prefix)?;
-    let window_log = (prefix.len() + raw.len()).max(1 << 10).next_power_of_two();
-    let window_log = window_log.trailing_zeros();
-    for parameter in [
-        CParameter::WindowLog(window_log),
-        CParameter::HashLog(TABLE_LOG.min(window_log)),
-        CParameter::ChainLog(TABLE_LOG.min(window_log)),
-        CParameter::EnableLongDistanceMatching(true),
-        CParameter::ContentSizeFlag(true),
-    ] {
-        encoder.set_parameter(parameter)?;
-    }
-    encoder.set_pledged_src_size(Some(raw.len() as u64))?;
-    encoder.write_all(raw)?;
-    encoder.finish()
 }

@@ -286,6 +286,11 @@ impl Stream {
         Ok(offset)
     }
 
+    /// Hands everything appended to the kernel, so that it is there when this process is gone.
+    pub fn flush(&mut self) -> Result<()> {
+        self.with_writer("writing", |writer| writer.flush())
+    }
+
     /// Makes everything appended durable.
     pub fn sync(&mut self) -> Result<()> {
         self.with_writer("syncing", |writer| writer.sync())

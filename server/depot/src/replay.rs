@@ -3,10 +3,13 @@
 //! At start every segment that is longer than its replay mark is read from there on; without an
 //! index all of them are. Frames go first, since a recipe may use frames of any segment; then the
 //! records that carry state, in the order in which they were made. What lies behind a segment's
-//! last commit was never acknowledged and is cut off.
+//! last commit was never acknowledged and is cut off, but for frames of an upload that its sender
+//! may go on with: these are committed now ([`unfinished`]).
 //!
 //! Guarantees: what was acknowledged is in the index afterwards, and durable; a second replay
 //! changes nothing; a damaged record costs what depends on it and nothing else, and is logged.
+
+mod unfinished;
 
 use std::collections::HashMap;
 
@@ -15,7 +18,7 @@ use snowcache_nix::{PathInfo, Signature, StorePath};
 
 use crate::depot::document_key;
 use crate::index::{Batch, Index, Rows, Table};
-use crate::layout::Layout;
+use crate::layout::{Layout, Location};
 use crate::mark::Mark;
 use crate::pins::PinState;
 use crate::pool::{Level, SEGMENT_BYTES};
@@ -115,21 +118,30 @@ pub fn replay_telling(
             found.keep(id, len, mark.level);
             continue;
         }
-        let scanned = read_tail(segments, index, id, mark.len, len)?;
+        let mut scanned = read_tail(segments, index, id, mark.len, len)?;
         let level = scanned.level.max(mark.level);
+        found.next_seq = found.next_seq.max(scanned.next_seq());
+        let left = scanned.left.take();
         states.extend(scanned.states.into_iter().map(|state| (id, state)));
-        tails.push((id, scanned.end, len, level));
+        tails.push((id, scanned.end, len, level, left));
     }
     // Only when all were read, so that what a newer version wrote stays as it was.
-    for (id, end, len, level) in tails {
-        if settle(segments, id, end, len)? {
-            found.keep(id, end, level);
-            behind.push((id, end, level));
+    for (id, mut end, len, level, left) in tails {
+        let kept = left.and_then(|left| unfinished::keep(segments, id, left, now, &mut found));
+        match kept {
+            Some(kept) => {
+                write_frames(index, &kept.frames)?;
+                states.extend(kept.states.map(|state| (id, state)));
+                end = kept.end;
+            }
+            None if !settle(segments, id, end, len)? => continue,
+            None => {}
         }
+        found.keep(id, end, level);
+        behind.push((id, end, level));
     }
     states.sort_unstable_by_key(|(id, state)| (turn(state.kind), state.seq, *id, state.offset));
     for (segment, state) in states {
-        found.next_seq = found.next_seq.max(state.seq + 1);
         apply(segments, index, (segment, state.offset), on)?;
     }
     let mut marks = Batch::default();
@@ -210,14 +222,19 @@ fn read_tail(
     let (frames, states) = (scanned.frames.len(), scanned.states.len());
     let (damaged, cut) = (scanned.damaged, len - scanned.end);
     tracing::info!(segment = %id, from = mark, frames, states, damaged, cut, "replayed");
-    for frames in std::mem::take(&mut scanned.frames).chunks(FRAMES_A_BATCH) {
+    write_frames(index, &std::mem::take(&mut scanned.frames))?;
+    Ok(scanned)
+}
+
+fn write_frames(index: &dyn Index, frames: &[(FrameId, Location)]) -> Result<()> {
+    for frames in frames.chunks(FRAMES_A_BATCH) {
         let mut batch = Batch::default();
         for (frame, at) in frames {
             batch.put(Table::Frames, frame.as_bytes().as_slice(), at.encode());
         }
         index.write(batch)?;
     }
-    Ok(scanned)
+    Ok(())
 }
 
 /// Cuts a segment back to its last commit and makes that durable; one without any is removed.

@@ -8,7 +8,7 @@ use snowcache_core::recipe::FrameId;
 
 use crate::layout::Location;
 use crate::pool::{Level, level_of};
-use crate::record::{BadHeader, Checksum, FRAME_HEADER_BYTES, Header, Kind};
+use crate::record::{BadHeader, Checksum, FRAME_HEADER_BYTES, FrameHeader, Header, Kind};
 use crate::segments::{SegmentId, Segments};
 use crate::{Error, Result};
 
@@ -117,6 +117,54 @@ pub struct Scanned {
     pub damaged: u64,
     /// The segment's, where its first record was scanned.
     pub level: Level,
+    /// What came behind the last commit of an upload whose process died.
+    pub left: Option<Left>,
+}
+
+impl Scanned {
+    /// Greater than every sequence number that counts or may be kept.
+    pub fn next_seq(&self) -> u64 {
+        let seqs = self.states.iter().map(|state| state.seq);
+        let last = seqs.chain(self.left.iter().map(|left| left.seq)).max();
+        last.map_or(0, |last| last + 1)
+    }
+}
+
+/// Frames behind a note that says for whom: whole, one behind the other, of no commit.
+pub struct Left {
+    /// The note's payload.
+    pub note: Vec<u8>,
+    /// Its sequence number.
+    pub seq: u64,
+    /// The frames.
+    pub frames: Vec<(FrameId, Location)>,
+    /// Where the last of them ends.
+    pub end: u64,
+}
+
+impl Left {
+    /// Takes the next part of the segment, if it is a whole frame right behind the others.
+    fn take(&mut self, item: &Item<'_>, segment: SegmentId) {
+        if let Item::Record(record) = item
+            && let Header::Frame(frame) = record.header
+            && record.whole
+            && record.at == self.end
+        {
+            let location = located(&frame, segment, record.at);
+            self.frames.push((frame.id, location));
+            self.end = record.end();
+        }
+    }
+}
+
+fn located(frame: &FrameHeader, segment: SegmentId, offset: u64) -> Location {
+    Location {
+        segment,
+        offset,
+        stored_len: frame.stored_len,
+        raw_len: frame.raw_len,
+        checksum: frame.checksum,
+    }
 }
 
 /// A state record.
@@ -150,6 +198,9 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
         len,
         BadSectors::Fail,
         &mut |item| {
+            if let Some(left) = &mut found.left {
+                left.take(&item, segment);
+            }
             let record = match item {
                 Item::Record(record) if record.whole => record,
                 Item::Record(_) | Item::Gap(..) => {
@@ -159,14 +210,7 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
             };
             match record.header {
                 Header::Frame(frame) => {
-                    let (stored_len, raw_len) = (frame.stored_len, frame.raw_len);
-                    let location = Location {
-                        segment,
-                        offset: record.at,
-                        stored_len,
-                        raw_len,
-                        checksum: frame.checksum,
-                    };
+                    let location = located(&frame, segment, record.at);
                     open.frames.push((frame.id, location));
                 }
                 Header::State(state) => {
@@ -180,7 +224,17 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
                             len: record.end() - record.at,
                         });
                     }
+                    let is_note = state.kind == Kind::Part && !state.commit;
+                    if is_note && open.frames.is_empty() && open.damaged == 0 {
+                        found.left = Some(Left {
+                            note: record.body.to_vec(),
+                            seq: state.seq,
+                            frames: Vec::new(),
+                            end: record.end(),
+                        });
+                    }
                     if state.commit {
+                        found.left = None;
                         found.frames.append(&mut open.frames);
                         found.states.append(&mut open.states);
                         found.damaged += std::mem::take(&mut open.damaged);

@@ -32,6 +32,17 @@ pub struct UploadState {
     pub expires: u64,
 }
 
+/// For whom the frames of an upload come that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComingState {
+    /// The cache that they are sent to.
+    pub cache: CacheName,
+    /// Who sends them.
+    pub subject: String,
+    /// For how long they are kept, from the start on that finds them, in seconds.
+    pub lease_s: u64,
+}
+
 /// A published path as it is recorded.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PathState {

@@ -19,6 +19,7 @@ mod gather;
 mod holding;
 mod ingest;
 mod integrity;
+mod leases;
 mod lookup;
 mod offered;
 mod publish;

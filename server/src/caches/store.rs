@@ -1,11 +1,12 @@
 //! Caches on the disk: each a folder that appears and disappears as a whole.
 //!
-//! Guarantees: see [`super`]. Whatever is renamed was synced before.
+//! Guarantees: see [`super`]. Whatever is renamed was synced before; what is refused is undone.
 
 use super::name::{Name, NameError};
 use super::{MAX_CACHES, Named, Settings};
 use crate::files::{SECRET, sync_parent, write_durably};
 use crate::first_start::{FirstStartError, hostname, signing_keys};
+use crate::observe::with_causes;
 use serde::{Deserialize, Serialize};
 use snowcache_depot::CacheName;
 use snowcache_nix::SecretKey;
@@ -159,8 +160,7 @@ pub(super) fn make(
     write(&unfinished, &kept)?;
     sync(&unfinished)?;
     let path = folder.join(name.as_str());
-    fs::rename(&unfinished, &path).map_err(failed(&path))?;
-    sync_parent(&path).map_err(failed(&path))?;
+    rename_durably(&unfinished, &path)?;
     let name = name.clone();
     Ok(Stored { name, kept, keys })
 }
@@ -177,7 +177,18 @@ pub(super) fn change(
         by: have.by.clone(),
         settings,
     };
-    write(&folder.join(have.name.as_str()), &kept)?;
+    let path = folder.join(have.name.as_str());
+    write(&path, &kept).inspect_err(|_| {
+        let settings = have.settings.clone();
+        let before = write(
+            &path,
+            &Kept {
+                settings,
+                ..kept.clone()
+            },
+        );
+        told(&path, before);
+    })?;
     Ok(Stored {
         name: have.name.clone(),
         kept,
@@ -189,9 +200,7 @@ pub(super) fn change(
 pub(super) fn delete(folder: &Path, named: &Named) -> Result<(), CachesError> {
     let path = folder.join(named.name.as_str());
     let deleted = folder.join(DELETED).join(named.cache.as_str());
-    fs::rename(&path, &deleted).map_err(failed(&path))?;
-    sync_parent(&deleted).map_err(failed(&deleted))?;
-    sync_parent(&path).map_err(failed(&path))?;
+    rename_durably(&path, &deleted)?;
     // It is deleted; a start removes what could not be removed now.
     if let Err(error) = remove_if_there(&deleted.join("keys")) {
         tracing::warn!(%error, "the keys of a deleted cache are still there");
@@ -218,6 +227,24 @@ pub(super) fn forget(folder: &Path, cache: &CacheName) -> Result<(), CachesError
     let path = folder.join(DELETED).join(cache.as_str());
     remove_if_there(&path)?;
     sync_parent(&path).map_err(failed(&path))
+}
+
+/// Renames a folder; where it cannot be made durable it is called as it was.
+fn rename_durably(from: &Path, to: &Path) -> Result<(), CachesError> {
+    fs::rename(from, to).map_err(failed(to))?;
+    let synced = sync_parent(to).and_then(|()| sync_parent(from));
+    synced.map_err(failed(to)).inspect_err(|_| {
+        let back = fs::rename(to, from);
+        told(from, back.map_err(failed(from)));
+    })
+}
+
+/// Tells of what was refused and could not be undone: a start may find it done.
+fn told(path: &Path, undone: Result<(), CachesError>) {
+    if let Err(error) = undone {
+        let (path, why) = (path.display(), with_causes(&error));
+        tracing::error!(%path, why, "what was refused may be done at the next start");
+    }
 }
 
 fn write(path: &Path, kept: &Kept) -> Result<(), CachesError> {

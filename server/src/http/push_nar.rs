@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 
 /// Pieces of a body that wait for the decoder: 4 of at most 256 KiB, as large as a connection reads
 /// at a time.
-pub(super) const QUEUED_PIECES: usize = 4;
+const QUEUED_PIECES: usize = 4;
 
 /// The longest name: Nix's are 52 characters of hash, `.nar` and a suffix.
 const MAX_NAME_BYTES: usize = 200;
@@ -93,22 +93,26 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Hands the body on, as fast as it is taken; the end is said, so that it cannot be confused with a
-/// broken connection.
+/// Hands the body on, as fast as it is taken, and reads no more of it while the queue is full; the
+/// end is said, so that it cannot be confused with a broken connection.
 pub(super) async fn feed(
     mut body: Body,
     queue: mpsc::Sender<Message>,
     stall_timeout_s: u64,
 ) -> Result<(), Refusal> {
-    while let Some(bytes) = body::next_bytes(&mut body, stall_timeout_s).await? {
-        if queue.send(Message::Bytes(bytes)).await.is_err() {
+    loop {
+        let Ok(place) = queue.reserve().await else {
             // The other side knows enough and says why.
             return Ok(());
+        };
+        match body::next_bytes(&mut body, stall_timeout_s).await? {
+            Some(bytes) => place.send(Message::Bytes(bytes)),
+            None => {
+                place.send(Message::End);
+                return Ok(());
+            }
         }
     }
-    // Not taken by a side that has already said why.
-    queue.send(Message::End).await.unwrap_or_default();
-    Ok(())
 }
 
 /// Everything that blocks, on a thread of its own.

@@ -19,7 +19,7 @@ pub use under_way::UnderWay;
 
 use super::api::json;
 use super::errors::Refusal;
-use super::push_nar::{QUEUED_PIECES, feed};
+use super::push_nar::feed;
 use super::{Shared, answer, body};
 use crate::auth::subject::Subject;
 use crate::listen::line::Line;
@@ -42,6 +42,10 @@ const MAX_AT_ONCE: usize = 10_000;
 const MAX_NARS_BYTES: u64 = 1 << 20;
 /// 10,000 narinfos of the usual 600 bytes, and some of the largest.
 const MAX_COMMIT_BYTES: u64 = 32 << 20;
+/// Pieces of a stream that wait while another is taken in: with the one that hyper holds three, of
+/// `READ_OF_UPLOAD_BYTES` each at most, are lost when the server dies. What the kernel holds is
+/// read at once when it is wanted, so that nothing is gained by more.
+const QUEUED_PIECES: usize = 1;
 /// What a binary answer is.
 const BINARY: &str = "application/octet-stream";
 
@@ -119,13 +123,15 @@ pub async fn stream(
     let place = app.uploads.place_within(wait).await?;
     tracing::debug!(phase = "receive", "an upload begins");
     let (queue, queued) = mpsc::channel(QUEUED_PIECES);
+    // Before a byte of it is read: from here on these are few at a time.
+    let line = line.map(|Extension(line)| line).unwrap_or_default();
+    let upload = app.under_way.begin(&subject, &line);
     // A task of its own: when the connection breaks this handler is dropped, and what had been read
     // is still to be handed on.
     let feed = feed(body, queue, uploads.stall_timeout_s).in_current_span();
     let feed = tokio::spawn(feed);
     let work = {
-        let line = line.map(|Extension(line)| line).unwrap_or_default();
-        let (app, upload) = (app.clone(), app.under_way.begin(&subject, &line));
+        let app = app.clone();
         let take_in = move || {
             let taken = take::take_in(&app, &subject, queued);
             drop(upload);

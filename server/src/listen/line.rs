@@ -7,7 +7,7 @@
 //! What a client sent before it died lies in the kernel until its upload has read that far; only
 //! then hyper tells of the end. The kernel knows at once.
 //!
-//! Guarantees: costs a connection that nobody watches one look at a flag for each read. Never: a
+//! Guarantees: costs a connection that nobody watches a look at two flags for each read. Never: a
 //! socket held open longer than it is watched.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,7 +22,9 @@ pub struct Line(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Somebody watches, and has no socket yet.
+    /// Somebody watches.
+    watched: AtomicBool,
+    /// And has no socket yet.
     wanted: AtomicBool,
     socket: Mutex<Option<OwnedFd>>,
 }
@@ -35,7 +37,13 @@ impl Line {
     /// Has the connection's next read show its socket.
     pub fn watch(&self) -> Watched {
         self.0.wanted.store(true, Ordering::Relaxed);
+        self.0.watched.store(true, Ordering::Relaxed);
         Watched(self.clone())
+    }
+
+    /// Whether somebody watches: an upload is under way.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.watched.load(Ordering::Relaxed)
     }
 
     /// Gives whoever watches a second handle of the socket. Without a free descriptor nobody sees
@@ -82,6 +90,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.0.0.wanted.store(false, Ordering::Relaxed);
+        self.0.0.watched.store(false, Ordering::Relaxed);
         *self.0.socket() = None;
     }
 }
@@ -106,8 +115,12 @@ mod tests {
         assert!(!watched.is_cut());
         drop(client);
         assert!(watched.is_cut());
+        assert!(line.is_watched());
         drop(watched);
-        assert!(line.socket().is_none(), "nobody watches");
+        assert!(
+            !line.is_watched() && line.socket().is_none(),
+            "nobody watches"
+        );
         assert!(!line.watch().is_cut());
     }
 }

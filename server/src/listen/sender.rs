@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -23,6 +23,11 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// A client that makes room within this time takes what it gets: 1 MB/s and more.
 const FAST: Duration = Duration::from_millis(100);
+
+/// What is read at a time from a connection on which an upload is under way: what was read and is
+/// not yet written is lost when the process dies, and three such pieces are on the way there. A
+/// frame has some 100 KB and takes a millisecond to check, a read 20 us.
+const READ_OF_UPLOAD_BYTES: u64 = 32 << 10;
 
 /// `S`, with what its outlet owes in place of placeholders.
 pub struct Sender<S> {
@@ -200,7 +205,13 @@ impl<S: Transport> AsyncRead for Sender<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.line.show(self.stream.socket());
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        match self.line.is_watched() {
+            false => Pin::new(&mut self.stream).poll_read(cx, buf),
+            true => {
+                let mut little = (&mut self.stream).take(READ_OF_UPLOAD_BYTES);
+                Pin::new(&mut little).poll_read(cx, buf)
+            }
+        }
     }
 }
 

@@ -43,6 +43,10 @@ impl SegmentWriter for Still {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -225,7 +225,6 @@ impl Draft {
         };
         self.paths.insert(key.clone(), row);
         self.nars.push(nar);
-        self.shared.leases.release(&nar);
         let state = PathState {
             cache,
             subject,

@@ -70,8 +70,8 @@ impl<'a, 'b> Sweep<'a, 'b> {
                 own.insert(state.nar_hash, state.nar_size);
             }
         }
-        let meanwhile = shared.uses.nars(0).into_iter().collect();
-        shared.leases.count_anew(leased, &meanwhile);
+        let meanwhile = || shared.uses.nars(0).into_iter().collect();
+        shared.leases.count_anew(leased, meanwhile);
         for part in over.chunks(ROWS_AT_ONCE) {
             let mut forgotten = Vec::new();
             self.undisturbed(|shared, used| {

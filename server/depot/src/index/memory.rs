@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -74,6 +75,10 @@ impl Index for MemoryIndex {
 
     fn stalls(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    fn pause(&self) -> Result<Duration> {
+        Ok(Duration::ZERO)
     }
 
     fn checkpoint(&self) -> Result<()> {

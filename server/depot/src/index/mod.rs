@@ -11,6 +11,8 @@ pub mod renewing;
 pub mod rocks;
 pub(crate) mod watched;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::Result;
@@ -150,6 +152,10 @@ pub trait Index: Send + Sync {
     /// How often writes were held up, since the index was opened, because it could not be put in
     /// order as fast as they came. Reads are never held up.
     fn stalls(&self) -> Result<u64>;
+
+    /// How long whoever is about to write many rows had better wait, so that what was written
+    /// before is put in order meanwhile and no write is ever held up.
+    fn pause(&self) -> Result<Duration>;
 
     /// Makes what was written survive a crash without replay. Called now and then to bound the
     /// replay at start.

@@ -10,6 +10,7 @@
 //! find a record that nobody reckoned with. Never drops a debt; a restart pays all of them.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -90,6 +91,10 @@ impl Index for Owed {
 
     fn stalls(&self) -> Result<u64> {
         self.index.stalls()
+    }
+
+    fn pause(&self) -> Result<Duration> {
+        self.index.pause()
     }
 
     fn checkpoint(&self) -> Result<()> {

@@ -16,6 +16,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -196,6 +197,10 @@ impl Index for RenewingIndex {
 
     fn stalls(&self) -> Result<u64> {
         self.with(Index::stalls)
+    }
+
+    fn pause(&self) -> Result<Duration> {
+        self.with(Index::pause)
     }
 
     fn checkpoint(&self) -> Result<()> {

@@ -6,6 +6,7 @@
 //! rebuilt.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -39,6 +40,37 @@ const MEMTABLES: i32 = 4;
 /// Tables that are written go to the disk so many bytes at a time, and not all at once at their
 /// end, where whoever reads would wait behind them.
 const SYNC_BYTES: u64 = 1 << 20;
+
+/// Threads that put tables in order: while one is at work on a large table for half a minute, small
+/// tables, and what the large one got meanwhile, are seen to by the others.
+const ORDERING_THREADS: i32 = 3;
+
+/// And one that writes down what is in memory.
+const FLUSHING_THREADS: i32 = 1;
+
+/// Threads that put tables in order give way to those who are asked something, and get a third of
+/// what these get (`sched(7)`: 335 to 1024) where all cores are busy. Niced as far as it goes they
+/// got next to nothing beside other programs, and what came in waited for them.
+const NICE: i32 = 5;
+
+/// Files of a table that lie side by side, not in order: from here on whoever writes makes pauses.
+/// Four are put in order at once, so these are twice as many as need be.
+const UNORDERED_FILES: u32 = 8;
+
+/// The pause before a group of commits, for each file more. A group takes some 10 ms, so at 13
+/// files as much time goes into order as into what makes disorder.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// No pause is longer: twenty groups a second of up to 256 commits go on.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Files from which RocksDB itself delays every write, and from which it takes none: pauses are at
+/// their longest before.
+const DELAYED_FROM_FILES: i32 = 40;
+const STOPPED_FROM_FILES: i32 = 80;
+
+/// What RocksDB calls the number of these files.
+const FILES_UNORDERED: &str = "rocksdb.num-files-at-level0";
 
 /// What RocksDB calls its count of writes that were held up.
 const STALLS: &str = "rocksdb.cf-write-stall-stats";
@@ -103,18 +135,36 @@ fn stalls_in(told: &str) -> u64 {
         .sum()
 }
 
+/// RocksDB's threads, which all indexes of the process share. Those that put tables in order are
+/// started here by one that is niced, which they inherit; the others when they are needed.
+fn threads() -> Result<Env> {
+    let mut threads = Env::new().map_err(|e| failed("starting the index's threads", e))?;
+    let started = std::thread::scope(|scope| {
+        let niced = std::thread::Builder::new().name("index".into());
+        let niced = niced.spawn_scoped(scope, || {
+            if let Err(error) = rustix::process::nice(NICE) {
+                tracing::debug!(%error, "the index's threads run at the usual priority");
+            }
+            threads.set_background_threads(ORDERING_THREADS);
+        });
+        niced.map(|thread| thread.join().is_ok())
+    });
+    match started {
+        Ok(true) => Ok(threads),
+        Ok(false) => Err(Error::closed()),
+        Err(error) => Err(Error::io("starting a thread", error)),
+    }
+}
+
 fn database_options() -> Result<Options> {
     let mut options = Options::default();
-    // Whoever is asked something goes before what puts tables in order.
-    let mut threads = Env::new().map_err(|e| failed("starting the index's threads", e))?;
-    threads.lower_thread_pool_cpu_priority();
-    options.set_env(&threads);
+    options.set_env(&threads()?);
     options.set_bytes_per_sync(SYNC_BYTES);
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);
     options.set_max_open_files(MAX_OPEN_FILES);
-    options.set_max_background_jobs(2);
+    options.set_max_background_jobs(ORDERING_THREADS + FLUSHING_THREADS);
     options.set_manifest_preallocation_size(4096);
     // The info log must not grow the data directory: warnings only, two small files.
     options.set_log_level(LogLevel::Warn);
@@ -145,6 +195,8 @@ fn table_options(table: Table, cache: &Cache) -> Options {
         table,
         Table::Frames | Table::Layouts | Table::Paths | Table::Uploads
     );
+    options.set_level_zero_slowdown_writes_trigger(DELAYED_FROM_FILES);
+    options.set_level_zero_stop_writes_trigger(STOPPED_FROM_FILES);
     options.set_max_write_buffer_number(MEMTABLES);
     options.set_write_buffer_size(if large {
         MEMTABLE_BYTES
@@ -244,6 +296,19 @@ impl Index for RocksIndex {
         Ok(stalls)
     }
 
+    fn pause(&self) -> Result<Duration> {
+        let mut most = 0;
+        for table in Table::ALL {
+            let told = self
+                .db
+                .property_value_cf(self.family(table), FILES_UNORDERED);
+            let told = told.map_err(|e| failed("reading the index", e))?;
+            let files = told.and_then(|count| count.parse::<u32>().ok());
+            most = most.max(files.unwrap_or_default());
+        }
+        Ok((PAUSE * most.saturating_sub(UNORDERED_FILES)).min(LONGEST_PAUSE))
+    }
+
     fn checkpoint(&self) -> Result<()> {
         let families = Table::ALL.map(|table| self.family(table));
         let flushed = self.db.flush_cfs_opt(&families, &FlushOptions::default());
@@ -288,6 +353,31 @@ mod tests {
         }
         let told = index.db.property_value_cf(family, STALLS);
         assert!(index.stalls().expect("stalls") > 0, "{told:?}");
+    }
+
+    #[test]
+    fn who_writes_faster_than_tables_are_put_in_order_is_to_pause() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let index = RocksIndex::open(folder.path()).expect("open");
+        let family = index.family(Table::Paths);
+        let never = [("level0_file_num_compaction_trigger", "100")];
+        index.db.set_options_cf(family, &never).expect("options");
+        let mut longest = Duration::ZERO;
+        for number in 1..=UNORDERED_FILES + 30 {
+            let mut batch = Batch::default();
+            batch.put(Table::Paths, number.to_be_bytes(), *b"a row");
+            index.write(batch).expect("write");
+            index.checkpoint().expect("checkpoint");
+            let pause = index.pause().expect("pause");
+            assert_eq!(pause.is_zero(), number <= UNORDERED_FILES, "{number} files");
+            assert!(
+                pause >= longest,
+                "{number} files: {pause:?} after {longest:?}"
+            );
+            longest = pause;
+        }
+        assert_eq!(longest, LONGEST_PAUSE);
+        assert_eq!(index.stalls().expect("stalls"), 0, "RocksDB had no need to");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! says holds was made before it. Never: anything else but what the index below says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -94,6 +95,10 @@ impl Index for Watched {
 
     fn stalls(&self) -> Result<u64> {
         self.index.stalls()
+    }
+
+    fn pause(&self) -> Result<Duration> {
+        self.index.pause()
     }
 
     fn checkpoint(&self) -> Result<()> {

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!   literal ------------------------------------------> write    as any NAR's bytes
-//!   frame: headers checked, unpacked -> offer, write      |
-//!   known: read here,       unpacked -> offer, write      v
-//!            a piece is cut at the very place of the offer: its hash must be the offer's name,
-//!            and its frame is stored as it came.   Cut elsewhere: compressed here.
+//!   frame: checked, unpacked, its BLAKE3 is its name: stored -> offer, write
+//!   known: read here, unpacked ------------------------------> offer, write
+//!            a piece is cut at the very place of the offer: it has that name, and is here.
+//!            Cut elsewhere: compressed here; what was stored is garbage.
 //! ```
 //!
 //! Guarantees: every byte takes the way of a NAR that was sent whole: parsed, hashed, cut here. A
-//! frame is stored as it was sent only where its content is the piece that was cut, byte for byte,
-//! and the piece's BLAKE3 its name. What [`Ingest::keep`] saves of a broken upload is no NAR: it
+//! frame counts as it was sent only where its content is the piece that was cut, byte for byte, and
+//! the piece's BLAKE3 its name. What [`Ingest::keep`] saves of a broken upload is no NAR: it
 //! cannot be published or read, and goes when its lease ends.
 //!
 //! Never: a recipe taken from outside.
@@ -20,8 +20,7 @@ use std::collections::VecDeque;
 use snowcache_core::recipe::{FrameId, Op};
 use snowcache_nix::NarHash;
 
-use super::{Coming, Frames, Ingest, Nar, Upload};
-use crate::compress::Frame;
+use super::{Frames, Ingest, Nar, Upload};
 use crate::frames::unpack;
 use crate::keys::CacheName;
 use crate::layout::Location;
@@ -33,7 +32,7 @@ use crate::{Error, ErrorKind, Result, tenants};
 const KEPT: &str = "frames/";
 
 /// Stored bytes of a NAR after which what came of it is made durable, before the NAR ends: what a
-/// server's death costs each upload at most, beside what had not been read from its socket. Some 80
+/// power cut costs each upload at most, beside what had not been read from its socket. Some 80
 /// frames of 100 KiB, which took a core of the client's 30 ms or more: the time of some fsyncs.
 pub const KEEP_BYTES: u64 = 8 << 20;
 
@@ -58,29 +57,11 @@ pub struct Lease {
     pub expires_unix_s: u64,
 }
 
-/// A frame and the place in the NAR for which it came.
-pub(super) struct Offer {
+/// A piece whose name is known, and its place in the NAR.
+struct Offer {
     offset: u64,
     raw_len: u32,
     id: FrameId,
-    /// None: it is here.
-    stored: Option<Vec<u8>>,
-}
-
-impl Offer {
-    /// The name of `raw`, and its frame where one was sent. The offer is for these very bytes.
-    pub(super) fn named(self, raw: &[u8]) -> Result<(FrameId, Option<Frame>)> {
-        let Some(stored) = self.stored else {
-            return Ok((self.id, None)); // that name had these bytes when they were read here
-        };
-        let id = FrameId::of(raw);
-        if id != self.id {
-            let claimed = self.id;
-            let what = format!("what was sent as frame {claimed} is frame {id}; send it again");
-            return Err(Error::refused(what));
-        }
-        Ok((id, Some(frame_of(id, self.raw_len, stored))))
-    }
 }
 
 /// Offers, in the NAR's order.
@@ -88,28 +69,35 @@ impl Offer {
 pub(super) struct Offers(VecDeque<Offer>);
 
 impl Offers {
-    /// The offer for exactly the `raw_len` bytes at `offset`; those for earlier places are over.
-    pub(super) fn take(&mut self, offset: u64, raw_len: u32) -> Option<Offer> {
+    /// The name of exactly the `raw_len` bytes at `offset`, if it is known; offers for earlier
+    /// places are over.
+    pub(super) fn take(&mut self, offset: u64, raw_len: u32) -> Option<FrameId> {
         while self.0.front().is_some_and(|offer| offer.offset < offset) {
             self.0.pop_front();
         }
         let next = self.0.front()?;
         let fits = next.offset == offset && next.raw_len == raw_len;
-        fits.then(|| self.0.pop_front()).flatten()
+        let fitting = fits.then(|| self.0.pop_front()).flatten();
+        fitting.map(|offer| offer.id)
     }
 }
 
 impl Ingest {
-    /// Takes the next bytes of the NAR as a frame.
+    /// Takes the next bytes of the NAR as a frame. It is stored before it is cut, which takes what
+    /// comes behind it, up to a MiB.
     ///
     /// # Errors
     /// `Refused` where it is not one plain frame of `raw_len` bytes with that name; as
     /// [`Ingest::write`].
     pub fn frame(&mut self, id: FrameId, raw_len: u32, stored: &[u8]) -> Result<()> {
         let raw = unpack(id, raw_len, stored)?;
-        if !self.frames.packs_anew {
-            self.offer(id, raw_len, Some(stored.to_vec()));
+        let found = FrameId::of(&raw);
+        if found != id {
+            let what = format!("what was sent as frame {id} is frame {found}; send it again");
+            return Err(Error::refused(what));
         }
+        self.frames.sent(id, &raw, stored)?;
+        self.offer(id, raw_len);
         self.write(&raw)
     }
 
@@ -139,17 +127,16 @@ impl Ingest {
             let what = format!("frame {id} has {len} bytes, not {raw_len}; send the NAR again");
             return Err(Error::refused(what));
         }
-        self.offer(id, raw_len, None);
+        self.offer(id, raw_len);
         self.write(&raw)?;
         Ok(true)
     }
 
-    fn offer(&mut self, id: FrameId, raw_len: u32, stored: Option<Vec<u8>>) {
+    fn offer(&mut self, id: FrameId, raw_len: u32) {
         self.frames.offers.0.push_back(Offer {
             offset: self.received,
             raw_len,
             id,
-            stored,
         });
     }
 
@@ -160,12 +147,11 @@ impl Ingest {
     /// `Full` and `Storage` where they could not be kept.
     pub fn keep(self, lease: Lease) -> Result<u64> {
         let mut frames = self.frames;
-        frames.take_offers()?;
         frames.drain(0)?;
         frames.keep(lease)
     }
 
-    /// Whether more than [`KEEP_BYTES`] would be lost if the process died now.
+    /// Whether more than [`KEEP_BYTES`] would be lost if the power went now.
     pub fn is_long(&self) -> bool {
         self.frames.uncommitted >= KEEP_BYTES
     }
@@ -184,19 +170,22 @@ impl Ingest {
 }
 
 impl Frames {
-    /// Stores the offers whose place was not cut yet.
-    fn take_offers(&mut self) -> Result<()> {
-        for offer in std::mem::take(&mut self.offers.0) {
-            let Some(stored) = offer.stored else { continue };
-            let (id, raw_len) = (offer.id, offer.raw_len);
-            if FrameId::of(&unpack(id, raw_len, &stored)?) != id || self.is_here(id)? {
-                continue;
-            }
-            self.queued(id);
-            let frame = frame_of(id, raw_len, stored);
-            self.queue.push_back(Coming::Sent(frame));
+    /// Stores a frame that was found to be what it is called, unless it is here.
+    fn sent(&mut self, id: FrameId, raw: &[u8], stored: &[u8]) -> Result<()> {
+        if self.is_here(id)? {
+            return Ok(());
         }
-        Ok(())
+        if self.packs_anew {
+            return self.compress(id, raw);
+        }
+        self.queued(id);
+        let header = FrameHeader {
+            id,
+            raw_len: raw.len() as u32,
+            stored_len: stored.len() as u32,
+            checksum: Checksum::of(stored),
+        };
+        self.append(header, stored)
     }
 
     /// What was appended is committed, or of no use; what the upload shares it still counts on.
@@ -205,8 +194,7 @@ impl Frames {
         self.at().retain(|_, place| is_shared(place));
     }
 
-    /// Commits what was appended as an upload of its own kind: its recipe is the frames, one after
-    /// another, its name and its hash are those of this list and of nothing else.
+    /// Commits what was appended as an upload of its own kind: see [`kept_as`].
     fn keep(&mut self, lease: Lease) -> Result<u64> {
         let mut kept: Vec<(Location, FrameId)> = Vec::new();
         kept.extend(self.at().iter().filter_map(|(id, place)| match place {
@@ -217,26 +205,8 @@ impl Frames {
             return Ok(0);
         }
         kept.sort_unstable_by_key(|(at, _)| (at.segment, at.offset));
-        let mut list = blake3::Hasher::new();
-        list.update(KEPT.as_bytes());
-        let ops = kept.iter().map(|(at, id)| {
-            list.update(id.as_bytes());
-            let (id, raw_len) = (*id, at.raw_len);
-            Op::Frame { id, raw_len }
-        });
-        self.ops = ops.collect();
-        let nar = Nar {
-            nar_hash: NarHash::from_bytes(list.finalize().into()),
-            nar_size_bytes: kept.iter().map(|(at, _)| u64::from(at.raw_len)).sum(),
-        };
-        let upload = Upload {
-            cache: lease.cache,
-            name: format!("{KEPT}{}", nar.nar_hash.base32()),
-            codec: "frames".to_owned(),
-            file_size_bytes: kept.iter().map(|(at, _)| u64::from(at.stored_len)).sum(),
-            subject: lease.subject,
-            expires_unix_s: lease.expires_unix_s,
-        };
+        let (ops, nar, upload) = kept_as(&kept, lease);
+        self.ops = ops;
         self.commit(nar, upload)?;
         self.uncommitted = 0;
         self.forget_new();
@@ -250,12 +220,28 @@ impl Frames {
     }
 }
 
-fn frame_of(id: FrameId, raw_len: u32, stored: Vec<u8>) -> Frame {
-    let header = FrameHeader {
-        id,
-        raw_len,
-        stored_len: stored.len() as u32,
-        checksum: Checksum::of(&stored),
+/// What is recorded of frames that are kept without a NAR: a recipe of them, one after another, and
+/// an upload whose name and hash are those of this list and of nothing else.
+pub(crate) fn kept_as(kept: &[(Location, FrameId)], lease: Lease) -> (Vec<Op>, Nar, Upload) {
+    let mut list = blake3::Hasher::new();
+    list.update(KEPT.as_bytes());
+    let ops = kept.iter().map(|(at, id)| {
+        list.update(id.as_bytes());
+        let (id, raw_len) = (*id, at.raw_len);
+        Op::Frame { id, raw_len }
+    });
+    let ops = ops.collect();
+    let nar = Nar {
+        nar_hash: NarHash::from_bytes(list.finalize().into()),
+        nar_size_bytes: kept.iter().map(|(at, _)| u64::from(at.raw_len)).sum(),
     };
-    Frame { header, stored }
+    let upload = Upload {
+        cache: lease.cache,
+        name: format!("{KEPT}{}", nar.nar_hash.base32()),
+        codec: "frames".to_owned(),
+        file_size_bytes: kept.iter().map(|(at, _)| u64::from(at.stored_len)).sum(),
+        subject: lease.subject,
+        expires_unix_s: lease.expires_unix_s,
+    };
+    (ops, nar, upload)
 }

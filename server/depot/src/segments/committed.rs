@@ -63,6 +63,10 @@ impl SegmentWriter for Nothing {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         Ok(())
     }

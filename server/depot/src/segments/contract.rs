@@ -10,6 +10,7 @@ use super::{SegmentId, Segments};
 /// Where the implementation breaks the contract, saying how.
 pub fn suite(make: impl Fn() -> Box<dyn Segments>) {
     appended_bytes_read_back(&*make());
+    what_was_flushed_outlives_its_writer(&*make());
     listing_is_sorted_and_exact(&*make());
     creating_twice_is_refused(&*make());
     a_tail_is_cut_off_and_written_anew(&*make());
@@ -42,6 +43,15 @@ fn appended_bytes_read_back(segments: &dyn Segments) {
     assert_eq!(read(segments, 1, 0, 6), b"first ");
     assert_eq!(read(segments, 1, 6, big.len()), big);
     assert_eq!(read(segments, 1, 700_006, 5), b" last");
+}
+
+fn what_was_flushed_outlives_its_writer(segments: &dyn Segments) {
+    let mut writer = segments.append(SegmentId(2), 0).expect("create");
+    writer.append(b"flushed").expect("append");
+    writer.flush().expect("flush");
+    drop(writer);
+    assert_eq!(segments.list().expect("list"), [(SegmentId(2), 7)]);
+    assert_eq!(read(segments, 2, 0, 7), b"flushed");
 }
 
 fn listing_is_sorted_and_exact(segments: &dyn Segments) {

@@ -34,8 +34,9 @@ impl LocalSegments {
     /// Opens the folder, creating it when it is not there.
     pub fn open(folder: &Path) -> io::Result<LocalSegments> {
         std::fs::create_dir_all(folder)?;
-        // Any of these may be new: segments in depot in DATA in the folder above it.
-        for parent in folder.ancestors().skip(1).take(3) {
+        // Any of these may be new, and in the first a segment whose writer died before it synced
+        // the name: segments in depot in DATA in the folder above it.
+        for parent in folder.ancestors().take(4) {
             let parent = if parent.as_os_str().is_empty() {
                 Path::new(".")
             } else {
@@ -159,15 +160,6 @@ struct LocalWriter {
     unsynced_folder: Option<PathBuf>,
 }
 
-impl LocalWriter {
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.buffer, self.len)?;
-        self.len += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-}
-
 impl SegmentWriter for LocalWriter {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.buffer.write_all(bytes)?;
@@ -176,6 +168,13 @@ impl SegmentWriter for LocalWriter {
         } else {
             Ok(())
         }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.buffer, self.len)?;
+        self.len += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -146,6 +146,10 @@ impl SegmentWriter for MemoryWriter {
         self.with(|bytes| bytes.written.extend_from_slice(more))
     }
 
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.with(|bytes| bytes.synced = Some(bytes.written.len()))
     }

@@ -2,7 +2,7 @@
 //!
 //! Two implementations pass the same contract suite ([`contract`]): local files, and memory for
 //! tests and simulations. A third, on object storage, fits the same six verbs plus the writer's
-//! three.
+//! four.
 
 pub mod committed;
 pub mod contract;
@@ -69,8 +69,12 @@ pub struct Space {
 /// The one writer of a segment. Nothing is promised of a segment whose writer returned an error:
 /// stop using it.
 pub trait SegmentWriter: Send {
-    /// Appends all of `bytes`; they may stay in memory until the next sync.
+    /// Appends all of `bytes`; they may stay in memory until the next flush or sync.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Hands all that was appended to whoever outlives this process: it is readable, and there
+    /// after a kill -9, not after a power cut.
+    fn flush(&mut self) -> io::Result<()>;
 
     /// Makes all that was appended, and the segment's name, durable and readable.
     fn sync(&mut self) -> io::Result<()>;

@@ -45,9 +45,9 @@ impl Data {
         self.0.path()
     }
 
-    /// The same, and a path that was compressed again; with what its URL named before.
+    /// One path that was compressed again, with what its URL named before.
     fn recompressed() -> (Data, Nar, String) {
-        let data = Data::filled();
+        let data = Data(tempfile::tempdir().expect("a folder"));
         let mut options = Options::new(data.path().join("depot"));
         options.zstd_level = 1;
         let depot = Depot::open(options).expect("open");
@@ -116,7 +116,7 @@ impl Data {
             let reader = depot.uploaded_nar(&cache(), &name).expect("look up");
             assert!(collect(reader.expect("there").raw(0..u64::MAX)) == bytes);
         }
-        assert!(depot.paths(&cache(), None, 100).expect("list").len() >= 3);
+        assert_eq!(depot.paths(&cache(), None, 100).expect("list").len(), 3);
     }
 }
 
@@ -382,7 +382,7 @@ fn former_encodings_that_are_not_what_their_urls_promise_are_let_go() {
     let (whole, nar, name) = Data::recompressed();
     let (told, checked) = whole.check(false);
     assert_eq!(told, []);
-    assert!(checked.former_encodings > 0);
+    assert_eq!(checked.former_encodings, 1);
     assert_eq!(whole.served(&nar, &name), (name.clone(), words()));
     for (says, change) in changes {
         let (data, nar, name) = Data::recompressed();
@@ -400,7 +400,6 @@ fn former_encodings_that_are_not_what_their_urls_promise_are_let_go() {
             (0, 1),
             "{says}: {told:?}"
         );
-        assert_eq!(data.check(false).0, [], "{says}");
         let (served, bytes) = data.served(&nar, &name);
         assert!(bytes == words());
         assert_eq!(
@@ -408,7 +407,6 @@ fn former_encodings_that_are_not_what_their_urls_promise_are_let_go() {
             says == "another one",
             "{says}: that one was a stranger"
         );
-        data.assert_whole();
     }
 }
 
@@ -443,7 +441,6 @@ fn damage_that_only_a_former_encoding_needs_costs_no_path() {
     assert!(told.iter().any(let_go), "{told:?}");
     let (served, bytes) = data.served(&nar, &name);
     assert!(served != name && bytes == words());
-    data.assert_whole();
 }
 
 #[test]

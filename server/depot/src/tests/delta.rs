@@ -5,10 +5,10 @@ use super::*;
 use crate::patches::Patched;
 use bytes::Bytes;
 use sha2::Digest;
-use snowcache_core::delta::{Budget, Delta, Pair, Part, patch};
+use snowcache_core::delta::{Budget, Delta, Pair, Part, patch, script};
 use snowcache_core::swap::{Swapper, Swaps};
 use snowcache_nix::NarHash;
-use std::{fs, io};
+use std::fs;
 
 impl Bench {
     /// Makes path `number` with this NAR visible.
@@ -48,16 +48,15 @@ impl Bench {
             .read(at..at + len)
             .map(|it| it.expect("read"))
             .collect();
-        let (pieces, mut made) = (pieces.concat(), Vec::new());
-        let mut rest = &pieces[..];
+        let pieces = zstd::stream::decode_all(&*pieces.concat()).expect("zstd");
+        let (mut rest, mut made) = (&pieces[..], Vec::new());
         while !rest.is_empty() {
             let (head, taken) = patch::Head::decode(rest).expect("a piece");
-            let stored = &rest[taken..][..head.stored_len as usize];
-            let prefix = &old[head.prefix.start as usize..head.prefix.end as usize];
-            let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(stored, prefix);
-            let decoder = decoder.as_mut().expect("zstd");
-            assert_eq!(io::copy(decoder, &mut made).expect("whole"), head.raw_len);
-            rest = &rest[taken + stored.len()..];
+            let script = &rest[taken..][..head.script_len as usize];
+            let range = head.old.start as usize..head.old.end as usize;
+            let piece = script::apply(script, &old[range], head.raw_len as usize);
+            made.extend(piece.expect("a script"));
+            rest = &rest[taken + script.len()..];
         }
         (made, len)
     }

@@ -8,7 +8,8 @@
 //!   cut off anywhere: the NARs that ended are held, the frames of the last one kept
 //! ```
 //! Guarantees: one NAR that is refused does not touch the others; of a stream that was cut off
-//! every whole frame stays for the time of a lease, and when the process dies all but the last
+//! every whole frame stays for the time of a lease, also when the process dies: then one at most is
+//! lost that was read, the one at hand, and when the power goes what came since the last
 //! `KEEP_BYTES`. Never: more than one record and what the depot holds in memory.
 
 use crate::auth::subject::Subject;
@@ -138,6 +139,7 @@ impl Taking<'_> {
         }
         self.began_at = self.file_size_bytes.get();
         let mut ingest = self.app.depot.ingest()?;
+        ingest.outlives(&self.lease());
         if self.app.caches.are_there() {
             ingest.pack_anew();
         }
@@ -164,7 +166,7 @@ impl Taking<'_> {
         }
     }
 
-    /// Of a long NAR what came is kept now and then, should the server die before its end.
+    /// Of a long NAR what came is made durable now and then, should the power go before its end.
     fn keep_some(&mut self) -> Result<(), Refusal> {
         let lease = self.lease();
         let ingest = self.open.as_mut().and_then(|open| open.ingest.as_mut());

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -80,6 +81,8 @@ struct File {
     durable: Option<Vec<u8>>,
     /// Before this both are the same.
     dirty_from: usize,
+    /// Up to here a kill takes nothing.
+    flushed: usize,
 }
 
 impl Disk {
@@ -200,11 +203,11 @@ fn apply(rows: &mut Rows, batch: Batch) {
 impl File {
     /// What is left of it; false: nothing.
     fn end(&mut self, end: End, random: &mut Random) -> bool {
-        let synced = self.dirty_from.min(self.written.len());
         if end == End::Kill {
-            let unsynced = (self.written.len() - synced) as u64;
+            let kept = self.dirty_from.max(self.flushed).min(self.written.len());
+            let unsynced = (self.written.len() - kept) as u64;
             self.written
-                .truncate(synced + random.below(unsynced + 1) as usize);
+                .truncate(kept + random.below(unsynced + 1) as usize);
             return true;
         }
         if self.durable.is_none() && random.chance(500) {
@@ -213,6 +216,7 @@ impl File {
         self.tear(random);
         self.written = self.durable.clone().unwrap_or_default();
         self.dirty_from = self.written.len();
+        self.flushed = self.dirty_from;
         true
     }
 
@@ -304,6 +308,7 @@ impl File {
     fn cut(&mut self, len: usize) {
         self.written.truncate(len);
         self.dirty_from = self.dirty_from.min(len);
+        self.flushed = self.flushed.min(len);
     }
 }
 
@@ -337,6 +342,16 @@ impl SegmentWriter for Writer {
         } else {
             Ok(())
         }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut state = self.disk.lock();
+        if state.last.is_some() {
+            return Err(broken(&mut state.random));
+        }
+        let file = file(&mut state, self.id)?;
+        file.flushed = file.written.len();
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -413,6 +428,10 @@ impl Index for DiskIndex {
 
     fn stalls(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    fn pause(&self) -> Result<Duration> {
+        Ok(Duration::ZERO)
     }
 
     fn checkpoint(&self) -> Result<()> {
