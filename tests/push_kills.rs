@@ -90,7 +90,15 @@ struct Cell {
     worst: Again,
     /// Streams of which more than one frame came again that the server had read.
     more_than_one: u64,
+    /// Kills of which the server said that it was too busy to wait for what had come.
+    busy: u64,
 }
+
+/// What it says then.
+const BUSY: [&str; 2] = [
+    "an upload has begun of which nothing was read",
+    "an upload that was cut is still being taken in",
+];
 
 type Table = BTreeMap<(Stage, Kind), Cell>;
 
@@ -110,9 +118,17 @@ fn a_push_killed_anywhere_and_resumed_ends_complete_and_leaves_nothing() {
     for (number, some) in todo.chunks(ROUND).enumerate() {
         let mut yard = Yard::new(number, some);
         for (at, (stage, kind)) in some.iter().enumerate() {
+            let logged = yard.server.log.len();
             let again = yard.kill_and_resume(at, *stage, *kind, &mut random);
             let cell = table.entry((*stage, *kind)).or_default();
-            cell.note(again);
+            let said = yard.server.log.since(logged);
+            match said
+                .iter()
+                .any(|line| BUSY.iter().any(|it| line.contains(it)))
+            {
+                true => cell.was_busy(&again),
+                false => cell.note(again),
+            }
         }
         println!("{}", Told(&table));
         left.push(yard.leave_some_and_collect(some.len()));
@@ -333,6 +349,13 @@ impl fmt::Display for Stage {
 }
 
 impl Cell {
+    /// What a machine does that is too busy is told, and no more is asked of it.
+    fn was_busy(&mut self, again: &[Again]) {
+        println!("the server was too busy: {again:?}");
+        self.kills += 1;
+        self.busy += 1;
+    }
+
     fn note(&mut self, again: Vec<Again>) {
         self.kills += 1;
         self.streams += again.len() as u64;
@@ -369,8 +392,13 @@ impl fmt::Display for Told<'_> {
                 write!(
                     f,
                     " {kills} kills, {streams} streams; through: {} frames, {}; read: {} frames, \
-                     {}; more than one: {} |",
-                    through.frames, through.bytes, read.frames, read.bytes, cell.more_than_one
+                     {}; more than one: {}, busy: {} |",
+                    through.frames,
+                    through.bytes,
+                    read.frames,
+                    read.bytes,
+                    cell.more_than_one,
+                    cell.busy
                 )?;
             }
             writeln!(f)?;

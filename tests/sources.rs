@@ -57,9 +57,12 @@ const MOMENTS: [(&str, &str, u64, bool, &str); 7] = [
     ),
 ];
 
+/// On a busy machine a cache that is well may be left before it is made to fail: once more, then.
+const TRIES: usize = 8;
+
 /// Prefetches the newer version through two caches, of which the first one fails; gives how long
-/// it was until the second one answered with what was wanted.
-fn failover(versions: &Versions, moment: usize, how: Mode) -> Duration {
+/// it was until the second one answered with what was wanted, if it was asked because of that.
+fn failover(versions: &Versions, moment: usize, how: Mode) -> Option<Duration> {
     let (_, request, after_bytes, has_older, then) = MOMENTS[moment];
     let server = &versions.server;
     let machine = Machine::new(&Nix::newer(), &server.public_key());
@@ -76,11 +79,11 @@ fn failover(versions: &Versions, moment: usize, how: Mode) -> Duration {
     machine.snowcache(&prefetch).ok();
     assert_eq!(machine.valid(std::slice::from_ref(&newer)), 1);
     machine.assert_sound();
-    let failed = first.failed().expect("it was asked for that");
+    let failed = first.failed()?;
     let asked = second.asked();
     let mut answers = asked.iter().filter(|it| it.line.contains(then));
     let answered = answers.find_map(|it| it.answered.filter(|at| *at >= failed));
-    answered.unwrap_or_else(|| panic!("{then} was never asked for: {asked:?}")) - failed
+    Some(answered? - failed)
 }
 
 #[test]
@@ -91,7 +94,8 @@ fn whatever_a_cache_stops_in_the_middle_of_another_one_gives_within_a_second() {
     println!("| | stalls | breaks off |\n|---|---|---|");
     for (moment, (what, ..)) in MOMENTS.iter().enumerate() {
         let cells = [Mode::Stalls, Mode::Gone].map(|how| {
-            let took = (0..rounds).map(|_| failover(&versions, moment, how));
+            let once = || (0..TRIES).find_map(|_| failover(&versions, moment, how));
+            let took = (0..rounds).map(|_| once().expect("it is left for the other one"));
             let mut took: Vec<Duration> = took.collect();
             took.sort();
             let worst = took[rounds - 1];
@@ -101,6 +105,12 @@ fn whatever_a_cache_stops_in_the_middle_of_another_one_gives_within_a_second() {
         });
         println!("| {what} | {} |", cells.join(" | "));
     }
+}
+
+/// How often that was asked for along a wire.
+fn asked(wire: &Wire, what: &str) -> usize {
+    let asked = wire.asked();
+    asked.iter().filter(|it| it.line.contains(what)).count()
 }
 
 /// A node with the older versions of two programs; the newer ones.
@@ -125,6 +135,11 @@ fn what_only_a_cache_that_is_gone_has_is_waited_for() {
     let alone = versions.more[0][1].narinfo_path();
     let alone = alone.rsplit('/').next().expect("a name").to_owned();
     let second = Proxy::before(address, move |path, answer| {
+        // Who is asked in the first one's place must not live so that anybody notices: the first
+        // one is not to be given up too early.
+        if path.contains("nix-cache-info") {
+            thread::sleep(FAILOVER);
+        }
         match path.contains(&alone) || path.contains("nix-cache-info") {
             true => missing(),
             false => answer,
@@ -135,13 +150,11 @@ fn what_only_a_cache_that_is_gone_has_is_waited_for() {
     let arguments = format!("prefetch {newer} --jobs 1 --from {from} --from {or}");
     let child = start(&machine, &arguments);
     first.wait_until_failed();
-    // The one that both have comes from the second one, and by then the first one is gone.
+    // The path that both have is left for the second one; then it is the other one's turn, for
+    // which the first one is asked, though it is gone.
     let begin = Instant::now();
-    while !second.asked().iter().any(|it| it.contains("/nar/")) {
-        assert!(
-            begin.elapsed() < Duration::from_secs(60),
-            "nobody takes over"
-        );
+    while asked(&first, "/api/v1/frames") < 2 {
+        assert!(begin.elapsed() < WAITS * 3, "nobody waits for it");
         thread::sleep(Duration::from_millis(5));
     }
     first.set(Mode::Good);
@@ -155,23 +168,25 @@ fn what_only_a_cache_that_is_gone_has_is_waited_for() {
 #[test]
 fn what_a_cache_that_is_gone_would_have_given_of_a_path_comes_from_another_one() {
     let versions = Versions::of(2);
-    let (machine, newer) = with_older(&versions);
-    let server = &versions.server;
-    let (first, second) = (Wire::to(server.address()), Wire::to(server.address()));
-    first.fail_at("/api/v1/frames", 0, Mode::Stalls);
-    let (from, or) = (first.url(), second.url());
-    // One after the other: whoever comes second knows that the cache is gone.
-    let prefetch = format!("prefetch {newer} --jobs 1 --from {from} --from {or}");
-    let said = machine.snowcache(&prefetch).ok();
-    assert!(said.contains("1 made of older paths"), "{said}");
-    let count = |wire: &Wire, what: &str| {
-        let asked = wire.asked();
-        asked.iter().filter(|it| it.line.contains(what)).count()
-    };
-    assert_eq!(count(&first, "/api/v1/frames"), 1);
-    assert_eq!(count(&second, "/api/v1/frames"), 1);
-    assert_eq!(count(&second, "/nar/"), 1);
-    machine.assert_sound();
+    let address = versions.server.address();
+    for _ in 0..TRIES {
+        let (machine, newer) = with_older(&versions);
+        let (first, second) = (Wire::to(address), Wire::to(address));
+        first.fail_at("/api/v1/frames", 0, Mode::Stalls);
+        let (from, or) = (first.url(), second.url());
+        // One after the other: whoever comes second knows that the cache is gone.
+        let prefetch = format!("prefetch {newer} --jobs 1 --from {from} --from {or}");
+        let said = machine.snowcache(&prefetch).ok();
+        if first.failed().is_none() {
+            continue;
+        }
+        assert!(said.contains("1 made of older paths"), "{said}");
+        assert_eq!(asked(&first, "/api/v1/frames"), 1);
+        assert_eq!(asked(&second, "/api/v1/frames"), 1);
+        assert_eq!(asked(&second, "/nar/"), 1);
+        return machine.assert_sound();
+    }
+    panic!("the first one is never asked for frames");
 }
 
 #[test]

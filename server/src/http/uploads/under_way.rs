@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 /// of 1 MB/s; afterwards it is sent again.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An upload's first bytes come with its head, or right behind it; one that sends none for so long
-/// holds nobody up.
-const BLIND: Duration = Duration::from_millis(100);
+/// An upload's first bytes come with its head, or right behind it, and are read within
+/// milliseconds, on a busy machine within so long; one that sends none holds nobody up any longer.
+const BLIND: Duration = Duration::from_secs(1);
 /// How often to look whether they have.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -71,7 +71,10 @@ impl UnderWay {
             }
         };
         // Late or not: of those that were seen it is known whether they are cut.
-        drop(tokio::time::timeout(BLIND, seeing).await);
+        if tokio::time::timeout(BLIND, seeing).await.is_err() {
+            let subject = subject.as_str();
+            tracing::warn!(subject, "an upload has begun of which nothing was read");
+        }
         let cut = self.0.cut(subject);
         if cut.is_empty() {
             return;
