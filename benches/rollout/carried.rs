@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use snowcache_core::alike;
 use snowcache_nix::{NarInfo, StorePath};
 
+use super::support::engine::procs;
 use super::support::harness::corpus;
 use super::support::harness::nix::Nix;
 use super::support::harness::server::Snowcached;
@@ -36,7 +37,11 @@ pub fn rebuild(trusted: &str, server: &Snowcached, tops: [&str; 2]) {
 pub fn bumps([before, after]: [&str; 2]) {
     let server = pushed(&[before, after]);
     let (http, token) = (server.http(), server.push_token());
-    let begin = Instant::now();
+    let cpu = || {
+        let used = procs::used(server.pid()).expect("it runs");
+        used.cpu_seconds
+    };
+    let (begin, cpu_before) = (Instant::now(), cpu());
     for top in [before, after] {
         let roots = format!("{{\"roots\": [\"{top}\"]}}");
         http.put("/api/v1/pins/system", &token, roots.as_bytes())
@@ -55,9 +60,10 @@ pub fn bumps([before, after]: [&str; 2]) {
     }
     let seconds = begin.elapsed().as_secs_f64();
     println!(
-        "{} patches of {} bytes, made in {seconds:.1} s",
+        "{} patches of {} bytes, made in {seconds:.1} s, {:.1} s of CPU",
         figure("snowcache_patches_made_total "),
-        figure("snowcache_patches_bytes ")
+        figure("snowcache_patches_bytes "),
+        cpu() - cpu_before
     );
     let closures = [before, after].map(|top| {
         let paths = corpus::closure(top).into_iter();
