@@ -216,32 +216,19 @@ fn a_torn_group_counts_for_nothing() {
     left.is_restored_from(&left.segments(), &["links", "noise"]);
     let folder = left.copied();
     let (segment, at) = left.segment_with(b"\"reason\":", folder.path());
-    let whole = fs::read(&segment).expect("a segment");
     flip(&segment, at, 1);
-    let read = snowread(folder.path(), &["check"]);
-    assert!(
-        read.complaints.contains("never committed"),
-        "{}",
-        read.complaints
-    );
-    read.well();
+    snowread(folder.path(), &["check"]).well();
     left.is_restored_from(folder.path(), &[]);
 
     let torn = fs::read(&segment).expect("a segment");
     let part = state_record(9, 1, 9_000, b"");
     fs::write(&segment, [&torn, &part[..]].concat()).expect("a segment");
     let (_, complaints) = snowread(folder.path(), &["check"]).unwell();
-    assert_eq!(
-        complaints.matches(".seg is damaged").count(),
-        1,
-        "{complaints}"
-    );
+    let damages = complaints.matches(".seg is damaged").count();
+    assert_eq!(damages, 1, "{complaints}");
     let list = snowread(folder.path(), &["list"]).printed;
-    let list = String::from_utf8(list).expect("text");
-    assert_eq!(list.lines().count(), left.served.len() - 1, "{list}");
-
-    fs::write(&segment, [&whole, &part[..]].concat()).expect("a segment");
-    left.is_restored_from(folder.path(), &["links", "noise"]);
+    let paths = list.split(|byte| *byte == b'\n').count() - 1;
+    assert_eq!(paths, left.served.len() - 1);
 
     let name = segment.file_name().expect("a name");
     fs::write(left.segments().join(name), &torn).expect("the segment");
