@@ -1,7 +1,7 @@
 //! P3 where the kernel holds nothing of the files: every NAR of a generation once, from the disk.
 //!
-//! Ours checks what comes from the disk against its checksums before it sends it; nginx does not, so
-//! that the ratio is told and no goal.
+//! Ours checks what comes from the disk against its checksums before it sends it; nginx does not,
+//! so that the ratio is told and no goal.
 
 use std::fs;
 use std::path::{Path, PathBuf};
