@@ -1,14 +1,14 @@
-//! Instructions of what a cache does most: a narinfo out of memory and one that is not here, a NAR's
-//! bytes parsed and cut, a recipe read. The same on a busy machine as on a quiet one, so that a few
-//! percent more are seen.
+//! Instructions of what a cache does most: a narinfo out of memory and one that is not here, a
+//! NAR's bytes parsed and cut, a recipe read. The same on a busy machine as on a quiet one, so that
+//! a few percent more are seen.
 //!
 //! ```text
 //! cargo bench -p snowcache-server --bench instructions              against the baseline
 //! SNOWCACHE_BASELINE=write cargo bench … --bench instructions       a new one
 //! ```
-//! Runs itself under valgrind's callgrind, which counts what happens below [`counted`]: of a narinfo
-//! from the request as hyper hands it over to the response that hyper gets, the meter included.
-//! Exit code 1: something takes more than [`AT_MOST`] times its baseline.
+//! Runs itself under valgrind's callgrind, which counts what happens below [`counted`]: of a
+//! narinfo from the request as hyper hands it over to the response that hyper gets, the meter
+//! included. Exit code 1: something takes more than [`AT_MOST`] times its baseline.
 
 #![allow(clippy::unwrap_used, reason = "of what it shares with a test")]
 
