@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -24,6 +25,7 @@ const MEMORY_KIB_AT_MOST: u64 = 200 << 10;
 /// of KiB each.
 const CROWDED_KIB_AT_MOST: u64 = 400 << 10;
 const GIB: u64 = 1 << 30;
+const POOL_BYTES: u64 = 64 << 20;
 
 #[test]
 fn a_nar_of_256_megabytes_passes_through_in_bounded_memory() {
@@ -66,6 +68,57 @@ fn sixty_four_uploads_and_256_downloads_at_once() {
         paths: 96,
         biggest_bytes: 2 * GIB,
     });
+}
+
+/// What is freed in one pool of the allocator serves no thread of another.
+#[test]
+fn the_allocator_has_no_more_pools_than_there_are_cores() {
+    let server = Snowcached::start();
+    let (http, token) = (server.http(), server.push_token());
+    let pushed = |number| {
+        let nar = Nar::of_file(&Random::seeded(number).bytes(100_000));
+        let upload = Upload::honest(number, "one", &nar, Codec::named("zstd"));
+        http.put(&upload.nar_path(), &token, &upload.body).is(200);
+        let narinfo = upload.narinfo();
+        http.put(&upload.narinfo_path(), &token, narinfo.as_bytes())
+            .is(200);
+    };
+    thread::scope(|scope| {
+        (0..16).for_each(|number| drop(scope.spawn(move || pushed(number))));
+    });
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
+    let (pools, threads) = (pools_of(&server), server.threads());
+    println!("{pools} pools for {threads} threads on {cores} cores");
+    assert!(threads > cores, "{threads}: too few to ask for a pool each");
+    assert!(pools <= cores, "{pools} pools for {threads} threads");
+}
+
+/// The pools of glibc: the first, and for each other one a place of 64 MiB at a multiple of that,
+/// of which the rest is kept free behind what is used (malloc/arena.c, `HEAP_MAX_SIZE`).
+fn pools_of(server: &Snowcached) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{}/maps", server.pid())).expect("it runs");
+    let maps: Vec<(u64, u64, &str)> = maps.lines().map(mapping).collect();
+    let is_pool = |pair: &[(u64, u64, &str)]| {
+        let [(start, used, first), (rest, end, second)] = pair else {
+            return false;
+        };
+        let whole = start % POOL_BYTES == 0 && end - start == POOL_BYTES;
+        whole && used == rest && *first == "rw-p" && *second == "---p"
+    };
+    1 + maps.windows(2).filter(|pair| is_pool(pair)).count()
+}
+
+/// Start, end and permissions in a line of proc(5)'s maps.
+fn mapping(line: &str) -> (u64, u64, &str) {
+    let mut words = line.split(' ');
+    let places = words.next().and_then(|places| places.split_once('-'));
+    let (start, end) = places.expect("places");
+    let number = |digits| u64::from_str_radix(digits, 16).expect("a place");
+    (
+        number(start),
+        number(end),
+        words.next().expect("permissions"),
+    )
 }
 
 // ---- one big NAR ----

@@ -25,6 +25,7 @@ pub mod first_start;
 pub mod http;
 pub mod listen;
 pub mod lock;
+pub mod memory;
 pub mod metrics;
 pub mod observe;
 pub mod oidc;

@@ -5,7 +5,7 @@ use clap::Parser;
 use snowcache_server::commands::{Arguments, run};
 use snowcache_server::compose::{Server, blocking_threads};
 use snowcache_server::listen::{self, Passed};
-use snowcache_server::observe;
+use snowcache_server::{memory, observe};
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    memory::bound_pools();
     let config = arguments.config()?.config;
     let passed = Passed::take();
     observe::start(&config.log)?;

@@ -250,6 +250,12 @@ impl Snowcached {
             .expect("a number of KiB")
     }
 
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        tasks.expect("it runs").count()
+    }
+
     /// CPU seconds of the process so far: utime and stime, fields 14 and 15 of proc(5)'s stat.
     pub fn cpu_seconds(&self) -> f64 {
         let stat = read(Path::new(&format!("/proc/{}/stat", self.pid())));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::super::engine::ask::{Ask, Expect};
 use super::super::engine::closed::{Closed, closed};
 use super::super::engine::open::{Open, Schedule, open};
-use super::super::engine::procs::used;
+use super::super::engine::procs::{Watch, used};
 use super::super::engine::tally::Tally;
 use super::super::engine::target::Target;
 use super::super::harness::codec::Codec;
@@ -26,6 +26,7 @@ use super::super::harness::random::Random;
 use super::super::harness::server::Snowcached;
 use super::super::peers::OURS;
 use super::super::report::{Limit, Row};
+use super::memory::megabytes;
 
 /// Requests on their way at once, each with so many paths.
 const PUSHES_AT_ONCE: usize = 3;
@@ -112,8 +113,12 @@ impl Filling {
     }
 }
 
+/// P13, and the memory for narinfos, which is configured: 64 MiB by default.
+const OWN_AT_MOST_MB: f64 = 200.0 + 67.2;
+
 /// What is noticed while many paths come in.
 pub struct Noticed {
+    memory: Row,
     stalls: Row,
     p99: Row,
     longest: Row,
@@ -128,19 +133,26 @@ impl Noticed {
             Row::new("P14", work, "ms", Limit::Told).against(QUIET)
         };
         let work = format!("writes of the index held up while {many} paths came in");
+        let memory = format!("own memory at most while {many} paths come in, narinfos included");
         let mut rows = Noticed {
+            memory: Row::new("P13", memory, "MB", Limit::AtMost(OWN_AT_MOST_MB)),
             stalls: Row::new("P14", work, "", Limit::AtMost(0.0)),
             p99: beside("p99"),
             longest: beside("the longest"),
         };
-        for row in [&mut rows.stalls, &mut rows.p99, &mut rows.longest] {
+        for row in [
+            &mut rows.memory,
+            &mut rows.stalls,
+            &mut rows.p99,
+            &mut rows.longest,
+        ] {
             row.plot = false;
         }
         rows
     }
 
-    pub fn rows(self) -> [Row; 3] {
-        [self.stalls, self.p99, self.longest]
+    pub fn rows(self) -> [Row; 4] {
+        [self.memory, self.stalls, self.p99, self.longest]
     }
 
     /// Fills a server, and asks it for narinfos meanwhile.
@@ -152,6 +164,7 @@ impl Noticed {
         seconds: f64,
     ) -> Result<(), String> {
         let (filling, half) = (Filling::begin(server), paths / 2);
+        let watch = Watch::begin(server.pid());
         let begin = Instant::now();
         filling.paths(0..half)?;
         let rate = half as f64 / begin.elapsed().as_secs_f64();
@@ -176,6 +189,7 @@ impl Noticed {
             }
         }
         self.stalls.add(OURS, held_up(server));
+        self.memory.add(OURS, megabytes(watch.most().0));
         Ok(())
     }
 }

@@ -73,6 +73,6 @@ fn ingest(stage: &Stage) -> Row {
     row
 }
 
-fn megabytes(kib: u64) -> f64 {
+pub fn megabytes(kib: u64) -> f64 {
     kib as f64 * 1024.0 / 1e6
 }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: bytes that were written and not yet sent are bounded for each connection, whatever
 //! its client does; what is on its way is bounded by the client's window alone, so that a long way
-//! is filled as ever. The one module of this crate with `unsafe`: no safe wrapper has this option.
+//! is filled as ever. With `unsafe`, for no safe wrapper has this option.
 
 #![allow(unsafe_code)]
 
