@@ -126,7 +126,7 @@ impl Server {
         let identity = Identity::in_folder(&config.data, &config.cache.key_name)?;
         let issuers = Issuers::open(&config.auth.issuers_file)?;
         let tokens = Tokens::open(&config.data, now_unix_s())?;
-        let caches = Arc::new(Caches::open(&config.data)?);
+        let caches = Arc::new(Caches::open(&config.data)?.beside(&identity.keys));
         let gate = Gate::new(&identity, tokens, config.auth.allow_plaintext_writes);
         let certificates = match config.tls.is_on() {
             true => Some(Certificates::load(&config.tls)?),
