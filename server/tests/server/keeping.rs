@@ -1,6 +1,6 @@
 //! Pins, collections and removals: who may, what is answered, and what is left.
 
-use crate::client::{Answer, Cache, read_answer, start};
+use crate::client::{Answer, Cache, start};
 use crate::sample::Sample;
 use serde_json::{Value, json};
 use snowcache_server::config::Config;
