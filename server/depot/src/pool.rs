@@ -161,8 +161,8 @@ impl Pool {
         Ok(stream)
     }
 
-    /// A segment for frames as they were sent. It is the caller's to write to and not to commit: when
-    /// it is dropped nothing is left of it but its beginning, for whoever is next.
+    /// A segment for frames as they were sent. The caller writes to it and never commits: dropped,
+    /// nothing is left of it but its beginning, for whoever is next.
     pub fn borrow_aside(self: &Arc<Pool>) -> Result<Stream> {
         let mut stream = self.borrow_at(AS_SENT)?;
         if stream.committed == 0 {

@@ -92,8 +92,8 @@ fn whoever_lies_gets_no_signature() {
         .into_iter()
         .flatten()
         .collect();
-    // Each way on a server of its own, so that neither lie stands on what the other has brought; and
-    // where there are named caches, which compress anew.
+    // Each way on a server of its own, so that neither lie stands on what the other has brought;
+    // and where there are named caches, which compress anew.
     for (is_native, are_many) in [(true, false), (false, false), (true, true), (false, true)] {
         let cache = Cache::new();
         if are_many {
