@@ -46,6 +46,7 @@ use support::harness::server::{Snowcached, binary};
 const ROUNDS: usize = 5;
 
 fn main() {
+    support::peers::least::serve_if_told();
     let folder = std::env::args()
         .skip(1)
         .find(|word| !word.starts_with("--"));
@@ -99,8 +100,15 @@ fn main() {
 
 /// How often each thing is measured.
 fn rounds() -> usize {
+    rounds_or(ROUNDS)
+}
+
+/// How often something is measured that takes long.
+fn rounds_or(usually: usize) -> usize {
     let rounds = std::env::var("SNOWCACHE_BENCH_ROUNDS");
-    rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"))
+    rounds.map_or(usually, |rounds| {
+        rounds.parse().expect("a number of rounds")
+    })
 }
 
 /// Whether this is the program that far::row started.

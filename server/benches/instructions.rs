@@ -6,7 +6,7 @@
 //! SNOWCACHE_BASELINE=write cargo bench … --bench instructions       a new one
 //! ```
 //! Runs itself under valgrind's callgrind, which counts what happens below [`asked`]: from the
-//! request as hyper hands it over to the response that hyper gets, the meter included. Exit code
+//! request as hyper hands it over to the response that hyper gets, its counting included. Exit code
 //! 1: something takes more than [`AT_MOST`] times its baseline.
 
 #![allow(clippy::unwrap_used, reason = "of what it shares with a test")]
@@ -22,6 +22,7 @@ use snowcache_server::listen::Peer;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 /// Requests that are counted.
 const REQUESTS: u64 = 1000;
@@ -60,11 +61,13 @@ fn asked(
     front: &Front,
     mut request: axum::http::Request<http_body_util::Empty<bytes::Bytes>>,
 ) {
-    let meter = app.metrics.meter(request.method(), request.uri().path());
+    let began = Instant::now();
     let answer = front
         .answer(&Peer::Unix, &mut request)
         .expect("known at once");
-    black_box(meter.answered(answer));
+    let (method, path) = (request.method(), request.uri().path());
+    app.metrics.at_once(method, path, &answer, began);
+    black_box(answer);
 }
 
 fn compare() -> ExitCode {
