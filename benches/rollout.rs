@@ -82,7 +82,7 @@ fn main() {
         carried::rebuild(&trusted, &server, [&top, &top2]);
     }
     if wanted("P16") {
-        fleet::row([&top, &top2]);
+        fleet::row(&server, [&top, &top2]);
     }
     if wanted("P9") {
         far::row();
@@ -122,9 +122,13 @@ fn wanted(row: &str) -> bool {
     only.is_err() || only.is_ok_and(|only| only.split(',').any(|it| it == row))
 }
 
-/// A server that has the closures of these.
+/// A server that has the closures of these, and places for the connections of P16.
 fn pushed(tops: &[&str]) -> Snowcached {
-    let server = Snowcached::start_with(support::harness::folder_on_disk(), "warn", &[]);
+    let folder = support::harness::folder_on_disk();
+    let config = folder.path().join("snowcached.toml");
+    std::fs::write(&config, "[http]\nmax_connections = 8192\n").expect("a file");
+    let config = config.to_string_lossy().into_owned();
+    let server = Snowcached::start_with(folder, "warn", &["--config", &config]);
     push(&server, tops);
     server
 }

@@ -27,7 +27,6 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Barrier;
 use tokio::time::sleep;
 
-use super::push;
 use super::support::engine::procs;
 use super::support::harness::corpus;
 use super::support::harness::server::Snowcached;
@@ -54,19 +53,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What is told of the walkers' times.
 const SHARE: f64 = 0.99;
 
-/// The row.
-pub fn row(tops: [&str; 2]) {
-    let folder = super::support::harness::folder_on_disk();
-    let config = folder.path().join("snowcached.toml");
-    std::fs::write(&config, "[http]\nmax_connections = 8192\n").expect("a file");
-    let config = config.to_string_lossy().into_owned();
-    let data = super::support::harness::folder_on_disk();
-    let server = Snowcached::start_with(data, "warn", &["--config", &config]);
-    push(&server, &tops);
-    measure(&server, tops);
-}
-
-fn measure(server: &Snowcached, tops: [&str; 2]) {
+/// The row, of a server that takes more connections than there are nodes.
+pub fn row(server: &Snowcached, tops: [&str; 2]) {
     let (pairs, narinfos) = question(server, tops);
     let (walking, nodes) = (runtime(1, || {}), runtime(2, yield_to_all));
     let ours = Fleet {
@@ -159,7 +147,7 @@ struct Side {
 impl Side {
     fn measure(&mut self, nodes: &Runtime, ask: Arc<[u8]>) {
         let fleet = &self.fleet;
-        let calm = nodes.block_on(fleet.clone().walked(sleep(CALM)));
+        let calm = nodes.block_on(fleet.clone().walked(async { sleep(CALM).await }));
         let (begin, before) = (Instant::now(), cpu_seconds(self.pid));
         let asked = nodes.block_on(fleet.clone().walked(async {
             fleet.clone().asked(NODES, ask).await;
