@@ -55,8 +55,8 @@ routes! {
 }
 
 impl Route {
-    /// Whether a request of it waits for its turn: all but what fleets ask for by the thousand, which
-    /// is small or sent as it lies, and what tells whether the server lives.
+    /// Whether a request of it waits for its turn: all but what fleets ask for by the thousand,
+    /// which is small or sent as it lies, and what tells whether the server lives.
     pub fn asks_much(self) -> bool {
         use Route::{CacheInfo, Health, Listing, Metrics, Nar, Narinfo};
         !matches!(self, CacheInfo | Narinfo | Listing | Nar | Health | Metrics)
