@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Builder;
 
 use super::{Running, folder, free_port, tied};
@@ -25,6 +26,8 @@ use super::{Running, folder, free_port, tied};
 pub const LEAST: &str = "hyper";
 /// What the program is started with to be it.
 const ROLE: &str = "answer-always";
+/// As snowcached's.
+const BACKLOG: u32 = 4096;
 /// As long as those of snowcached, which bear one, too.
 const REQUEST_ID: HeaderValue = HeaderValue::from_static("1a2b3-4c5d6e");
 
@@ -85,7 +88,7 @@ pub fn serve_if_told() {
                 panic!("{ROLE} PORT STATUS TYPE FILE ...");
             };
             let port: u16 = port.parse().expect("a port");
-            let listener = TcpListener::bind(("127.0.0.1", port)).await;
+            let listener = listening(port);
             let answer = Answer {
                 status: status.parse().expect("a status"),
                 content_type: content_type.parse().expect("a type"),
@@ -95,6 +98,12 @@ pub fn serve_if_told() {
         }
         join_all(doors).await;
     });
+}
+
+fn listening(port: u16) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(([127, 0, 0, 1], port).into())?;
+    socket.listen(BACKLOG)
 }
 
 struct Answer {
