@@ -7,7 +7,7 @@
 #   make test-faults    SIGKILL, ENOSPC and EIO at every call that a start, a push, a collection and an end do on the disk
 #   make test-power     power cuts on ext4 and xfs (SNOWCACHE_CUTS=1000 of each; root)
 #   make test-crash     kill -9 (SNOWCACHE_KILLS=10000)
-#   make test-push-kills  a push killed at each of its stages: client, server, connections (SNOWCACHE_KILLS=540)
+#   make test-push-kills  a push killed at each of its stages: client, server, one with named caches, connections (SNOWCACHE_KILLS=720)
 #   make test-race      two builds of one path, 64 clients (SNOWCACHE_ROUNDS=10000)
 #   make test-flips     single bits flip (SNOWCACHE_FLIPS=10000)
 #   make test-agent     prefetch and switch while the agent is killed and the cache cut, lying, stalled or gone (SNOWCACHE_CYCLES=1000)
@@ -79,7 +79,7 @@ test-crash: export SNOWCACHE_KILLS ?= 10000
 test-crash: test-setup
 	@$(call proof,crash)
 
-test-push-kills: export SNOWCACHE_KILLS ?= 540
+test-push-kills: export SNOWCACHE_KILLS ?= 720
 test-push-kills: test-setup
 	@$(call proof,push_kills)
 

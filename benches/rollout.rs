@@ -46,6 +46,7 @@ use support::harness::server::{Snowcached, binary};
 const ROUNDS: usize = 5;
 
 fn main() {
+    support::peers::least::serve_if_told();
     let folder = std::env::args()
         .skip(1)
         .find(|word| !word.starts_with("--"));
@@ -81,7 +82,7 @@ fn main() {
         carried::rebuild(&trusted, &server, [&top, &top2]);
     }
     if wanted("P16") {
-        fleet::row([&top, &top2]);
+        fleet::row(&server, [&top, &top2]);
     }
     if wanted("P9") {
         far::row();
@@ -99,8 +100,15 @@ fn main() {
 
 /// How often each thing is measured.
 fn rounds() -> usize {
+    rounds_or(ROUNDS)
+}
+
+/// How often something is measured that takes long.
+fn rounds_or(usually: usize) -> usize {
     let rounds = std::env::var("SNOWCACHE_BENCH_ROUNDS");
-    rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"))
+    rounds.map_or(usually, |rounds| {
+        rounds.parse().expect("a number of rounds")
+    })
 }
 
 /// Whether this is the program that far::row started.
@@ -114,9 +122,13 @@ fn wanted(row: &str) -> bool {
     only.is_err() || only.is_ok_and(|only| only.split(',').any(|it| it == row))
 }
 
-/// A server that has the closures of these.
+/// A server that has the closures of these, and places for the connections of P16.
 fn pushed(tops: &[&str]) -> Snowcached {
-    let server = Snowcached::start_with(support::harness::folder_on_disk(), "warn", &[]);
+    let folder = support::harness::folder_on_disk();
+    let config = folder.path().join("snowcached.toml");
+    std::fs::write(&config, "[http]\nmax_connections = 8192\n").expect("a file");
+    let config = config.to_string_lossy().into_owned();
+    let server = Snowcached::start_with(folder, "warn", &["--config", &config]);
     push(&server, tops);
     server
 }

@@ -121,6 +121,9 @@ fn our_client_works_in_a_named_cache_and_operators_look_after_it() {
 /// What somebody's nix.conf says before; its last line has no end.
 const BEFORE: &str = "substituters =\ntrusted-public-keys =\nmax-jobs = 1";
 
+/// Somebody's key.
+const OTHER_KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
 #[test]
 fn one_command_has_nix_use_a_cache_and_another_undoes_it() {
     let (server, small) = (Snowcached::start(), corpus::small());
@@ -150,6 +153,18 @@ fn one_command_has_nix_use_a_cache_and_another_undoes_it() {
                 let script = format!("$SNOWCACHE use team-a {whose} {command}");
                 here.sh(&user, &nix, &script).ok()
             };
+            // Of two keys with one name Nix would believe one.
+            let key = about["public_keys"][0].as_str().expect("a key");
+            let (name, _) = key.split_once(':').expect("a name");
+            let (_, other) = OTHER_KEY.split_once(':').expect("a name");
+            let clashing = format!("{BEFORE}\nextra-trusted-public-keys = {name}:{other}\n");
+            fs::write(&conf, &clashing).expect("written");
+            let refused = format!("$SNOWCACHE use team-a {whose}");
+            let refused = here.sh(&user, &nix, &refused).fails();
+            assert!(refused.contains("one key of a name"), "{refused}");
+            assert_eq!(fs::read_to_string(&conf).expect("there"), clashing);
+            assert!(!netrc.exists());
+            fs::write(&conf, BEFORE).expect("written");
             let fetch = format!("nix-store -r {}", small.top);
             Node::empty().sh(&user, &nix, &fetch).fails();
             assert!(says("").contains("/team-a is used: changed "));

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::nix::{Nix, Node, User};
-use support::oracle::{self, all_paths};
+use support::oracle::{self, all_paths_at};
 use support::random::Random;
 use support::served;
 use support::server::{Snowcached, binary};
@@ -22,6 +22,8 @@ use support::tap::{Again, Count, Place, Tap};
 /// `make test` kills so often at each place, in each way; `SNOWCACHE_KILLS` asks for another number
 /// in all.
 const EACH: u64 = 2;
+/// The cache that is pushed to where there are several.
+const NAMED: &str = "/team";
 /// Closures of some 2.3 MB that a server holds before the next one takes over.
 const ROUND: usize = 120;
 /// How long what came of an upload stays: longer than a push takes to come back, on a busy machine.
@@ -50,10 +52,17 @@ const LEAKED_BYTES: u64 = 512 << 10;
 enum Kind {
     Client,
     Server,
+    /// A server that has named caches, one of which is pushed to: it compresses anew.
+    ServerOfMany,
     Connections,
 }
 
-const KINDS: [Kind; 3] = [Kind::Client, Kind::Server, Kind::Connections];
+const KINDS: [Kind; 4] = [
+    Kind::Client,
+    Kind::Server,
+    Kind::ServerOfMany,
+    Kind::Connections,
+];
 
 /// Where a push is when somebody dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,15 +99,7 @@ struct Cell {
     worst: Again,
     /// Streams of which more than one frame came again that the server had read.
     more_than_one: u64,
-    /// Kills of which the server said that it was too busy to wait for what had come.
-    busy: u64,
 }
-
-/// What it says then.
-const BUSY: [&str; 2] = [
-    "an upload has begun of which nothing was read",
-    "an upload that was cut is still being taken in",
-];
 
 type Table = BTreeMap<(Stage, Kind), Cell>;
 
@@ -107,28 +108,22 @@ fn a_push_killed_anywhere_and_resumed_ends_complete_and_leaves_nothing() {
     let mut random = Random::announced("push kills");
     let cells = (STAGES.len() * KINDS.len()) as u64;
     let each = oracle::setting("SNOWCACHE_KILLS", EACH * cells).div_ceil(cells);
-    let mut todo: Vec<(Stage, Kind)> = (0..each)
-        .flat_map(|_| STAGES.map(|stage| KINDS.map(|kind| (stage, kind))))
-        .flatten()
-        .collect();
+    let all = (0..each).flat_map(|_| STAGES.map(|stage| KINDS.map(|kind| (stage, kind))));
+    let mut todo: Vec<(Stage, Kind)> = all.flatten().collect();
     for at in (1..todo.len()).rev() {
         todo.swap(at, random.below(at as u64 + 1) as usize);
     }
     let (mut table, mut left) = (Table::new(), Vec::new());
-    for (number, some) in todo.chunks(ROUND).enumerate() {
-        let mut yard = Yard::new(number, some);
+    let (many, one): (Vec<_>, Vec<_>) = todo
+        .into_iter()
+        .partition(|(_, kind)| *kind == Kind::ServerOfMany);
+    let rounds = [("", &one), (NAMED, &many)];
+    let rounds = rounds.map(|(at, todo)| todo.chunks(ROUND).map(move |some| (at, some)));
+    for (number, (cache, some)) in rounds.into_iter().flatten().enumerate() {
+        let mut yard = Yard::new(number, cache, some);
         for (at, (stage, kind)) in some.iter().enumerate() {
-            let logged = yard.server.log.len();
             let again = yard.kill_and_resume(at, *stage, *kind, &mut random);
-            let cell = table.entry((*stage, *kind)).or_default();
-            let said = yard.server.log.since(logged);
-            match said
-                .iter()
-                .any(|line| BUSY.iter().any(|it| line.contains(it)))
-            {
-                true => cell.was_busy(&again),
-                false => cell.note(again),
-            }
+            table.entry((*stage, *kind)).or_default().note(again);
         }
         println!("{}", Told(&table));
         left.push(yard.leave_some_and_collect(some.len()));
@@ -138,7 +133,7 @@ fn a_push_killed_anywhere_and_resumed_ends_complete_and_leaves_nothing() {
         let Again { through, read } = cell.worst;
         assert_eq!(cell.kills, each, "{stage} {kind:?}");
         match kind {
-            Kind::Server => {
+            Kind::Server | Kind::ServerOfMany => {
                 let ahead = read.bytes - read.largest_bytes;
                 assert!(ahead <= READ_AHEAD_BYTES, "{stage}: {read:?}");
                 assert!(
@@ -155,6 +150,8 @@ fn a_push_killed_anywhere_and_resumed_ends_complete_and_leaves_nothing() {
 /// A server behind a tap, a machine with closures, and somebody who pushes.
 struct Yard {
     server: Snowcached,
+    /// The URL path of the cache that is pushed to.
+    cache: &'static str,
     tap: Tap,
     node: Node,
     user: User,
@@ -165,7 +162,7 @@ struct Yard {
 
 impl Yard {
     /// With a closure for each of these, and one more for each stage.
-    fn new(round: usize, kills: &[(Stage, Kind)]) -> Yard {
+    fn new(round: usize, cache: &'static str, kills: &[(Stage, Kind)]) -> Yard {
         let configured = support::folder_on_disk();
         let [flag, config] = oracle::quick_collections(configured.path(), LEASE_S);
         let text = fs::read_to_string(&config).expect("a configuration");
@@ -175,8 +172,17 @@ impl Yard {
         let tap = Tap::to(server.address());
         let mut user = User::of(&server);
         user.variable("SNOWCACHE", &binary("snowcache").to_string_lossy());
-        user.variable("SNOWCACHE_URL", &tap.url());
-        user.variable("SNOWCACHE_TOKEN", &server.push_token());
+        user.variable("SNOWCACHE_URL", &format!("{}{cache}", tap.url()));
+        let token = match cache {
+            "" => server.push_token(),
+            name => {
+                let (url, admin) = (format!("/api/v1/caches{name}"), server.admin_token());
+                let made = server.http().put(&url, &admin, br#"{"public": true}"#);
+                made.is(200);
+                admin
+            }
+        };
+        user.variable("SNOWCACHE_TOKEN", &token);
         let (node, nix) = (Node::empty(), Nix::installed());
         let stages = kills.iter().map(|(stage, _)| *stage).chain(STAGES);
         let long = stages.enumerate().filter(|(_, it)| *it == Stage::LongFrame);
@@ -190,6 +196,7 @@ impl Yard {
         let built = node.sh(&user, &nix, &script).ok();
         Yard {
             server,
+            cache,
             tap,
             node,
             user,
@@ -240,7 +247,8 @@ impl Yard {
         let reached = self.tap.is_reached(|| pushing.is_over());
         assert!(reached, "{stage} was not reached: {}", pushing.end());
         thread::sleep(Duration::from_micros(random.below(5_000)));
-        let dying_server = (kind == Kind::Server).then(|| {
+        let is_server = matches!(kind, Kind::Server | Kind::ServerOfMany);
+        let dying_server = is_server.then(|| {
             self.server.pause();
             self.server.address()
         });
@@ -252,7 +260,7 @@ impl Yard {
                 self.tap.wait_until_closed();
                 return None;
             }
-            Kind::Server => {
+            Kind::Server | Kind::ServerOfMany => {
                 self.server.kill();
                 self.tap.cut();
                 self.server.start_again();
@@ -268,12 +276,20 @@ impl Yard {
         let closure = self.node.sh(&self.user, &self.nix, &closure).ok();
         assert_eq!(closure.lines().count(), 3);
         for path in closure.lines() {
-            let served = served::one(self.server.http(), &path["/nix/store/".len()..]);
+            let name = &path["/nix/store/".len()..];
+            let served = served::one_at(self.server.http(), self.cache, name);
             let computed = support::corpus::sha256(&served.nar[..]);
             let computed = snowcache_nix::NarHash::from_bytes(computed);
             let line = format!("NarHash: {computed}\n");
             assert!(served.narinfo.contains(&line), "{path}: {}", served.narinfo);
         }
+    }
+
+    /// Which are no secret of anybody's only while there is one cache.
+    fn stats(&self) -> serde_json::Value {
+        let stats = self.server.http().request("GET", "/api/v1/stats");
+        let stats = stats.bearer(&self.server.admin_token()).send();
+        stats.is(200).json()
     }
 
     /// One push for each stage dies and nobody comes back; when the leases have ended there is
@@ -283,19 +299,19 @@ impl Yard {
         for (at, stage) in STAGES.into_iter().enumerate() {
             self.killed_push(from + at, stage, Kind::Client, &mut random);
         }
-        let before = self.server.stats();
+        let before = self.stats();
         thread::sleep(Duration::from_secs(LEASE_S + 1));
         let (http, token) = (self.server.http(), self.server.admin_token());
         let collected = oracle::collect(http, &token).expect("a collection");
         let bytes = |what: &str| collected[what].as_u64().expect("a number");
         let (live, stored) = (bytes("live_bytes"), bytes("stored_bytes"));
-        let after = self.server.stats();
+        let after = self.stats();
         // The uploads of what paths have stay as long as these do.
         assert_eq!(after["uploads"], after["paths"], "{after}");
         assert_eq!(after["nars"], after["paths"], "a NAR without a path stays");
         let garbage = live / 100 * GARBAGE_PERCENT + LEAKED_BYTES;
         assert!(stored <= live + garbage, "{collected}");
-        let paths = all_paths(http);
+        let paths = all_paths_at(http, self.cache);
         let expected = after["paths"].as_u64();
         assert_eq!(Some(paths.len() as u64), expected);
         format!(
@@ -349,13 +365,6 @@ impl fmt::Display for Stage {
 }
 
 impl Cell {
-    /// What a machine does that is too busy is told, and no more is asked of it.
-    fn was_busy(&mut self, again: &[Again]) {
-        println!("the server was too busy: {again:?}");
-        self.kills += 1;
-        self.busy += 1;
-    }
-
     fn note(&mut self, again: Vec<Again>) {
         self.kills += 1;
         self.streams += again.len() as u64;
@@ -392,13 +401,8 @@ impl fmt::Display for Told<'_> {
                 write!(
                     f,
                     " {kills} kills, {streams} streams; through: {} frames, {}; read: {} frames, \
-                     {}; more than one: {}, busy: {} |",
-                    through.frames,
-                    through.bytes,
-                    read.frames,
-                    read.bytes,
-                    cell.more_than_one,
-                    cell.busy
+                     {}; more than one: {} |",
+                    through.frames, through.bytes, read.frames, read.bytes, cell.more_than_one
                 )?;
             }
             writeln!(f)?;

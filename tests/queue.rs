@@ -15,6 +15,9 @@ use support::nix::{Nix, Node, User};
 use support::proxy::Wire;
 use support::server::Snowcached;
 
+/// Longer than a line of a log takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 const OUTPUTS: [&str; 4] = [
     "dependencies-bottom",
     "dependencies-extra",
@@ -38,12 +41,14 @@ fn what_was_built_while_the_cache_was_down_arrives() {
         let kept = builder.collect_garbage();
         assert_eq!(kept, OUTPUTS.map(str::to_owned).into(), "{}", nix.version);
 
+        let logged = builder.server.log.len();
         builder.server.start_again();
         let said = builder
             .snowcache("queue flush --wait --require-complete")
             .ok();
         assert!(said.ends_with("0 waiting, 0 failed"), "{said}");
         assert_eq!(builder.there(), 4);
+        assert_in_order(&builder.server, logged);
         drop(queue);
         // Nothing is kept for the queue any more, and the cache gives it all back.
         assert!(builder.collect_garbage().is_empty(), "{}", nix.version);
@@ -54,6 +59,23 @@ fn what_was_built_while_the_cache_was_down_arrives() {
         let said = builder.sh("cat hook.log").ok();
         assert_eq!(said, "", "the hook had nothing to complain of");
     }
+}
+
+/// What the server's log says from that line on: each came behind what it refers to.
+#[track_caller]
+fn assert_in_order(server: &Snowcached, logged: usize) {
+    let is_of = |name: &str, line: &str| {
+        line.contains(": published path=") && line.contains(&format!("-{name}\""))
+    };
+    let chain = ["bottom", "middle", "top"].map(|it| format!("dependencies-{it}"));
+    let last = server
+        .log
+        .wait_for(logged, PATIENCE, |line| is_of(&chain[2], line));
+    last.expect("the topmost is published");
+    let lines = server.log.since(logged);
+    let at = |name: &String| lines.iter().position(|line| is_of(name, line));
+    let at = chain.each_ref().map(at);
+    assert!(at.is_sorted() && at[0].is_some(), "{at:?}");
 }
 
 /// In a multi-user installation the daemon runs the hook.

@@ -40,6 +40,17 @@ pub fn trusted_public_keys() -> Result<Vec<PublicKey>, Failure> {
     settings.keys()
 }
 
+/// The keys that a nix.conf with this text trusts, with the files that it includes; `file` is where
+/// it lies.
+///
+/// # Errors
+/// When a file cannot be read, or names something that is no key.
+pub fn keys_in(text: &str, file: &Path) -> Result<Vec<PublicKey>, Failure> {
+    let mut settings = Settings::default();
+    settings.add_text(text, file, 0)?;
+    settings.keys()
+}
+
 fn file() -> PathBuf {
     let folder = std::env::var_os("NIX_CONF_DIR").map_or("/etc/nix".into(), PathBuf::from);
     folder.join("nix.conf")

@@ -158,6 +158,8 @@ pub struct Caches {
     /// Whether there is any: most servers have none, and ask no further.
     any: AtomicBool,
     next_number: AtomicU32,
+    /// What the keys of the cache at `/` are called.
+    root_keys: Vec<String>,
     /// Whose paths are to go.
     deleted: Mutex<Vec<CacheName>>,
     /// Held by whoever changes files.
@@ -175,6 +177,7 @@ impl Caches {
             named: RwLock::default(),
             any: AtomicBool::new(false),
             next_number: AtomicU32::new(DEFAULT_NUMBER + 1),
+            root_keys: Vec::new(),
             deleted: Mutex::default(),
             writing: Mutex::new(()),
         };
@@ -183,6 +186,18 @@ impl Caches {
         }
         *caches.deleted() = store::deleted(&caches.folder)?;
         Ok(caches)
+    }
+
+    /// These, beside a cache at `/` with these keys.
+    pub fn beside(mut self, root_keys: &[SecretKey]) -> Caches {
+        self.root_keys = names(root_keys).map(str::to_owned).collect();
+        self
+    }
+
+    /// Whether a key of any cache of this server is called so: Nix believes one key of a name.
+    fn has_key(&self, key_name: &str) -> bool {
+        let is_named = |cache: &Arc<Named>| names(&cache.keys).any(|name| name == key_name);
+        self.root_keys.iter().any(|name| name == key_name) || self.list().iter().any(is_named)
     }
 
     /// What collections go by, where `policy` is that of the cache at `/`.
@@ -272,7 +287,8 @@ impl Caches {
     /// new one `default_priority` is taken where none is said.
     ///
     /// # Errors
-    /// It is not as `before` takes it to be, there are too many, or it cannot be written.
+    /// It is not as `before` takes it to be, there are too many, its key's name is taken, or it
+    /// cannot be written.
     pub fn put(
         &self,
         name: &Name,
@@ -295,6 +311,9 @@ impl Caches {
             Some(have) => store::change(&self.folder, have, settings)?,
             None => {
                 let key_name = change.key_name.as_deref().unwrap_or_default();
+                if self.has_key(key_name) {
+                    return Err(CachesError::KeyTaken(key_name.to_owned()));
+                }
                 store::make(&self.folder, name, settings, key_name, by, now_unix_s())?
             }
         };
@@ -336,6 +355,10 @@ impl Caches {
         self.any.store(true, Ordering::Release);
         named
     }
+}
+
+fn names(keys: &[SecretKey]) -> impl Iterator<Item = &str> {
+    keys.iter().map(SecretKey::name)
 }
 
 #[cfg(test)]

@@ -195,10 +195,15 @@ pub fn quick_collections(folder: &Path, lease_s: u64) -> [String; 2] {
 
 /// Every path that the cache lists, as `<hash>-<name>`.
 pub fn all_paths(http: Http) -> BTreeSet<String> {
+    all_paths_at(http, "")
+}
+
+/// The same of the cache at this URL path.
+pub fn all_paths_at(http: Http, at: &str) -> BTreeSet<String> {
     let (mut paths, mut after) = (BTreeSet::new(), String::new());
     loop {
         let page = http
-            .get(&format!("/api/v1/paths?limit=1000{after}"))
+            .get(&format!("{at}/api/v1/paths?limit=1000{after}"))
             .is(200)
             .json();
         let names = page["paths"].as_array().expect("a list").iter();

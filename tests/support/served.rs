@@ -26,8 +26,13 @@ pub fn everything(http: Http) -> BTreeMap<String, Served> {
 
 /// What is served of the path with this name.
 pub fn one(http: Http, name: &str) -> Served {
+    one_at(http, "", name)
+}
+
+/// The same in the cache at this URL path.
+pub fn one_at(http: Http, at: &str, name: &str) -> Served {
     let narinfo = http
-        .get(&format!("/{}.narinfo", &name[..32]))
+        .get(&format!("{at}/{}.narinfo", &name[..32]))
         .is(200)
         .text();
     let field = |key: &str| {
@@ -35,8 +40,8 @@ pub fn one(http: Http, name: &str) -> Served {
         line.expect("a field of every narinfo").to_owned()
     };
     let (url, nar) = (field("URL: "), field("NarHash: sha256:"));
-    let get = |path: String| http.get(&path).is(200).body;
-    let (file, nar) = (get(format!("/{url}")), get(format!("/nar/{nar}.nar")));
+    let get = |path: String| http.get(&format!("{at}/{path}")).is(200).body;
+    let (file, nar) = (get(url.clone()), get(format!("nar/{nar}.nar")));
     Served {
         narinfo,
         url,

@@ -7,11 +7,13 @@
 use super::{print, print_json};
 use crate::cli::UseArgs;
 use crate::failure::Failure;
+use crate::nix_conf;
 use crate::remote::{Endpoint, Remote};
 use crate::using::files::{self, FileError};
 use crate::using::place::{Place, Whose};
 use crate::using::{Outcome, all, netrc, with, without};
 use serde_json::json;
+use snowcache_nix::PublicKey;
 use std::path::Path;
 
 const SECRET: u32 = 0o600;
@@ -69,6 +71,7 @@ async fn put(place: Place, remote: &Remote, token: Option<&str>) -> Result<Done,
             "{url} shows no keys, so it is no snowcache: put its lines into nix.conf by hand"
         )));
     }
+    check_names(&place.nix_conf, &url, &keys)?;
     let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
     let mut lines = format!(
         "extra-substituters = {url}\nextra-trusted-public-keys = {}\n",
@@ -92,6 +95,31 @@ async fn put(place: Place, remote: &Remote, token: Option<&str>) -> Result<Done,
         nix_conf,
         netrc,
     })
+}
+
+/// Nix believes one key of a name, and calls what the other one has signed unsigned.
+fn check_names(nix_conf: &Path, url: &str, keys: &[PublicKey]) -> Result<(), Failure> {
+    let text = read(nix_conf)?.unwrap_or_default();
+    let others = match without(&text, url).map_err(|error| broken(nix_conf, &error))? {
+        Outcome::Same => text,
+        Outcome::Text(others) => others,
+        Outcome::Gone => String::new(),
+    };
+    let others = nix_conf::keys_in(&others, nix_conf)?;
+    let is_taken = |key: &&PublicKey| {
+        let mut others = others.iter();
+        others.any(|other| other.name() == key.name() && other != *key)
+    };
+    match keys.iter().find(is_taken) {
+        None => Ok(()),
+        Some(key) => Err(Failure::failed(format!(
+            "{} trusts another key that is called {}, and Nix believes one key of a name: take the \
+             other one out, or have {url} sign with a key of another name (a second *.sec beside \
+             the first one; snowcache cache create --key-name)",
+            nix_conf.display(),
+            key.name()
+        ))),
+    }
 }
 
 fn put_token(place: &Place, endpoint: &Endpoint, token: &str) -> Result<bool, Failure> {

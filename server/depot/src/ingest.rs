@@ -33,14 +33,14 @@ use crate::index::{Batch, Table};
 use crate::keys::CacheName;
 use crate::layout::{Builder, Layout, Location};
 use crate::leases::holder;
-use crate::pool::Stream;
+use crate::pool::{AS_SENT, Stream};
 use crate::record::{FrameHeader, Kind};
 use crate::relayout::header_of;
 use crate::rows::UploadRow;
 use crate::state::{UploadState, recipe_payload, to_json};
 use crate::uses::{Flight, FramePlace};
 use crate::{Error, ErrorKind, Result, tenants};
-use coming::Note;
+use coming::Coming;
 use offered::Offers;
 
 pub(crate) use offered::kept_as;
@@ -112,7 +112,7 @@ impl Ingest {
                 fresh: Vec::new(),
                 uncommitted: 0,
                 streams: Vec::new(),
-                note: None,
+                coming: Coming::default(),
             },
         }
     }
@@ -229,8 +229,8 @@ struct Frames {
     uncommitted: u64,
     /// The segments written to; all but the last are full.
     streams: Vec<Stream>,
-    /// What goes before the frames, where they are to outlive the process.
-    note: Option<Note>,
+    /// How they outlive the process, where they are to.
+    coming: Coming,
 }
 
 impl Frames {
@@ -287,7 +287,8 @@ impl Frames {
             return Ok(false);
         };
         let location = Location::decode(&value)?;
-        if self.packs_anew && self.depot.pool.level(location.segment) > 0 {
+        let level = self.depot.pool.level(location.segment);
+        if level == AS_SENT || self.packs_anew && level > 0 {
             return Ok(false);
         }
         at.insert(id, FramePlace::Known(location));
@@ -323,17 +324,15 @@ impl Frames {
     fn append(&mut self, header: FrameHeader, stored: &[u8]) -> Result<()> {
         self.depot.room.check(stored.len() as u64)?;
         self.uncommitted += stored.len() as u64;
-        let mut note = self.note.take();
+        let mut coming = std::mem::take(&mut self.coming);
+        let is_as_sent = !self.packs_anew;
         let stream = self.stream()?;
-        if let Some(note) = &mut note {
-            note.precede(stream)?;
-        }
         let segment = stream.id();
-        let offset = stream.frame(&header, stored)?;
-        if note.is_some() {
-            stream.flush()?;
-        }
-        self.note = note;
+        let offset = match is_as_sent {
+            true => coming.frame(stream, &header, stored)?,
+            false => stream.frame(&header, stored)?,
+        };
+        self.coming = coming;
         let FrameHeader {
             id,
             raw_len,
@@ -365,7 +364,6 @@ impl Frames {
     /// collector out from the first look to the last write.
     fn commit(&mut self, nar: Nar, upload: Upload) -> Result<()> {
         let depot = self.depot.clone();
-        self.note.iter_mut().for_each(Note::ends);
         let gate = depot.commits()?;
         let visible = upload.cache.nar_key(&nar.nar_hash);
         let named = depot.index.get(Table::Visible, &visible)?.is_some();
@@ -397,6 +395,7 @@ impl Frames {
         let state = upload_state(nar, upload);
         let place = self.stream()?.state(Kind::Upload, true, &to_json(&state))?;
         self.sync()?;
+        self.coming.is_durable();
         depot.uses.nar(nar.nar_hash);
         if !named {
             depot.leases.hold(&holder, &nar);

@@ -27,6 +27,10 @@ pub const SEGMENT_BYTES: u64 = 256 << 20;
 /// The zstd level at which all frames of a segment were compressed anew; 0: they are as they came.
 pub type Level = u8;
 
+/// The level of segments whose frames lie as they were sent, where what is stored is compressed
+/// anew: what a process that died had not got to. No NAR is made of them as they are.
+pub const AS_SENT: Level = Level::MAX;
+
 /// Hands out streams and depot-wide numbers.
 pub struct Pool {
     segments: Arc<dyn Segments>,
@@ -154,6 +158,18 @@ impl Pool {
                 Some(opened.map_err(|e| failed("opening", id, e))?)
             }
         };
+        Ok(stream)
+    }
+
+    /// A segment for frames as they were sent. The caller writes to it and never commits: dropped,
+    /// nothing is left of it but its beginning, for whoever is next.
+    pub fn borrow_aside(self: &Arc<Pool>) -> Result<Stream> {
+        let mut stream = self.borrow_at(AS_SENT)?;
+        if stream.committed == 0 {
+            stream.state(Kind::Part, true, &[])?;
+            stream.sync()?;
+            stream.committed();
+        }
         Ok(stream)
     }
 

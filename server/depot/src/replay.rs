@@ -21,7 +21,7 @@ use crate::index::{Batch, Index, Rows, Table};
 use crate::layout::{Layout, Location};
 use crate::mark::Mark;
 use crate::pins::PinState;
-use crate::pool::{Level, SEGMENT_BYTES};
+use crate::pool::{AS_SENT, Level, SEGMENT_BYTES};
 use crate::read::read_state;
 use crate::record::Kind;
 use crate::relayout::{self, frame_id};
@@ -118,8 +118,7 @@ pub fn replay_telling(
             found.keep(id, len, mark.level);
             continue;
         }
-        let mut scanned = read_tail(segments, index, id, mark.len, len)?;
-        let level = scanned.level.max(mark.level);
+        let (mut scanned, level) = read_tail(segments, index, id, mark, len)?;
         found.next_seq = found.next_seq.max(scanned.next_seq());
         let left = scanned.left.take();
         states.extend(scanned.states.into_iter().map(|state| (id, state)));
@@ -130,7 +129,7 @@ pub fn replay_telling(
         let kept = left.and_then(|left| unfinished::keep(segments, id, left, now, &mut found));
         match kept {
             Some(kept) => {
-                write_frames(index, &kept.frames)?;
+                write_frames(index, &kept.frames, level)?;
                 states.extend(kept.states.map(|state| (id, state)));
                 end = kept.end;
             }
@@ -204,33 +203,39 @@ fn forget_removed(
     index.write(batch)
 }
 
-/// Reads a segment behind its mark; its frames go to the index at once.
+/// Reads a segment behind its mark, and says its level; its frames go to the index at once.
 fn read_tail(
     segments: &dyn Segments,
     index: &dyn Index,
     id: SegmentId,
-    mark: u64,
+    mark: Mark,
     len: u64,
-) -> Result<Scanned> {
-    if mark > len {
+) -> Result<(Scanned, Level)> {
+    let from = mark.len;
+    if from > len {
         return Err(Error::corrupt(format!(
-            "segment {id} has {len} bytes, but {mark} were acknowledged: the file was cut; \
+            "segment {id} has {len} bytes, but {from} were acknowledged: the file was cut; \
              restore it from a backup, or remove the index folder to go on with what is left"
         )));
     }
-    let mut scanned = scan(segments, id, mark, len)?;
+    let mut scanned = scan(segments, id, from, len)?;
+    let level = scanned.level.max(mark.level);
     let (frames, states) = (scanned.frames.len(), scanned.states.len());
     let (damaged, cut) = (scanned.damaged, len - scanned.end);
-    tracing::info!(segment = %id, from = mark, frames, states, damaged, cut, "replayed");
-    write_frames(index, &std::mem::take(&mut scanned.frames))?;
-    Ok(scanned)
+    tracing::info!(segment = %id, from, frames, states, damaged, cut, "replayed");
+    write_frames(index, &std::mem::take(&mut scanned.frames), level)?;
+    Ok((scanned, level))
 }
 
-fn write_frames(index: &dyn Index, frames: &[(FrameId, Location)]) -> Result<()> {
+/// Those that lie as they were sent take no other's place.
+fn write_frames(index: &dyn Index, frames: &[(FrameId, Location)], level: Level) -> Result<()> {
     for frames in frames.chunks(FRAMES_A_BATCH) {
         let mut batch = Batch::default();
         for (frame, at) in frames {
-            batch.put(Table::Frames, frame.as_bytes().as_slice(), at.encode());
+            let key = frame.as_bytes().as_slice();
+            if level != AS_SENT || index.get(Table::Frames, key)?.is_none() {
+                batch.put(Table::Frames, key, at.encode());
+            }
         }
         index.write(batch)?;
     }

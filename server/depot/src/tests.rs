@@ -11,6 +11,7 @@ use crate::segments::Segments;
 use crate::segments::memory::MemorySegments;
 use crate::*;
 
+mod aside;
 mod backup;
 mod check;
 mod collect;

@@ -39,6 +39,12 @@ pub enum CachesError {
     /// A name that no key can have.
     #[error("{0:?} cannot be a key's name (no colons, spaces, slashes); take another key_name")]
     KeyName(String),
+    /// A name that another key has.
+    #[error(
+        "a cache of this server has a key that is called {0:?}, and Nix believes one key of a \
+         name: take another key_name"
+    )]
+    KeyTaken(String),
     /// A folder that no cache can have.
     #[error("{}: {source}; move the folder out of caches/", path.display())]
     Folder {

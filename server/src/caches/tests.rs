@@ -97,7 +97,8 @@ fn what_a_crash_left_is_tidied_up() {
 #[test]
 fn what_cannot_be_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
-    let caches = Caches::open(dir.path()).expect("opens");
+    let root = SecretKey::generate("root-1", [1; 32]).expect("a key");
+    let caches = Caches::open(dir.path()).expect("opens").beside(&[root]);
     let first = made(&caches, "team-a");
     let put = |text: &str, before, key_name: Option<&str>| {
         let key_name = key_name.map(str::to_owned);
@@ -112,6 +113,10 @@ fn what_cannot_be_is_refused() {
     assert!(put("team-b", Before::Something, None).contains("no cache"));
     assert!(put("team-a", Before::Anything, Some("k-1")).contains("rotate"));
     assert!(put("team-b", Before::Nothing, Some("a:b")).contains("key's name"));
+    for taken in ["root-1", first.keys[0].name()] {
+        let refused = put("team-b", Before::Nothing, Some(taken));
+        assert!(refused.contains("one key of a name"), "{refused}");
+    }
     assert!(caches.find("team-b").is_none());
     assert_eq!(put("team-b", Before::Nothing, Some("b-1")), "");
     let keys = &caches.find("team-b").expect("made").keys;

@@ -153,9 +153,10 @@ impl From<CachesError> for Refusal {
             CachesError::Exists(_) => {
                 Refusal::new(StatusCode::PRECONDITION_FAILED, error.to_string())
             }
-            CachesError::HasKeys | CachesError::TooMany | CachesError::KeyName(_) => {
-                Refusal::refused(error)
-            }
+            CachesError::HasKeys
+            | CachesError::TooMany
+            | CachesError::KeyName(_)
+            | CachesError::KeyTaken(_) => Refusal::refused(error),
             CachesError::Folder { .. } | CachesError::File { .. } | CachesError::Keys(_) => {
                 let why = crate::observe::with_causes(&error);
                 tracing::error!(why, "a cache could not be written");

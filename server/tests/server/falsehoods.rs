@@ -2,9 +2,10 @@
 //! stock Nix would tell it, and then no signature of the cache's is anywhere on its disk.
 
 use crate::client::{Answer, Cache};
+use crate::named::{make, parsed, with};
 use crate::pieces::{Part, UPLOADS, cut, frame, huge_window, id_of, stream, with_dictionary};
 use crate::sample::{Sample, noise, store_path};
-use serde_json::{Value, json};
+use serde_json::json;
 use snowcache_core::recipe::FrameId;
 use snowcache_nix::{NarHash, PathInfo, SecretKey, fingerprint};
 use std::fs;
@@ -91,9 +92,13 @@ fn whoever_lies_gets_no_signature() {
         .into_iter()
         .flatten()
         .collect();
-    // Each way on a server of its own, so that neither lie stands on what the other has brought.
-    for is_native in [true, false] {
+    // Each way on a server of its own, so that neither lie stands on what the other has brought;
+    // and where there are named caches, which compress anew.
+    for (is_native, are_many) in [(true, false), (false, false), (true, true), (false, true)] {
         let cache = Cache::new();
+        if are_many {
+            make(&cache, "team-a", json!({}));
+        }
         for lie in &lies {
             let answers = match is_native {
                 true => vec![lie.native(&cache)],
@@ -106,13 +111,13 @@ fn whoever_lies_gets_no_signature() {
             }
         }
         assert!(!is_signed(cache.dir.path()), "a lie is signed");
-        let stats: Value = serde_json::from_str(cache.get("/api/v1/stats").text()).unwrap();
-        assert_eq!(stats["paths"], 0, "{stats}");
+        let stats = with(&cache, &cache.token(), "GET", "/api/v1/stats", b"");
+        assert_eq!(parsed(&stats)["paths"], 0, "{}", stats.text());
         // What is true is signed, and that is seen.
         let honest = Sample::tree('0', "honest", 1000, &[]);
         honest.push(&cache);
         assert!(is_signed(cache.dir.path()), "this test sees no signature");
-        println!("{} lies, native: {is_native}", lies.len());
+        println!("{} lies, native: {is_native}, many: {are_many}", lies.len());
     }
 }
 

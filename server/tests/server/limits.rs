@@ -267,3 +267,21 @@ fn scrubs_run_by_themselves_when_an_interval_is_set() {
     std::thread::sleep(LATER); // two slices of a second
     assert!(!scrubbed(&never), "only by command");
 }
+
+#[test]
+fn a_head_that_is_too_large_is_refused() {
+    let cache = Cache::new();
+    for head in [
+        format!("X-Long: {}\r\n", "x".repeat(65 << 10)),
+        format!("X-Long: {}\r\n", "x".repeat(2 << 20)),
+        (0..200).map(|n| format!("X-{n}: x\r\n")).collect(),
+    ] {
+        let mut stream = TcpStream::connect(cache.server.address).unwrap();
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{head}\r\n");
+        // It may hang up before it has read all.
+        stream.write_all(request.as_bytes()).unwrap_or_default();
+        let refused = read_answer(&mut stream, false);
+        assert_eq!(refused.status, 431, "{}", refused.text());
+    }
+    assert_eq!(cache.get("/healthz").status, 200);
+}

@@ -8,6 +8,7 @@ mod deltas;
 mod encrypted;
 mod falsehoods;
 mod front_door;
+mod holding;
 mod hostile;
 mod identity;
 mod keeping;

@@ -66,7 +66,7 @@ const STORIES: &[(&str, &str, &str)] = &[
     ),
     (
         "http.max_head_bytes",
-        "tests/server/keeping.rs",
+        LIMITS,
         "a_head_that_is_too_large_is_refused",
     ),
     (

@@ -5,6 +5,7 @@
 //! memory for tests and simulations.
 
 pub mod contract;
+pub(crate) mod forward;
 pub mod memory;
 pub(crate) mod owed;
 pub mod renewing;

@@ -10,11 +10,9 @@
 //! find a record that nobody reckoned with. Never drops a debt; a restart pays all of them.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::{Batch, Index, Row, Table};
+use super::forward::forward;
+use super::{Batch, Index};
 use crate::Result;
 
 /// See the module.
@@ -61,40 +59,12 @@ impl Owed {
 }
 
 impl Index for Owed {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        self.index.get(table, key)
-    }
-
-    fn get_many(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
-        self.index.get_many(table, keys)
-    }
+    forward!(to index: get get_many scan rows_about stalls pause);
 
     fn write(&self, batch: Batch) -> Result<()> {
         let mut debts = self.debts();
         self.pay_all(&mut debts)?;
         self.index.write(batch)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Row>> {
-        self.index.scan(table, prefix, after, limit)
-    }
-
-    fn rows_about(&self, table: Table) -> Result<u64> {
-        self.index.rows_about(table)
-    }
-
-    fn stalls(&self) -> Result<u64> {
-        self.index.stalls()
-    }
-
-    fn pause(&self) -> Result<Duration> {
-        self.index.pause()
     }
 
     fn checkpoint(&self) -> Result<()> {

@@ -8,11 +8,9 @@
 //! says holds was made before it. Never: anything else but what the index below says.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::{Batch, Index, Row, Table};
+use super::forward::forward;
+use super::{Batch, Index, Table};
 use crate::Result;
 use crate::presence::Presence;
 use crate::versions::Versions;
@@ -51,13 +49,7 @@ impl Watched {
 }
 
 impl Index for Watched {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        self.index.get(table, key)
-    }
-
-    fn get_many(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
-        self.index.get_many(table, keys)
-    }
+    forward!(to index: get get_many scan rows_about stalls pause checkpoint ready);
 
     fn write(&self, batch: Batch) -> Result<()> {
         let Watchers { presence, versions } = &*self.watchers;
@@ -77,36 +69,6 @@ impl Index for Watched {
         // After a failure, too: nobody knows what it left behind.
         changed.iter().for_each(|key| versions.changed(key));
         written
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Row>> {
-        self.index.scan(table, prefix, after, limit)
-    }
-
-    fn rows_about(&self, table: Table) -> Result<u64> {
-        self.index.rows_about(table)
-    }
-
-    fn stalls(&self) -> Result<u64> {
-        self.index.stalls()
-    }
-
-    fn pause(&self) -> Result<Duration> {
-        self.index.pause()
-    }
-
-    fn checkpoint(&self) -> Result<()> {
-        self.index.checkpoint()
-    }
-
-    fn ready(&self) -> Result<u64> {
-        self.index.ready()
     }
 }
 

@@ -175,16 +175,18 @@ impl Frames {
         if self.is_here(id)? {
             return Ok(());
         }
-        if self.packs_anew {
-            return self.compress(id, raw);
-        }
-        self.queued(id);
         let header = FrameHeader {
             id,
             raw_len: raw.len() as u32,
             stored_len: stored.len() as u32,
             checksum: Checksum::of(stored),
         };
+        if self.packs_anew {
+            self.depot.room.check(stored.len() as u64)?;
+            self.coming.put_aside(&self.depot.pool, &header, stored)?;
+            return self.compress(id, raw);
+        }
+        self.queued(id);
         self.append(header, stored)
     }
 

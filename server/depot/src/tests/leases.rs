@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::collect::strict;
 use super::*;
-use crate::index::{Batch, Index, Row, Table};
+use crate::index::forward::forward;
+use crate::index::{Index, Table};
 
 /// An index where something happens right after the first question for what is visible.
 struct Meddled {
@@ -15,6 +16,8 @@ struct Meddled {
 }
 
 impl Index for Meddled {
+    forward!(to index: get_many write scan rows_about stalls pause checkpoint ready);
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
         let found = self.index.get(table, key);
         let happens = match table {
@@ -25,44 +28,6 @@ impl Index for Meddled {
             happens();
         }
         found
-    }
-
-    fn get_many(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
-        self.index.get_many(table, keys)
-    }
-
-    fn write(&self, batch: Batch) -> Result<()> {
-        self.index.write(batch)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Row>> {
-        self.index.scan(table, prefix, after, limit)
-    }
-
-    fn rows_about(&self, table: Table) -> Result<u64> {
-        self.index.rows_about(table)
-    }
-
-    fn stalls(&self) -> Result<u64> {
-        self.index.stalls()
-    }
-
-    fn pause(&self) -> Result<std::time::Duration> {
-        self.index.pause()
-    }
-
-    fn checkpoint(&self) -> Result<()> {
-        self.index.checkpoint()
-    }
-
-    fn ready(&self) -> Result<u64> {
-        self.index.ready()
     }
 }
 

@@ -17,13 +17,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What a socket held, 6 MiB (net.ipv4.tcp_rmem), is taken in and synced within this time on a disk
-/// of 1 MB/s; afterwards it is sent again.
+/// of 1 MB/s; afterwards it is sent again. So long, before that, an upload that has begun may go
+/// without being looked at, which is done when the server first tries to read from it: as soon as
+/// one of its threads has a core. Both are less than the minute that our client waits for an
+/// answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// An upload's first bytes come with its head, or right behind it, and are read within
-/// milliseconds, on a busy machine within so long; one that sends none holds nobody up any longer.
-const BLIND: Duration = Duration::from_secs(1);
-/// How often to look whether they have.
+/// How often to look whether it was.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// See the module.
@@ -71,7 +70,7 @@ impl UnderWay {
             }
         };
         // Late or not: of those that were seen it is known whether they are cut.
-        if tokio::time::timeout(BLIND, seeing).await.is_err() {
+        if tokio::time::timeout(PATIENCE, seeing).await.is_err() {
             let subject = subject.as_str();
             tracing::warn!(subject, "an upload has begun of which nothing was read");
         }
