@@ -2,7 +2,7 @@
 
 use super::SocketArgs;
 use crate::node::check_pin;
-use crate::rate::BytesPerSecond;
+use crate::rate::{BytesPerSecond, size};
 use crate::trial::SwitchMode;
 use clap::Args;
 use std::path::PathBuf;
@@ -28,6 +28,10 @@ pub struct PrefetchArgs {
     /// What may be received a second: 50MB/s, 800KiB/s
     #[arg(long, value_name = "RATE", default_value = "unlimited")]
     pub rate: BytesPerSecond,
+    /// What may be kept on disk of paths under way, so that whoever is killed fetches only the rest
+    /// of them: 500MB, 2GiB; 0: nothing
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    pub spool: u64,
     /// Seconds until which it must be ready: until then whatever fails is tried again, and the
     /// agent waited for
     #[arg(long, value_name = "SECONDS")]
