@@ -26,13 +26,14 @@ mod work;
 
 use crate::failure::Failure;
 use crate::figures::Tally;
+use crate::frame_spool;
 use crate::nix_conf;
 use crate::node::Node;
 use crate::queue::notify;
 use crate::queue::report::now_s;
 use crate::rate::Rate;
 use config::Config;
-use jobs::{Job, Jobs, JobsError, Wish};
+use jobs::{Job, Jobs, JobsError, State, Wish};
 use metrics::Counts;
 use rustix::fs::{FlockOperation, flock};
 use snowcache_nix::PublicKey;
@@ -167,9 +168,22 @@ impl Agent {
 
     /// Wants a job no more.
     fn cancel(&self, id: u64) -> Result<bool, JobsError> {
-        let removed = self.held().jobs.remove(id);
+        let (pin, removed) = {
+            let mut held = self.held();
+            let pin = held.jobs.get(id).map(|job| job.pin.clone());
+            (pin, held.jobs.remove(id))
+        };
         self.tell_change();
+        pin.into_iter().for_each(|pin| self.give_up_spool(&pin));
         removed
+    }
+
+    /// What has come of paths under way is of no use once no job wants its pin.
+    fn give_up_spool(&self, pin: &str) {
+        let wanted = |job: &Job| job.pin == pin && job.state == State::Waiting;
+        if !self.held().jobs.all().any(wanted) {
+            frame_spool::give_up(&self.node, pin);
+        }
     }
 
     /// The keys of which one must have signed each path. Those of nix.conf are read anew each time:

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod command;
 mod failure;
 pub mod figures;
+pub mod frame_spool;
 mod identity;
 mod nix_conf;
 pub mod node;

@@ -3,6 +3,7 @@
 //! Guarantees: every key has a default, so that no file at all is a good one; a key that does not
 //! exist is refused, with the one that was probably meant. Never: a token in it; it names a file.
 
+use crate::frame_spool;
 use crate::node::{Node, check_pin};
 use crate::rate::BytesPerSecond;
 use crate::remote::{Endpoint, Remote};
@@ -60,6 +61,8 @@ pub struct Fetch {
     pub jobs: u16,
     /// `50MB/s`, or `unlimited`.
     pub rate: String,
+    /// What is kept of paths under way; 0: nothing.
+    pub spool_bytes: u64,
 }
 
 /// `[retry]`
@@ -122,6 +125,7 @@ impl Default for Fetch {
             trusted_public_keys: Vec::new(),
             jobs: 8,
             rate: "unlimited".to_owned(),
+            spool_bytes: frame_spool::DEFAULT_BUDGET_BYTES,
         }
     }
 }

@@ -27,7 +27,7 @@ impl Counts {
     /// Something happened.
     pub(super) fn note(&self, event: &Event<'_>) {
         match event {
-            Event::Planned { .. } => {}
+            Event::Planned { .. } | Event::Careful { .. } => {}
             Event::Imported { narinfo, .. } => {
                 add(&self.imported_paths, 1);
                 add(&self.imported_bytes, narinfo.info.nar_size);

@@ -2,7 +2,7 @@
 
 use super::SocketArgs;
 use crate::node::check_pin;
-use crate::rate::BytesPerSecond;
+use crate::rate::{BytesPerSecond, size};
 use crate::trial::SwitchMode;
 use clap::Args;
 use std::path::PathBuf;
@@ -22,12 +22,16 @@ pub struct PrefetchArgs {
     /// Keys of which one must have signed each path [default: those of this machine's nix.conf]
     #[arg(long, value_name = "KEYS", value_delimiter = ' ')]
     pub trusted_public_keys: Vec<String>,
-    /// How many paths are fetched and imported at a time
+    /// How many paths are fetched at a time; of those below 256 KiB four times as many
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// What may be received a second: 50MB/s, 800KiB/s
     #[arg(long, value_name = "RATE", default_value = "unlimited")]
     pub rate: BytesPerSecond,
+    /// What may be kept on disk of paths under way, so that whoever is killed fetches only the rest
+    /// of them: 500MB, 2GiB; 0: nothing
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    pub spool: u64,
     /// Seconds until which it must be ready: until then whatever fails is tried again, and the
     /// agent waited for
     #[arg(long, value_name = "SECONDS")]
