@@ -4,6 +4,10 @@
 mod support;
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Child;
+use std::thread;
+use std::time::Duration;
 
 use support::agent::Machine;
 use support::nix::{Nix, Node, Ran, User};
@@ -19,6 +23,9 @@ const STAND_IN: &str = "#!/bin/sh\n\
 
 /// About.
 const KERNEL_BYTES: usize = 100_000;
+
+/// Longer than it takes to reach a server that lives, on a busy machine.
+const NO_MORE_S: u32 = 20;
 
 /// A cache with two systems, and a node with a daemon.
 struct Fleet {
@@ -302,6 +309,78 @@ fn a_node_that_its_control_plane_cannot_reach_goes_back_by_itself() {
     assert!(why.contains("was not reached within 1 s"), "{why}");
     assert_eq!(fleet.profile(), old);
     assert_eq!(fleet.configured(), ["old switch"]);
+}
+
+impl Fleet {
+    /// Runs a command and goes on once the control plane was reached and is watched; what it says
+    /// is in the file.
+    fn until_watched(&self, command: &str) -> (Child, PathBuf) {
+        let said = self.machine.user.home().join("said");
+        fs::write(&said, "").expect("a file");
+        let program = support::server::binary("snowcache");
+        let (program, shown) = (program.display(), said.display());
+        let script = format!("exec {program} {command} > {shown} 2>&1");
+        let machine = &self.machine;
+        let mut command = machine.node.command(&machine.user, &machine.nix, &script);
+        let mut child = command.spawn().expect("setpriv runs");
+        let text = || fs::read_to_string(&said).unwrap_or_default();
+        while !text().contains("the control plane is reached; for ") {
+            let ended = child.try_wait().expect("our own child");
+            assert!(ended.is_none(), "{}", text());
+            thread::sleep(Duration::from_millis(20));
+        }
+        (child, said)
+    }
+
+    /// Switches to the new system; the cache is the control plane.
+    fn watched(&self, watch_for_s: u32) -> (Child, PathBuf) {
+        let (new, url) = (&self.new, self.server.url());
+        self.until_watched(&format!(
+            "switch {new} --control-plane {url} --confirm-within {NO_MORE_S} \
+             --watch-for {watch_for_s}"
+        ))
+    }
+}
+
+/// How it ended, and what it said.
+fn end((mut child, said): (Child, PathBuf)) -> (bool, String) {
+    let status = child.wait().expect("our own child");
+    (status.success(), fs::read_to_string(said).expect("text"))
+}
+
+#[test]
+fn a_control_plane_that_is_reached_no_more_some_time_later_is_gone_back_for() {
+    let mut fleet = Fleet::both_ready(&Nix::newer());
+    let old = fleet.old.clone();
+    // It stays reached, to the end.
+    let (well, said) = end(fleet.watched(2));
+    assert!(well && said.contains("switched to "), "{said}");
+    assert_eq!(fleet.profile(), fleet.new);
+    fleet.switch(&old, "").ok();
+
+    // Who reaches the node by itself ends it, for however long it was to be watched.
+    let switching = fleet.watched(3_000);
+    fleet.machine.snowcache("confirm").ok();
+    let (well, said) = end(switching);
+    assert!(well && said.contains("switched to "), "{said}");
+    assert_eq!(fleet.profile(), fleet.new);
+    fleet.switch(&old, "").ok();
+    fleet.configured();
+
+    // Whoever switched is gone: who decides watches in their place.
+    let (mut switching, _) = fleet.watched(3_000);
+    switching.kill().expect("our own child");
+    switching.wait().expect("our own child");
+    let deciding = fleet.until_watched("confirm --decide");
+    assert_eq!(fleet.profile(), fleet.new);
+    fleet.server.kill();
+    let (well, said) = end(deciding);
+    assert!(!well, "{said}");
+    let says = format!("was reached no more for {NO_MORE_S} s; went back to generation");
+    assert!(said.contains(&says), "{said}");
+    assert_eq!(fleet.profile(), old);
+    assert_eq!(fleet.configured(), ["new switch", "old switch"]);
+    fleet.machine.snowcache("confirm --decide").ok();
 }
 
 #[test]
