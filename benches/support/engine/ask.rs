@@ -70,6 +70,22 @@ impl Ask {
         }
     }
 
+    /// The body's bytes from `first` on, as many as `part` has.
+    pub fn range(target: &Target, path: &str, first: usize, part: Arc<[u8]>) -> Ask {
+        let last = first + part.len() - 1;
+        let header = format!("Range: bytes={first}-{last}\r\n");
+        Ask {
+            what: format!("GET {path}, bytes {first} to {last}"),
+            head: target.request("GET", path, &header),
+            payload: None,
+            bodiless: false,
+            expect: Expect {
+                status: 206,
+                ..Expect::body(part)
+            },
+        }
+    }
+
     pub fn head(target: &Target, path: &str, expect: Expect) -> Ask {
         Ask {
             what: format!("HEAD {path}"),

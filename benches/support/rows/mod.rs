@@ -2,10 +2,12 @@
 
 mod beside;
 mod closure;
+mod cold;
 mod filling;
 mod memory;
 mod narinfo;
 mod nars;
+mod ranges;
 mod scale;
 mod slow;
 mod stage;
@@ -36,11 +38,13 @@ impl Findings {
 type Group = fn(&mut Stage) -> Findings;
 
 /// The goals, and names for parts of them, in the order in which they are measured.
-pub const GROUPS: [(&[&str], Group); 11] = [
+pub const GROUPS: [(&[&str], Group); 13] = [
     (&["P1", "P2"], narinfo::measure),
     (&["P2", "P5"], storms::measure),
     (&["P2", "storm"], beside::measure),
     (&["P3", "P4"], nars::measure),
+    (&["P3", "cold"], cold::measure),
+    (&["P3", "ranges"], ranges::measure),
     (&["P5", "P10"], closure::measure),
     (&["P12"], storage::measure),
     (&["P13"], memory::measure),

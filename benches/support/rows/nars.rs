@@ -16,9 +16,9 @@ use super::super::report::{Limit, Row};
 use super::{Findings, Stage, interleaved};
 
 /// NARs of one closure at once, as nix fetches them.
-const CONNECTIONS: usize = 8;
+pub const CONNECTIONS: usize = 8;
 const SMALL_CONNECTIONS: usize = 16;
-const OF_GENERATION: [(&str, f64); 2] = [
+pub const OF_GENERATION: [(&str, f64); 2] = [
     ("NARs of generation 1, .nar.zst", 1.0),
     ("NARs that generation 2 adds, .nar.zst", 1.5),
 ];

@@ -1,8 +1,6 @@
 //! P14: a cache of very many paths: its start, what a narinfo costs, and whether an old generation
 //! can be had as fast as the newest.
 
-use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
 use super::super::corpus::Corpus;
@@ -122,7 +120,7 @@ fn restore(stage: &Stage) -> Row {
         for turn in 0..2 {
             let (name, generation) = ends[(round + turn) % 2];
             server.stop();
-            forget(&server.depot());
+            super::cold::forget(&server.depot());
             server.start_again();
             let target = Target::plain(&server.url());
             let begin = Instant::now();
@@ -138,17 +136,4 @@ fn restore(stage: &Stage) -> Row {
         }
     }
     row
-}
-
-/// Has the kernel forget what it holds of these files.
-fn forget(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            forget(&path);
-        } else if let Ok(file) = fs::File::open(&path) {
-            file.sync_all().ok();
-            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).ok();
-        }
-    }
 }
