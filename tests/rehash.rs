@@ -1,5 +1,5 @@
-//! What receipts name is hashed again by the agent, by schedule: bits that a disk has lost are found,
-//! what they are in is switched to no more, and once it is mended it is. With real nix-daemons.
+//! What receipts name is hashed again by the agent, by schedule: bits that a disk has lost are
+//! found, what they are in is switched to no more, and once it is mended it is. With real daemons.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -95,8 +95,9 @@ fn a_bit_that_the_disk_has_lost_is_found_and_no_longer_passes_until_it_is_mended
     for nix in Nix::both() {
         let (mut machine, service) = ready(&nix, ALWAYS);
         let all = world.generation.closure.len();
-        let status = wait_for(&machine, &service, |it| it["rehash"]["last"].is_object());
-        assert_eq!(status["rehash"]["last"]["paths"], all, "{status}");
+        // Passes before it was ready had nothing to read.
+        let read = |it: &Value| it["rehash"]["last"]["paths"] == all;
+        let status = wait_for(&machine, &service, read);
         assert_eq!(status["rehash"]["last"]["damaged"], 0, "{status}");
         machine.snowcache(&format!("gate {top}")).ok();
 
@@ -149,6 +150,35 @@ fn what_was_read_wrongly_and_is_right_passes_again_by_itself() {
     let whole = |it: &Value| it["damaged"].as_array().is_some_and(Vec::is_empty);
     wait_for(&machine, &service, whole);
     machine.snowcache(&format!("gate {top}")).ok();
+}
+
+#[test]
+fn what_the_daemon_cannot_read_is_damaged_too_and_its_restart_is_waited_for() {
+    for nix in Nix::both() {
+        let (mut machine, service) = ready(&nix, ALWAYS);
+        let top = &World::small().generation.top;
+        wait_for(&machine, &service, |it| it["rehash"]["last"].is_object());
+        let (daemon, node) = (&mut machine.daemon, &machine.node);
+        daemon.restart(node, &machine.user, &machine.nix);
+        let began = |it: &Value| it["rehash"]["last"]["began_s"].as_u64();
+        let before = began(&machine.snowcache("status --json").json());
+        wait_for(&machine, &service, |it| began(it) > before);
+        machine.snowcache(&format!("gate {top}")).ok();
+
+        // Of a kind that is in no NAR: the daemon ends the connection, as when a disk says no.
+        let (path, file) = some_file(&machine);
+        let folder = file.parent().expect("a folder");
+        let mode = fs::metadata(folder).expect("there").permissions();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("opened");
+        fs::remove_file(&file).expect("opened");
+        let made = Command::new("mkfifo").arg(&file).status();
+        assert!(made.expect("mkfifo runs").success());
+        fs::set_permissions(folder, mode).expect("as it was");
+        let damaged = |it: &Value| it["damaged"][0]["path"] == path.as_str();
+        wait_for(&machine, &service, damaged);
+        let refused = machine.snowcache(&format!("gate {top}")).fails();
+        assert!(refused.contains("was found damaged"), "{refused}");
+    }
 }
 
 #[test]

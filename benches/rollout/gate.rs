@@ -1,5 +1,5 @@
-//! P15: how long the gate takes for a closure of 10,000 paths, and how long a switch takes until the
-//! system's own program runs; and that neither sends a byte.
+//! P15: how long the gate takes for a closure of 10,000 paths, and how long a switch takes until
+//! the system's own program runs; and that neither sends a byte.
 
 use futures::executor::block_on;
 use futures::stream;

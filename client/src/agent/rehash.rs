@@ -12,7 +12,8 @@
 //! hash) and is read from the disk once.
 //!
 //! Guarantees: killed, it goes on where it was [`SAVE`] before; what is brought has the node for
-//! itself. Every path that stays for a period and a pass is read. Never: anything mended or removed.
+//! itself. Every path that stays for a period and a pass is read. Never: anything mended or
+//! removed.
 
 use super::Agent;
 use super::work::fraction;
@@ -46,7 +47,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Before a nix-daemon that does not answer is asked again.
-const REST: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(5);
 /// A path that cannot be read so often, each time by a daemon that has just said hello, is damaged.
 const TRIES: u32 = 3;
 
@@ -300,5 +301,44 @@ impl Rehash {
             (None, None) if self.next_s == 0 => "never".to_owned(),
             (None, None) => format!("for the first time {}", show::time(self.next_s)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_how_it_stands() {
+        let never = Rehash::default();
+        assert_eq!(never.line(), "never");
+        let first = Rehash {
+            next_s: 1_700_000_000,
+            ..Rehash::default()
+        };
+        assert_eq!(first.line(), "for the first time 2023-11-14 22:13 UTC");
+        let pass = Pass {
+            began_s: 1_700_000_000,
+            ended_s: 1_700_000_060,
+            paths: 3,
+            of_paths: 12,
+            nar_size_bytes: 2048,
+            ..Pass::default()
+        };
+        let under_way = Rehash {
+            pass: Some(pass.clone()),
+            last: Some(pass.clone()),
+            ..first.clone()
+        };
+        let said = "3 of 12 paths, 2.0 KiB, since 2023-11-14 22:13 UTC";
+        assert_eq!(under_way.line(), said);
+        let last = Pass { damaged: 1, ..pass };
+        let over = Rehash {
+            last: Some(last),
+            ..first
+        };
+        let said = "3 paths, 2.0 KiB, 1 of them DAMAGED, 2023-11-14 22:14 UTC; again 2023-11-14 \
+                    22:13 UTC";
+        assert_eq!(over.line(), said);
     }
 }

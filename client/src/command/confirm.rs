@@ -27,8 +27,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// How often the control plane is tried, and whether somebody has confirmed is looked at.
 const TRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
-/// How often it is tried while it is watched, or four times in the time that it has: a fleet of 3,000
-/// nodes asks a hundred times a second.
+/// How often it is tried while it is watched, or four times in the time that it has: a fleet of
+/// 3,000 nodes asks a hundred times a second.
 const WATCH: Duration = Duration::from_secs(30);
 /// A control plane that takes longer is not reached.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,8 +126,8 @@ fn booted_since(trial: &Trial) -> bool {
     system::boot_id() != trial.boot
 }
 
-/// Waits until the control plane is reached, and for as long as it is watched then, is reached again
-/// and again; or until it says that it has reached us.
+/// Waits until the control plane is reached, and for as long as it is watched then, is reached
+/// again and again; or until it says that it has reached us.
 ///
 /// # Errors
 /// When neither happens in time.
