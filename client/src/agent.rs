@@ -8,6 +8,8 @@
 //!                                               |
 //!                                               v  one at a time, by priority and deadline
 //!                                              work --> prefetch --> receipt, pin
+//!                                                                      |
+//!                                          rehash <-- while nothing else is done
 //! ```
 //! Guarantees: what was asked for and answered is done, or given up with a reason that can be
 //! asked for, whoever is killed meanwhile. Only root, the agent's own user and members of the
@@ -20,6 +22,7 @@ mod follow;
 pub mod jobs;
 mod metrics;
 mod peers;
+pub mod rehash;
 mod serve;
 pub mod status;
 mod work;
@@ -35,6 +38,7 @@ use crate::rate::Rate;
 use config::Config;
 use jobs::{Job, Jobs, JobsError, State, Wish};
 use metrics::Counts;
+use rehash::Rehash;
 use rustix::fs::{FlockOperation, flock};
 use snowcache_nix::PublicKey;
 use std::collections::BTreeMap;
@@ -66,6 +70,8 @@ pub struct Agent {
     config: Config,
     node: Node,
     rate: Rate,
+    /// What is read again, and its budget.
+    rehashing: Rate,
     counts: Counts,
     since_s: u64,
     held: Mutex<Held>,
@@ -78,6 +84,7 @@ struct Held {
     jobs: Jobs,
     running: Option<Running>,
     followed: BTreeMap<String, Followed>,
+    rehash: Rehash,
 }
 
 /// What is being done.
@@ -107,12 +114,14 @@ impl Agent {
         let jobs = Jobs::open(node.folder().join("jobs")).map_err(Failure::failed)?;
         Ok(Agent {
             rate: Rate::new(config.rate()),
+            rehashing: Rate::new(config.rehash.rate()),
             counts: Counts::default(),
             since_s: now_s(),
             held: Mutex::new(Held {
                 jobs,
                 running: None,
                 followed: BTreeMap::new(),
+                rehash: Rehash::default(),
             }),
             changed: watch::Sender::new(0),
             _reign: reign,
@@ -140,6 +149,7 @@ impl Agent {
             worked = work::run(&agent) => worked.map_err(Failure::failed),
             served = doors.serve(&agent) => served,
             never = following => match never {},
+            never = rehash::run(&agent) => match never {},
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         };

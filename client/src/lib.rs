@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cli;
 pub mod command;
+pub mod damage;
 mod failure;
 pub mod figures;
 pub mod frame_spool;

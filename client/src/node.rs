@@ -7,6 +7,7 @@
 //!   FOLDER/spool/<pin>/                                   what has come of paths under way
 //!   FOLDER/pins/<pin>/<store path>   -> /nix/store/...    the roots of what was prefetched last
 //!   FOLDER/receipts/<store path>                          what was verified, signed
+//!   FOLDER/damaged/<store path>                           what was found to be another one since
 //!   FOLDER/node.key                                       by this key, which only its owner reads
 //! ```
 //! Every link is an indirect root of Nix's: what it points to stays until the link goes.

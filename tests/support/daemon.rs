@@ -71,6 +71,10 @@ impl Daemon {
         *self = Daemon::start(node, user, nix);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }

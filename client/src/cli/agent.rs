@@ -84,6 +84,12 @@ pub struct WhyArgs {
     pub json: bool,
 }
 
+/// A month at most: what comes later nobody waits for.
+fn seconds() -> clap::builder::RangedU64ValueParser {
+    const MONTH_S: u64 = 31 * 24 * 3600;
+    clap::value_parser!(u64).range(..=MONTH_S)
+}
+
 /// `snowcache switch`
 #[derive(Args, Debug)]
 pub struct SwitchArgs {
@@ -108,7 +114,7 @@ pub struct SwitchArgs {
     pub health_timeout_s: u64,
     /// Go back by itself unless the control plane is reached within so many seconds, or says
     /// `snowcache confirm` here [default: 120 with --control-plane, otherwise never]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds())]
     pub confirm_within: Option<u64>,
     /// Where the boot loader copies kernels to, which must have room for the new one unless it is
     /// of the store's file system; `none`: whatever it has
@@ -117,6 +123,10 @@ pub struct SwitchArgs {
     /// Where the control plane is: a URL, which may answer anything, or tcp:HOST:PORT
     #[arg(long, value_name = "PLACE")]
     pub control_plane: Vec<String>,
+    /// So many seconds more, go back when it is not reached for as long as --confirm-within says
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), default_value_t = 0)]
+    #[arg(requires = "control_plane")]
+    pub watch_for: u64,
 }
 
 /// `snowcache confirm`
