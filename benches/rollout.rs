@@ -16,9 +16,12 @@
 //!   P8    the same where packages got new versions                               carried
 //!   P9    P6 and P7 from far away, over slow links                               far
 //!   P16   5,000 that ask at once, and 500 that fetch                             fleet
-//!   P15   the gate                                                               gate
+//!   P15   the gate, and a switch until the system's own program runs             gate
+//!   again what receipts name, hashed again                                       again
 //! ```
 
+#[path = "rollout/again.rs"]
+mod again;
 #[path = "rollout/carried.rs"]
 mod carried;
 #[path = "rollout/cold.rs"]
@@ -77,6 +80,9 @@ fn main() {
     let trusted = format!("{} {}", server.public_key(), key.public());
     if wanted("P15") {
         gate::row(&trusted, &server, &key);
+    }
+    if wanted("again") {
+        again::row(&trusted, &server, &top);
     }
     if wanted("P7") {
         carried::rebuild(&trusted, &server, [&top, &top2]);
