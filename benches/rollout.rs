@@ -16,9 +16,12 @@
 //!   P8    the same where packages got new versions                               carried
 //!   P9    P6 and P7 from far away, over slow links                               far
 //!   P16   5,000 that ask at once, and 500 that fetch                             fleet
-//!   P15   the gate                                                               gate
+//!   P15   the gate, and a switch until the system's own program runs             gate
+//!   again what receipts name, hashed again                                       again
 //! ```
 
+#[path = "rollout/again.rs"]
+mod again;
 #[path = "rollout/carried.rs"]
 mod carried;
 #[path = "rollout/cold.rs"]
@@ -46,6 +49,7 @@ use support::harness::server::{Snowcached, binary};
 const ROUNDS: usize = 5;
 
 fn main() {
+    support::peers::least::serve_if_told();
     let folder = std::env::args()
         .skip(1)
         .find(|word| !word.starts_with("--"));
@@ -77,11 +81,14 @@ fn main() {
     if wanted("P15") {
         gate::row(&trusted, &server, &key);
     }
+    if wanted("again") {
+        again::row(&trusted, &server, &top);
+    }
     if wanted("P7") {
         carried::rebuild(&trusted, &server, [&top, &top2]);
     }
     if wanted("P16") {
-        fleet::row([&top, &top2]);
+        fleet::row(&server, [&top, &top2]);
     }
     if wanted("P9") {
         far::row();
@@ -99,8 +106,15 @@ fn main() {
 
 /// How often each thing is measured.
 fn rounds() -> usize {
+    rounds_or(ROUNDS)
+}
+
+/// How often something is measured that takes long.
+fn rounds_or(usually: usize) -> usize {
     let rounds = std::env::var("SNOWCACHE_BENCH_ROUNDS");
-    rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"))
+    rounds.map_or(usually, |rounds| {
+        rounds.parse().expect("a number of rounds")
+    })
 }
 
 /// Whether this is the program that far::row started.
@@ -114,9 +128,13 @@ fn wanted(row: &str) -> bool {
     only.is_err() || only.is_ok_and(|only| only.split(',').any(|it| it == row))
 }
 
-/// A server that has the closures of these.
+/// A server that has the closures of these, and places for the connections of P16.
 fn pushed(tops: &[&str]) -> Snowcached {
-    let server = Snowcached::start_with(support::harness::folder_on_disk(), "warn", &[]);
+    let folder = support::harness::folder_on_disk();
+    let config = folder.path().join("snowcached.toml");
+    std::fs::write(&config, "[http]\nmax_connections = 8192\n").expect("a file");
+    let config = config.to_string_lossy().into_owned();
+    let server = Snowcached::start_with(folder, "warn", &["--config", &config]);
     push(&server, tops);
     server
 }

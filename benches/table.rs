@@ -12,6 +12,7 @@
 mod support;
 
 fn main() {
+    support::peers::least::serve_if_told();
     let settings = support::settings::Settings::from_environment();
     let (folder, report) = support::table::run(settings);
     println!("{report}\n{}", folder.display());

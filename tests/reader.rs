@@ -202,6 +202,41 @@ fn what_was_removed_is_gone_until_it_is_put_again_and_pins_are_told() {
     assert!(!list.contains("pin "), "{list}");
 }
 
+/// A power cut before the sync left any part of removals that were one commit: none counts, for the
+/// reader and for a server without an index. Where something is committed behind them they had been
+/// synced, and damage costs what it hits.
+#[test]
+fn a_torn_group_counts_for_nothing() {
+    let mut left = left();
+    left.server.start_again();
+    let gone = ["links", "noise"].map(|name| left.upload(name).base_name().to_owned());
+    let names = [gone[0].as_str(), gone[1].as_str()];
+    oracle::remove(left.server.http(), &left.server.admin_token(), &names).expect("removed");
+    left.server.stop();
+    left.is_restored_from(&left.segments(), &["links", "noise"]);
+    let folder = left.copied();
+    let (segment, at) = left.segment_with(b"\"reason\":", folder.path());
+    flip(&segment, at, 1);
+    snowread(folder.path(), &["check"]).well();
+    left.is_restored_from(folder.path(), &[]);
+
+    let torn = fs::read(&segment).expect("a segment");
+    let part = state_record(9, 1, 9_000, b"");
+    fs::write(&segment, [&torn, &part[..]].concat()).expect("a segment");
+    let (_, complaints) = snowread(folder.path(), &["check"]).unwell();
+    let damages = complaints.matches(".seg is damaged").count();
+    assert_eq!(damages, 1, "{complaints}");
+    let list = snowread(folder.path(), &["list"]).printed;
+    let paths = list.split(|byte| *byte == b'\n').count() - 1;
+    assert_eq!(paths, left.served.len() - 1);
+
+    let name = segment.file_name().expect("a name");
+    fs::write(left.segments().join(name), &torn).expect("the segment");
+    fs::remove_dir_all(left.server.depot().join("index")).expect("an index to remove");
+    left.server.start_again();
+    assert_same(&left.served, &everything(left.server.http()));
+}
+
 /// Removals and pins as the server writes them, and segments that a collection has rewritten.
 #[test]
 fn what_a_collector_rewrote_is_read_as_before() {

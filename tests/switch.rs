@@ -4,95 +4,17 @@
 mod support;
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Child;
+use std::thread;
+use std::time::Duration;
 
 use support::agent::Machine;
-use support::nix::{Nix, Node, Ran, User};
-use support::server::Snowcached;
+use support::fleet::Fleet;
+use support::nix::{Nix, Ran};
 
-/// What stands in for NixOS's program: writes down who was told what, fails where it is told to.
-const STAND_IN: &str = "#!/bin/sh\n\
-    name=$(basename $(dirname $(dirname $0)) | cut -c34-)\n\
-    touch $HOME/began-$name\n\
-    while [ -e $HOME/hold-$name ]; do sleep 0.02; done\n\
-    echo \"$name $1\" >> $HOME/configured\n\
-    [ ! -e $HOME/fail-$name ]\n";
-
-/// About.
-const KERNEL_BYTES: usize = 100_000;
-
-/// A cache with two systems, and a node with a daemon.
-struct Fleet {
-    server: Snowcached,
-    machine: Machine,
-    old: String,
-    new: String,
-}
-
-/// Makes a system that is a path of this machine's store, and pushes it.
-fn system(server: &Snowcached, name: &str) -> String {
-    let mut user = User::of(server);
-    let folder = user.home().join(name);
-    fs::create_dir_all(folder.join("bin")).expect("a folder");
-    let program = folder.join("bin/switch-to-configuration");
-    fs::write(&program, STAND_IN).expect("a program");
-    for part in ["kernel", "initrd", "kernel-modules"] {
-        let content = match part {
-            // As different as those of different systems, and of some size.
-            "kernel" => name.repeat(KERNEL_BYTES / name.len()),
-            same => same.to_owned(),
-        };
-        fs::write(folder.join(part), content).expect("a file");
-    }
-    let builder = Node::empty();
-    user.variable("FOLDER", &folder.to_string_lossy());
-    let push = "chmod +x $FOLDER/bin/*\ntop=$(nix-store --add $FOLDER)\n\
-                nix copy --to $PUSH $top\necho $top";
-    builder.sh(&user, &Nix::installed(), push).ok()
-}
-
-impl Fleet {
-    fn new(nix: &Nix) -> Fleet {
-        let server = Snowcached::start_with(support::folder_on_disk(), "warn", &[]);
-        let [old, new] = ["old", "new"].map(|name| system(&server, name));
-        let machine = Machine::new(nix, &server.public_key());
-        Fleet {
-            server,
-            machine,
-            old,
-            new,
-        }
-    }
-
-    fn prefetch(&self, root: &str) {
-        let url = self.server.url();
-        let fetch = format!("prefetch {root} --from {url} --pin {}", &root[44..]);
-        self.machine.snowcache(&fetch).ok();
-    }
-
-    fn switch(&self, root: &str, more: &str) -> Ran {
-        self.machine.snowcache(&format!("switch {root} {more}"))
-    }
-
-    /// What the profile points to.
-    fn profile(&self) -> String {
-        self.machine
-            .sh("readlink -f /nix/var/nix/profiles/system")
-            .ok()
-    }
-
-    /// Who was told what, since the last time.
-    fn configured(&self) -> Vec<String> {
-        let log = self.machine.user.home().join("configured");
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        fs::remove_file(&log).ok();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    fn let_fail(&self, name: &str) {
-        let flag = self.machine.user.home().join(format!("fail-{name}"));
-        fs::write(flag, "").expect("a flag");
-    }
-}
+/// Longer than it takes to reach a server that lives, on a busy machine.
+const NO_MORE_S: u32 = 20;
 
 #[test]
 fn a_ready_system_is_switched_to_with_the_cache_dead() {
@@ -302,6 +224,76 @@ fn a_node_that_its_control_plane_cannot_reach_goes_back_by_itself() {
     assert!(why.contains("was not reached within 1 s"), "{why}");
     assert_eq!(fleet.profile(), old);
     assert_eq!(fleet.configured(), ["old switch"]);
+}
+
+impl Fleet {
+    /// Runs a command and goes on once the control plane was reached and is watched; what it says
+    /// is in the file.
+    fn until_watched(&self, command: &str) -> (Child, PathBuf) {
+        let said = self.machine.user.home().join("said");
+        fs::write(&said, "").expect("a file");
+        let (program, shown) = (support::server::binary("snowcache"), said.display());
+        let script = format!("exec {} {command} > {shown} 2>&1", program.display());
+        let Machine { user, nix, .. } = &self.machine;
+        let mut child = self.machine.node.command(user, nix, &script);
+        let mut child = child.spawn().expect("setpriv runs");
+        let text = || fs::read_to_string(&said).unwrap_or_default();
+        while !text().contains("the control plane is reached; for ") {
+            let ended = child.try_wait().expect("our own child");
+            assert!(ended.is_none(), "{}", text());
+            thread::sleep(Duration::from_millis(20));
+        }
+        (child, said)
+    }
+
+    /// Switches to the new system; the cache is the control plane.
+    fn watched(&self, seconds: u32) -> (Child, PathBuf) {
+        let place = format!(
+            "--control-plane {} --watch-for {seconds}",
+            self.server.url()
+        );
+        let within = format!("--confirm-within {NO_MORE_S}");
+        self.until_watched(&format!("switch {} {place} {within}", self.new))
+    }
+}
+
+/// How it ended, and what it said.
+fn end((mut child, said): (Child, PathBuf)) -> (bool, String) {
+    let status = child.wait().expect("our own child");
+    (status.success(), fs::read_to_string(said).expect("text"))
+}
+
+#[test]
+fn a_control_plane_that_is_reached_no_more_some_time_later_is_gone_back_for() {
+    let mut fleet = Fleet::both_ready(&Nix::newer());
+    let old = fleet.old.clone();
+    // To the end; or until somebody reaches the node, for however long it was to be watched.
+    for seconds in [2, 3_000] {
+        let switching = fleet.watched(seconds);
+        if seconds > 2 {
+            fleet.machine.snowcache("confirm").ok();
+        }
+        let (well, said) = end(switching);
+        assert!(well && said.contains("switched to "), "{said}");
+        assert_eq!(fleet.profile(), fleet.new);
+        fleet.switch(&old, "").ok();
+    }
+    fleet.configured();
+
+    // Whoever switched is gone: who decides watches in their place.
+    let (mut switching, _) = fleet.watched(3_000);
+    switching.kill().expect("our own child");
+    switching.wait().expect("our own child");
+    let deciding = fleet.until_watched("confirm --decide");
+    assert_eq!(fleet.profile(), fleet.new);
+    fleet.server.kill();
+    let (well, said) = end(deciding);
+    assert!(!well, "{said}");
+    let says = format!("was reached no more for {NO_MORE_S} s; went back to generation");
+    assert!(said.contains(&says), "{said}");
+    assert_eq!(fleet.profile(), old);
+    assert_eq!(fleet.configured(), ["new switch", "old switch"]);
+    fleet.machine.snowcache("confirm --decide").ok();
 }
 
 #[test]

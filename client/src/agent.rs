@@ -8,6 +8,8 @@
 //!                                               |
 //!                                               v  one at a time, by priority and deadline
 //!                                              work --> prefetch --> receipt, pin
+//!                                                                      |
+//!                                          rehash <-- while nothing else is done
 //! ```
 //! Guarantees: what was asked for and answered is done, or given up with a reason that can be
 //! asked for, whoever is killed meanwhile. Only root, the agent's own user and members of the
@@ -20,20 +22,23 @@ mod follow;
 pub mod jobs;
 mod metrics;
 mod peers;
+pub mod rehash;
 mod serve;
 pub mod status;
 mod work;
 
 use crate::failure::Failure;
 use crate::figures::Tally;
+use crate::frame_spool;
 use crate::nix_conf;
 use crate::node::Node;
 use crate::queue::notify;
 use crate::queue::report::now_s;
 use crate::rate::Rate;
 use config::Config;
-use jobs::{Job, Jobs, JobsError, Wish};
+use jobs::{Job, Jobs, JobsError, State, Wish};
 use metrics::Counts;
+use rehash::Rehash;
 use rustix::fs::{FlockOperation, flock};
 use snowcache_nix::PublicKey;
 use std::collections::BTreeMap;
@@ -65,6 +70,8 @@ pub struct Agent {
     config: Config,
     node: Node,
     rate: Rate,
+    /// What is read again, and its budget.
+    rehashing: Rate,
     counts: Counts,
     since_s: u64,
     held: Mutex<Held>,
@@ -77,6 +84,7 @@ struct Held {
     jobs: Jobs,
     running: Option<Running>,
     followed: BTreeMap<String, Followed>,
+    rehash: Rehash,
 }
 
 /// What is being done.
@@ -106,12 +114,14 @@ impl Agent {
         let jobs = Jobs::open(node.folder().join("jobs")).map_err(Failure::failed)?;
         Ok(Agent {
             rate: Rate::new(config.rate()),
+            rehashing: Rate::new(config.rehash.rate()),
             counts: Counts::default(),
             since_s: now_s(),
             held: Mutex::new(Held {
                 jobs,
                 running: None,
                 followed: BTreeMap::new(),
+                rehash: Rehash::default(),
             }),
             changed: watch::Sender::new(0),
             _reign: reign,
@@ -139,6 +149,7 @@ impl Agent {
             worked = work::run(&agent) => worked.map_err(Failure::failed),
             served = doors.serve(&agent) => served,
             never = following => match never {},
+            never = rehash::run(&agent) => match never {},
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),
         };
@@ -167,9 +178,22 @@ impl Agent {
 
     /// Wants a job no more.
     fn cancel(&self, id: u64) -> Result<bool, JobsError> {
-        let removed = self.held().jobs.remove(id);
+        let (pin, removed) = {
+            let mut held = self.held();
+            let pin = held.jobs.get(id).map(|job| job.pin.clone());
+            (pin, held.jobs.remove(id))
+        };
         self.tell_change();
+        pin.into_iter().for_each(|pin| self.give_up_spool(&pin));
         removed
+    }
+
+    /// What has come of paths under way is of no use once no job wants its pin.
+    fn give_up_spool(&self, pin: &str) {
+        let wanted = |job: &Job| job.pin == pin && job.state == State::Waiting;
+        if !self.held().jobs.all().any(wanted) {
+            frame_spool::give_up(&self.node, pin);
+        }
     }
 
     /// The keys of which one must have signed each path. Those of nix.conf are read anew each time:

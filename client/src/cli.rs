@@ -246,6 +246,11 @@ Examples:
   snowcache switch /nix/store/HASH-nixos-system --mode boot
   snowcache switch /nix/store/HASH-nixos-system --health 'systemctl is-active --quiet sshd'
   snowcache switch /nix/store/HASH-nixos-system --control-plane tcp:deploy.example.org:22
+  snowcache switch /nix/store/HASH-nixos-system --control-plane http://cache.example.org:8420 \
+    --confirm-within 120 --watch-for 1800
+
+With --watch-for it ends that much later: until then the node goes back as soon as the control plane
+was not reached for as long as --confirm-within says.
 
 With --mode boot the health check and the control plane decide after the reboot: `snowcache confirm
 --decide`, which snowcache-confirm.service runs. It also sees to a switch whose command was killed.

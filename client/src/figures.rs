@@ -66,7 +66,7 @@ impl Tally {
                 self.planned.store(true, Ordering::Relaxed);
             }
             Event::Imported { .. } => drop(self.paths.fetch_add(1, Ordering::Relaxed)),
-            Event::Rehashing { .. } | Event::Again { .. } => {}
+            Event::Rehashing { .. } | Event::Again { .. } | Event::Careful { .. } => {}
         }
     }
 

@@ -7,8 +7,10 @@
 pub mod agent;
 pub mod cli;
 pub mod command;
+pub mod damage;
 mod failure;
 pub mod figures;
+pub mod frame_spool;
 mod identity;
 mod nix_conf;
 pub mod node;

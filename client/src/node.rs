@@ -4,8 +4,10 @@
 //! ```text
 //!   FOLDER/plans/<pin>/<store path>  -> /nix/store/...    while a prefetch is under way: each path
 //!                                                         that is there already
+//!   FOLDER/spool/<pin>/                                   what has come of paths under way
 //!   FOLDER/pins/<pin>/<store path>   -> /nix/store/...    the roots of what was prefetched last
 //!   FOLDER/receipts/<store path>                          what was verified, signed
+//!   FOLDER/damaged/<store path>                           what was found to be another one since
 //!   FOLDER/node.key                                       by this key, which only its owner reads
 //! ```
 //! Every link is an indirect root of Nix's: what it points to stays until the link goes.
@@ -57,12 +59,22 @@ impl Node {
         &self.folder
     }
 
+    /// Where it is kept what a plan has come to, while it is under way.
+    pub fn plan_folder(&self, pin: &str) -> PathBuf {
+        self.folder.join("plans").join(pin)
+    }
+
+    /// Where what has come of paths under way is kept, by pin.
+    pub fn spool_folder(&self) -> PathBuf {
+        self.folder.join("spool")
+    }
+
     /// Keeps a path that was imported while its closure is not whole yet: the link to root it by.
     ///
     /// # Errors
     /// When the folder cannot be written.
     pub fn plan(&self, pin: &str, path: &StorePath) -> Result<PathBuf, NodeError> {
-        link(&self.folder.join("plans").join(pin), path)
+        link(&self.plan_folder(pin), path)
     }
 
     /// The links that keep these roots, for the pin.
@@ -107,7 +119,7 @@ impl Node {
                 fs::remove_file(entry.path()).map_err(at(&entry.path()))?;
             }
         }
-        let plan = self.folder.join("plans").join(pin);
+        let plan = self.plan_folder(pin);
         match fs::remove_dir_all(&plan) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&plan)(error)),
             _ => Ok(()),

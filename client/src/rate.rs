@@ -48,24 +48,36 @@ impl FromStr for BytesPerSecond {
     type Err = BadRate;
 
     fn from_str(text: &str) -> Result<BytesPerSecond, BadRate> {
-        let bad = || BadRate(text.to_owned());
         let lower = text.trim().to_ascii_lowercase();
         if lower == "unlimited" {
             return Ok(BytesPerSecond(0));
         }
-        let amount = lower.strip_suffix("/s").unwrap_or(&lower).trim();
-        let found = UNITS
-            .iter()
-            .find_map(|(unit, bytes)| Some((amount.strip_suffix(unit)?.trim(), *bytes)));
-        let (number, unit_bytes) = found.ok_or_else(bad)?;
-        let number: f64 = number.parse().map_err(|_| bad())?;
-        let bytes = number * unit_bytes as f64;
-        // A petabyte a second is none, and what is below a byte would be no limit at all.
-        match (bytes == 0.0 || bytes >= 1.0) && bytes < 1e15 {
-            true => Ok(BytesPerSecond(bytes as u64)),
-            false => Err(bad()),
-        }
+        let amount = lower.strip_suffix("/s").unwrap_or(&lower);
+        let bytes = amount_bytes(amount).ok_or_else(|| BadRate(text.to_owned()))?;
+        Ok(BytesPerSecond(bytes))
     }
+}
+
+/// So many bytes, as people write it: `500MB`, `2GiB`.
+///
+/// # Errors
+/// With what it should be.
+pub fn size(text: &str) -> Result<u64, String> {
+    let bytes = amount_bytes(&text.to_ascii_lowercase());
+    bytes.ok_or_else(|| format!("{text:?} is no size: write it like 500MB, 2GiB, 1000000"))
+}
+
+/// A number and its unit, in lower case.
+fn amount_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let found = UNITS
+        .iter()
+        .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?.trim(), *bytes)));
+    let (number, unit_bytes) = found?;
+    let bytes = number.parse::<f64>().ok()? * unit_bytes as f64;
+    // A petabyte is none, and what is below a byte would be nothing at all.
+    let counts = (bytes == 0.0 || bytes >= 1.0) && bytes < 1e15;
+    counts.then_some(bytes as u64)
 }
 
 impl fmt::Display for BytesPerSecond {
@@ -177,6 +189,16 @@ mod tests {
         for bad in ["", "fast", "-1", "0.5", "1e99", "10 MB/min", "nan", "MB/s"] {
             let error = bad.parse::<BytesPerSecond>().expect_err(bad).to_string();
             assert!(error.contains("50MB/s"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_written_the_same_way() {
+        assert_eq!(size("1GiB"), Ok(1 << 30));
+        assert_eq!(size(" 500 MB "), Ok(500_000_000));
+        assert_eq!(size("0"), Ok(0));
+        for bad in ["", "much", "-1", "1 MB/s", "unlimited"] {
+            assert!(size(bad).is_err_and(|why| why.contains("2GiB")), "{bad}");
         }
     }
 

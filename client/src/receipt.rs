@@ -20,6 +20,7 @@
 //! Never: believed without its signature; the secret key readable by anybody else.
 
 use crate::node::{Node, NodeError};
+use serde::{Deserialize, Serialize};
 use snowcache_nix::base32::encode;
 use snowcache_nix::{NarHash, PublicKey, SecretKey, Signature, StorePath};
 use std::collections::BTreeMap;
@@ -62,7 +63,7 @@ pub struct Line {
 }
 
 /// What a file system says of a file, which changes when the file is changed or replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Stamp {
     inode: u64,
     ctime_s: i64,
@@ -97,6 +98,21 @@ pub enum ReceiptError {
         /// The path.
         path: StorePath,
         /// What happened to it.
+        what: String,
+    },
+    /// It was read again, and is not what it was.
+    #[error(
+        "{path} was found damaged on this node's disk, {when}: {what}; mend it with: nix-store \
+         --repair-path {path}, and then run: snowcache prefetch {root}", path = .path.absolute()
+    )]
+    Rotten {
+        /// Of which closure.
+        root: String,
+        /// The path.
+        path: StorePath,
+        /// When it was found.
+        when: String,
+        /// How.
         what: String,
     },
     /// A key was taken out of those that are trusted.
@@ -289,7 +305,8 @@ pub fn read(node: &Node, root: &StorePath) -> Result<Receipt, ReceiptError> {
     }
 }
 
-/// What all of this node's receipts say of paths. A receipt that is not good says nothing.
+/// What all of this node's receipts say of paths that lie there as they did. A receipt that is not
+/// good says nothing.
 ///
 /// # Errors
 /// When the node's folder cannot be read.
@@ -298,8 +315,9 @@ pub fn lines_of_all(node: &Node) -> Result<BTreeMap<StorePath, Line>, ReceiptErr
     for root in node.receipts_of()? {
         match read(node, &root) {
             Ok(receipt) => {
-                let named = receipt.paths.into_iter();
-                lines.extend(named.map(|line| (line.path.clone(), line)));
+                let holds = |line: &Line| Stamp::of(&line.path).ok() == Some(line.stamp);
+                let holding = receipt.paths.into_iter().filter(holds);
+                lines.extend(holding.map(|line| (line.path.clone(), line)));
             }
             Err(ReceiptError::Node(error)) => return Err(error.into()),
             Err(_) => {}

@@ -42,8 +42,9 @@ pub use error::RemoteError;
 pub use tokens::{GitHubError, NewToken, Token, TokenWish, github_identity};
 pub use uploads::{NarFate, PathFate, Sending, wait_after};
 
-use self::body::Again;
-use self::http::{Ask, Http};
+use self::body::{Again, Keep};
+use self::http::Http;
+use crate::frame_spool::{FrameSpool, Part};
 use crate::rate::Rate;
 use ::http::HeaderValue;
 use futures::FutureExt;
@@ -95,6 +96,13 @@ impl Remote {
     #[must_use]
     pub fn at_rate(mut self, rate: Rate) -> Remote {
         self.http.rate = rate;
+        self
+    }
+
+    /// The same cache, of which this keeps what comes until it is imported.
+    #[must_use]
+    pub fn spooled(mut self, spool: FrameSpool) -> Remote {
+        self.http.spool = spool;
         self
     }
 
@@ -156,11 +164,13 @@ impl Remote {
 
     async fn open_nar(&self, narinfo: &Narinfo) -> Result<NarStream, Error> {
         let url = self.http.endpoint.join(&narinfo.url);
-        let answer = self.http.send(&Ask::get(url.clone())).await?;
-        let answer = self.http.succeeded(&url, answer).await?;
-        let file_size_bytes = narinfo.file_size_bytes;
         let again = Again::Get(url.clone());
-        let packed = body::stream(self.http.clone(), again, answer, file_size_bytes);
+        let keep = Keep {
+            hash: narinfo.info.store_path.hash(),
+            part: Part::Nar,
+        };
+        let (size_bytes, likely_bytes) = (narinfo.file_size_bytes, narinfo.info.nar_size);
+        let packed = body::open(self.http.clone(), again, size_bytes, likely_bytes, keep).await?;
         let nar = decode::unpack(url, narinfo.compression, packed)?;
         let PathInfo {
             nar_hash, nar_size, ..

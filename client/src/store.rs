@@ -27,6 +27,7 @@ use snowcache_nix::daemon::{self, DaemonError, ImportError, Trust, ValidPath};
 use snowcache_nix::{StoreHash, StorePath};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,11 +43,19 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// A daemon takes some milliseconds to fork for one of those who wait.
 const DOOR_WAIT: Duration = Duration::from_millis(5);
 
+/// Times that one hangs up in the middle of its hello before that is believed: those who come first
+/// to a new store make its database, and all but one may fail at that (Nix 2.8).
+const HELLOS: u32 = 4;
+/// Before the second; twice as long before the next.
+const HELLO_WAIT: Duration = Duration::from_millis(50);
+
 /// Paths asked for in one request: 4,096 of at most 272 bytes are 1.1 MB.
 const PATHS_PER_REQUEST: usize = 4096;
 
-/// Idle connections that are kept: as many as work at a time by default.
-const MAX_IDLE: usize = 16;
+/// Idle connections that are kept: as many as are under way by default, 8 that are fetched and four
+/// times as many that come to their ends. A daemon takes some milliseconds of a processor for a new
+/// one.
+const MAX_IDLE: usize = 32;
 
 type Connection = daemon::Connection<stream::From, stream::To>;
 
@@ -211,13 +220,21 @@ impl Store {
         claimed: Claimed,
         nar: NarStream,
     ) -> Result<(), Error> {
-        let mut connection = self.take().await?;
         let counter = self.imported_bytes();
         let nar = nar.withheld_until(then).inspect(move |chunk| {
             if let Ok(chunk) = chunk {
                 counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
             }
         });
+        // A small NAR comes whole, and only when its references are there: until then no process of
+        // the daemon need wait for it.
+        let mut nar = pin!(nar.peekable());
+        if let Some(Err(_)) = nar.as_mut().peek().await
+            && let Some(Err(error)) = nar.next().await
+        {
+            return Err(error);
+        }
+        let mut connection = self.take().await?;
         let info = claimed.info();
         let imported = connection.add_to_store_nar(info, nar).await;
         self.give_back(connection);
@@ -254,6 +271,18 @@ impl Store {
     }
 
     async fn connect(&self) -> Result<Connection, StoreError> {
+        let mut wait = HELLO_WAIT;
+        for _ in 1..HELLOS {
+            match self.greet().await {
+                Err(StoreError::Daemon { source, .. }) if source.is_hangup() => sleep(wait).await,
+                result => return result,
+            }
+            wait *= 2;
+        }
+        self.greet().await
+    }
+
+    async fn greet(&self) -> Result<Connection, StoreError> {
         let socket = self.socket().to_owned();
         let cannot = |source| StoreError::Connect {
             socket: self.socket().to_owned(),

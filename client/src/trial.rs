@@ -82,6 +82,9 @@ pub struct Trial {
     pub confirm_within_s: Option<u64>,
     /// Where the control plane is; besides, `snowcache confirm` is its word.
     pub control_plane: Vec<String>,
+    /// For how long, after it was reached, it must be reached again and again.
+    #[serde(default)]
+    pub watch_for_s: u64,
     /// The boot in which it began.
     pub boot: String,
     /// How far it is.
@@ -264,6 +267,7 @@ mod tests {
             health_timeout_s: 5,
             confirm_within_s: Some(60),
             control_plane: vec!["tcp:h:22".to_owned()],
+            watch_for_s: 60,
             boot: "b".to_owned(),
             stage: Stage::Switching,
         }

@@ -2,8 +2,10 @@
 //!
 //! Guarantees: no network; one look at each path's top-level file and one question to the
 //! nix-daemon, about the root: a path is valid only while all that it refers to is, so Nix's own
-//! record of the root stands for those of its closure.
+//! record of the root stands for those of its closure. What was found damaged since (`damage`)
+//! does not pass.
 
+use crate::damage;
 use crate::failure::Failure;
 use crate::node::Node;
 use crate::receipt::{self, Receipt, ReceiptError};
@@ -26,7 +28,8 @@ pub async fn ready(
     let (of_node, of_root, keys) = (node.clone(), root.clone(), trusted.to_vec());
     let looking = tokio::task::spawn_blocking(move || {
         let receipt = receipt::read(&of_node, &of_root)?;
-        receipt.check(&keys).map(|()| receipt)
+        receipt.check(&keys)?;
+        damage::check(&of_node, &receipt).map(|()| receipt)
     });
     let (looked, known) = join(looking, store.path_info(root)).await;
     let receipt = looked

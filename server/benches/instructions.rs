@@ -7,7 +7,7 @@
 //! SNOWCACHE_BASELINE=write cargo bench … --bench instructions       a new one
 //! ```
 //! Runs itself under valgrind's callgrind, which counts what happens below [`counted`]: of a
-//! narinfo from the request as hyper hands it over to the response that hyper gets, the meter
+//! narinfo from the request as hyper hands it over to the response that hyper gets, its counting
 //! included. Exit code 1: something takes more than [`AT_MOST`] times its baseline.
 
 #![allow(clippy::unwrap_used, reason = "of what it shares with a test")]
@@ -26,6 +26,7 @@ use snowcache_server::listen::Peer;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 /// What is counted, and in how many pieces it is told: the count is of one.
 const KINDS: [(&str, &str, u64); 5] = [
@@ -78,9 +79,12 @@ fn ask(hash: &str) {
     let requests: Vec<_> = (0..REQUESTS).map(|_| request(&Method::GET, hash)).collect();
     for mut request in requests {
         counted(|| {
-            let meter = app.metrics.meter(request.method(), request.uri().path());
+            let began = Instant::now();
             let answer = front.answer(&Peer::Unix, &mut request);
-            meter.answered(answer.expect("known at once"))
+            let answer = answer.expect("known at once");
+            let (method, path) = (request.method(), request.uri().path());
+            app.metrics.at_once(method, path, &answer, began);
+            answer
         });
     }
 }

@@ -28,6 +28,7 @@ use crate::oidc::{Issuers, IssuersError};
 use crate::patcher::Patcher;
 use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
+use crate::turns::Turns;
 use crate::workers::Workers;
 use crate::{reload, systemd};
 use futures::FutureExt;
@@ -187,7 +188,7 @@ impl Server {
         hurry: impl Future<Output = ()> + Send,
     ) {
         let (app, hurry) = (self.app, hurry.shared());
-        let service = |router| Service::new(router, &app.config.http, &app.metrics);
+        let service = |router| Service::new(router, &app.config.http, &app.metrics, &app.turns);
         let (front, doors) = (Front::new(app.clone()), Doors::new(app.clone()));
         let serving = service(router::router(app.clone())).behind(front, doors);
         let serving = serving.on(self.listeners);
@@ -250,6 +251,7 @@ fn engine(
         small_nars: KeptNars::default(),
         layouts: KeptNars::default(),
         plans: Plans::default(),
+        turns: Turns::default(),
         patcher: Patcher::default(),
         conflicts: AtomicU64::new(0),
         config,

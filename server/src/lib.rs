@@ -33,4 +33,5 @@ pub mod recompressor;
 pub mod reload;
 pub mod scrubber;
 pub mod systemd;
+pub mod turns;
 pub mod workers;

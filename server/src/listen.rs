@@ -1,7 +1,7 @@
 //! Connections: accepted, bounded in number and in patience, and ended gracefully.
 //!
 //! ```text
-//!   bind --> accept --[place]--> (TLS) --> hyper http1 --> metered --> the router
+//!   bind --> accept --[place]--> (TLS) --[turn]--> hyper http1 --> metered --[turn]--> the router
 //!                                            '-- stalled writes, slow heads: closed
 //!   SIGTERM: /readyz 503 --drain_delay_s--> stop accepting --> let requests end, shutdown_grace_s
 //!            --> close
@@ -28,9 +28,11 @@ use crate::config::Http;
 use crate::http::doors::Doors;
 use crate::http::front::Front;
 use crate::metrics::Metrics;
+use crate::turns::Turns;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use futures::future::{Either, ready};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -42,11 +44,12 @@ use outlet::Outlet;
 use patience::Patience;
 use sender::{Sender, Width};
 use socket::Accepted;
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use transport::Transport;
@@ -59,6 +62,9 @@ const CONNECTION_BUFFER_BYTES: usize = 256 << 10;
 /// After a failed accept (no descriptors left, say) the next one waits this long, so that the loop
 /// does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Connections accepted before the runtime looks for what else is ready: at some 10 us each.
+const ACCEPTED_AT_ONCE: usize = 16;
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +120,8 @@ pub struct Service {
     places: Arc<Semaphore>,
     /// For those that the kernel may take more of.
     wide: Arc<Semaphore>,
+    /// For those that come, and those that ask for much.
+    turns: Turns,
     http: Http,
     metrics: Arc<Metrics>,
 }
@@ -146,13 +154,14 @@ impl Serving {
 
 impl Service {
     /// Serves `router` within the limits of `http`.
-    pub fn new(router: Router, http: &Http, metrics: &Arc<Metrics>) -> Service {
+    pub fn new(router: Router, http: &Http, metrics: &Arc<Metrics>, turns: &Turns) -> Service {
         Service {
             router,
             front: None,
             doors: None,
             places: Arc::new(Semaphore::new(http.max_connections)),
             wide: Arc::new(Semaphore::new(WIDE_PLACES)),
+            turns: turns.clone(),
             http: http.clone(),
             metrics: metrics.clone(),
         }
@@ -190,7 +199,10 @@ impl Service {
         graceful: Arc<GracefulShutdown>,
         mut stopped: watch::Receiver<()>,
     ) {
-        loop {
+        for number in 1_usize.. {
+            if number % ACCEPTED_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
             let next = async {
                 let place = self.places.clone().acquire_owned().await;
                 let place = place.expect("invariant: the semaphore is never closed");
@@ -219,13 +231,16 @@ impl Service {
         match accepted {
             Accepted::Plain(stream, peer) => self.speak(stream, peer, watcher).await,
             Accepted::Unix(stream) => self.speak(stream, Peer::Unix, watcher).await,
-            Accepted::Tls(stream, peer, certificates) => match certificates.accept(stream).await {
-                Ok(stream) => self.speak(stream, peer, watcher).await,
-                Err(error) => {
-                    self.metrics.http.handshake_failed();
-                    tracing::debug!(%error, ?peer, "a TLS handshake failed");
+            Accepted::Tls(stream, peer, certificates) => {
+                self.turns.take().await;
+                match certificates.accept(stream).await {
+                    Ok(stream) => self.speak(stream, peer, watcher).await,
+                    Err(error) => {
+                        self.metrics.http.handshake_failed();
+                        tracing::debug!(%error, ?peer, "a TLS handshake failed");
+                    }
                 }
-            },
+            }
         }
         drop(place);
     }
@@ -237,32 +252,33 @@ impl Service {
         let (outlet, line) = (Outlet::default(), Line::default());
         let stream = WriteTimeout::new(stream, self.http.write_timeout());
         let stream = Sender::new(stream, outlet.clone(), Width::new(self.wide.clone()));
-        let stream = stream.on(line.clone());
+        let stream = stream.on(line.clone()).entering(self.turns.clone());
         let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
+            let began = Instant::now();
             let door = self.doors.as_ref().and_then(|it| it.of(&mut request));
-            let meter = self.metrics.meter(request.method(), request.uri().path());
             let (front, router) = match &door {
                 Some(door) => (Some(&door.front), &door.router),
                 None => (self.front.as_ref(), &self.router),
             };
-            let answer = match front.and_then(|front| front.answer(&peer, &mut request)) {
-                Some(answer) => Either::Left(ready(Ok(answer))),
-                None => {
-                    request.extensions_mut().insert(peer.clone());
-                    request.extensions_mut().insert(outlet.clone());
-                    request.extensions_mut().insert(line.clone());
-                    let router = TowerToHyperService::new(router.clone());
-                    Either::Right(hyper::service::Service::call(&router, request))
-                }
-            };
-            async move {
-                let mut answer = meter.answered(answer.await?);
-                if self.metrics.is_draining() {
-                    let close = HeaderValue::from_static("close");
-                    answer.headers_mut().insert(header::CONNECTION, close);
-                }
-                Ok::<_, std::convert::Infallible>(answer)
+            let at_once = front.and_then(|front| front.answer(&peer, &mut request));
+            let (method, path) = (request.method(), request.uri().path());
+            if let Some(answer) = at_once {
+                self.metrics.at_once(method, path, &answer, began);
+                return Either::Left(ready(Ok::<_, Infallible>(self.finished(answer))));
             }
+            let meter = self.metrics.meter(method, path, began);
+            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(outlet.clone());
+            request.extensions_mut().insert(line.clone());
+            let router = TowerToHyperService::new(router.clone());
+            // In a box, so that what is answered at once has no more to carry about.
+            Either::Right(Box::pin(async move {
+                if meter.asks_much() {
+                    self.turns.take().await;
+                }
+                let answer = hyper::service::Service::call(&router, request).await?;
+                Ok(self.finished(meter.answered(answer)))
+            }))
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(Patience::new(self.http.header_timeout()))
@@ -272,5 +288,14 @@ impl Service {
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(%error, "a connection ended early");
         }
+    }
+
+    /// The answer, the connection's last one where the server is about to end.
+    fn finished(&self, mut answer: Response) -> Response {
+        if self.metrics.is_draining() {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(header::CONNECTION, close);
+        }
+        answer
     }
 }

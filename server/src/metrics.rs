@@ -20,6 +20,8 @@ pub use route::Route;
 pub use snowcache_core::exposition::Exposition;
 
 use axum::http::Method;
+use axum::response::Response;
+use http_body::Body;
 use snowcache_depot::Stats;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,9 +53,18 @@ struct Counted {
 }
 
 impl Metrics {
-    /// Begins to measure a request.
-    pub fn meter(self: &Arc<Self>, method: &Method, path: &str) -> Meter {
-        Meter::begin(self.clone(), Route::of(path), method)
+    /// Begins to measure a request that came at `began`.
+    pub fn meter(self: &Arc<Self>, method: &Method, path: &str, began: Instant) -> Meter {
+        Meter::begin(self.clone(), Route::of(path), method, began)
+    }
+
+    /// Counts a request that came at `began` and has its answer, of a known length.
+    pub fn at_once(&self, method: &Method, path: &str, answer: &Response, began: Instant) {
+        let route = Route::of(path);
+        let (http, method) = (&self.http, http::method_number(method));
+        http.answered(route, method, answer.status());
+        http.sent(route, answer.body().size_hint().exact().unwrap_or(0));
+        http.lasted(route, began.elapsed());
     }
 
     /// From now on the server ends.

@@ -1,7 +1,7 @@
 //! What a narinfo out of memory takes from the allocator.
 //!
 //! Counted is everything between hyper and the depot's memory: from the request as hyper hands it
-//! over, with its headers, to the response that hyper gets, the meter included. Not counted is
+//! over, with its headers, to the response that hyper gets, its counting included. Not counted is
 //! hyper itself, whose buffers last as long as the connection.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's own")]
@@ -15,6 +15,7 @@ use axum::http::{Method, Response};
 use snowcache_server::http::App;
 use snowcache_server::http::front::Front;
 use snowcache_server::listen::Peer;
+use std::time::Instant;
 
 /// The body's box and the request's id: the headers' map is the request's own.
 const A_HIT: u64 = 2;
@@ -24,10 +25,12 @@ fn answered(app: &App, front: &Front, method: &Method, hash: &str) -> (u64, Resp
     let mut asked = request(method, hash);
     let mut response = None;
     let counted = allocation_counter::measure(|| {
-        let meter = app.metrics.meter(asked.method(), asked.uri().path());
-        response = front
-            .answer(&Peer::Unix, &mut asked)
-            .map(|answer| meter.answered(answer));
+        let began = Instant::now();
+        response = front.answer(&Peer::Unix, &mut asked);
+        if let Some(answer) = &response {
+            let (method, path) = (asked.method(), asked.uri().path());
+            app.metrics.at_once(method, path, answer, began);
+        }
     });
     (counted.count_total, response.unwrap())
 }

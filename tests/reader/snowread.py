@@ -16,7 +16,7 @@ import argparse, array, collections, hashlib, io, json, mmap, pathlib, re, struc
 import resource, subprocess, sys, tempfile
 
 NEWEST = 2  # the newest version of a record that this reader knows
-FRAME, SEGMENT, RECIPE, PATH, SIGNATURES, REMOVED, PIN = 1, 2, 3, 5, 6, 10, 11
+FRAME, SEGMENT, RECIPE, PATH, SIGNATURES, PART, REMOVED, PIN = 1, 2, 3, 5, 6, 9, 10, 11
 LITERAL, UNZSTD = 2, ["zstd", "-dcq"]
 NAME, NAR = "StorePath: /nix/store/", "NarHash: sha256:"
 ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"
@@ -129,24 +129,28 @@ def record_at(segment, at):
 
 def records(name, segment, fast):
     """All that was acknowledged in a segment and is not damaged."""
-    at, end, waiting, damage = 0, 0, [], []
+    at, end, spoilt, waiting, damage = 0, 0, 0, [], []
     while at < len(segment):
         record = record_at(segment, at)
         if record is None:
             start, places = at, (found.start() for found in MAGIC.finditer(segment, at + 1))
-            at = next((place for place in places if record_at(segment, place)), len(segment))
+            spoilt = at = next((it for it in places if record_at(segment, it)), len(segment))
             damage.append(f"{name} is damaged from {start} to {at}")
             continue
         at = record.end
         believed = fast and record.kind == FRAME
         if not believed and blake3(segment[record.body:at])[:8] != record.checksum:
             damage.append(f"{name} is damaged from {record.at} to {at}")
+            spoilt = at
             continue
         waiting.append(record)
         if record.commit:
-            yield from waiting
-            list(map(complain, damage))
-            end, waiting, damage = at, [], []
+            is_group = record.kind == PART and record.body < at
+            begins = json.loads(segment[record.body:at])["begins"] if is_group else at
+            end = begins if begins < spoilt else at  # a group counts wholly or not at all
+            yield from (one for one in waiting if one.at < end)
+            waiting = [one for one in waiting if one.at >= end]
+            damage = damage if waiting else list(filter(complain, damage))
     if end < len(segment):
         complain(f"{name} ends with {len(segment) - end} bytes that were never committed", False)
 

@@ -22,6 +22,7 @@ pub type Client = Connection<AllowStdIo<UnixStream>, AllowStdIo<UnixStream>>;
 pub struct Daemon {
     process: Child,
     socket: PathBuf,
+    log: PathBuf,
 }
 
 impl Daemon {
@@ -37,13 +38,20 @@ impl Daemon {
         );
         let mut command = node.command(user, nix, &script);
         let process = command.stdout(Stdio::null()).spawn().expect("setpriv runs");
-        let mut daemon = Daemon { process, socket };
+        let mut daemon = Daemon {
+            process,
+            socket,
+            log,
+        };
         let begin = Instant::now();
         while UnixStream::connect(&daemon.socket).is_err() {
             let ended = daemon.process.try_wait().expect("our own child");
-            let said = || std::fs::read_to_string(&log).unwrap_or_default();
-            assert!(ended.is_none(), "nix-daemon ended: {}", said());
-            assert!(begin.elapsed() < PATIENCE, "no nix-daemon: {}", said());
+            assert!(ended.is_none(), "nix-daemon ended: {}", daemon.said());
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "no nix-daemon: {}",
+                daemon.said()
+            );
             thread::sleep(Duration::from_millis(10));
         }
         daemon
@@ -63,16 +71,36 @@ impl Daemon {
         *self = Daemon::start(node, user, nix);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Another connection, hello said.
+    /// Another connection, hello said. Those who come first to a new store make its database; a
+    /// daemon that fails at that, for another one does, hangs up and is greeted again.
     pub fn connect(&self) -> Client {
-        let stream = UnixStream::connect(&self.socket).expect("the daemon listens");
-        let other = stream.try_clone().expect("a descriptor");
-        let halves = (AllowStdIo::new(stream), AllowStdIo::new(other));
-        block_on(Connection::open(halves.0, halves.1)).expect("a daemon that is understood")
+        let begin = Instant::now();
+        loop {
+            let stream = UnixStream::connect(&self.socket).expect("the daemon listens");
+            let other = stream.try_clone().expect("a descriptor");
+            let halves = (AllowStdIo::new(stream), AllowStdIo::new(other));
+            match block_on(Connection::open(halves.0, halves.1)) {
+                Ok(client) => return client,
+                Err(error) if error.is_hangup() && begin.elapsed() < PATIENCE => {
+                    eprintln!("nix-daemon hung up: {error}; it says: {}", self.said());
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => panic!("{error}; the daemon says: {}", self.said()),
+            }
+        }
+    }
+
+    /// What it wrote to its stderr.
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 

@@ -115,6 +115,36 @@ impl Wire {
         self.shared.fuse().blown
     }
 
+    /// Waits until whoever is at its near end has read all that passed. (proc(5), /proc/net/tcp:
+    /// ports and queues are hexadecimal.)
+    #[track_caller]
+    pub fn wait_until_read(&self) {
+        let port = format!(":{:04X}", self.address.port());
+        let unread = || -> u64 {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+            let queues = table.lines().skip(1).filter_map(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                let (to_send, to_read) = fields[4].split_once(':')?;
+                let is_here = fields[1].ends_with(&port);
+                let queue = if is_here { to_send } else { to_read };
+                (is_here || fields[2].ends_with(&port)).then_some(queue)
+            });
+            let numbers = queues.map(|queue| u64::from_str_radix(queue, 16).expect("a number"));
+            numbers.sum()
+        };
+        let (begin, mut read) = (Instant::now(), 0);
+        // The kernel may leave a socket out when others come and go meanwhile.
+        while read < 20 {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{} bytes are not read",
+                unread()
+            );
+            read = if unread() == 0 { read + 1 } else { 0 };
+            thread::sleep(LOOK);
+        }
+    }
+
     /// What was asked for along it so far, whether it passed or not.
     pub fn asked(&self) -> Vec<Asked> {
         self.shared.asked.lock().expect("no poison").clone()

@@ -18,6 +18,7 @@ pub mod corpus;
 pub mod daemon;
 pub mod disk;
 pub mod fault;
+pub mod fleet;
 pub mod http;
 pub mod issuer;
 pub mod machine;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -283,6 +284,7 @@ impl Oracle {
         while !self.over.load(Ordering::Relaxed) {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let upload = make(number);
+            self.wait_for_server(http);
             let _asking = self.down.read().expect("no poison");
             self.note(number, Progress::NarSent);
             if !self.put(http, &upload.nar_path(), token, &upload.body) {
@@ -306,6 +308,7 @@ impl Oracle {
     pub fn collect_until_over(&self, http: Http, token: &str, admin_token: &str) {
         while !self.over.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(20));
+            self.wait_for_server(http);
             let acknowledged = self.acknowledged();
             let Some(&last) = acknowledged.last() else {
                 continue;
@@ -325,6 +328,14 @@ impl Oracle {
             if collect(http, admin_token).is_ok() {
                 self.collections.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Waits until somebody listens, or it is over: one that was killed may take long to be gone,
+    /// and thousands of uploads would be tried in vain before it can be started again.
+    fn wait_for_server(&self, http: Http) {
+        while TcpStream::connect(http.0).is_err() && !self.over.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -1,4 +1,4 @@
-//! A cache with two versions of some programs, each of 8 MiB, of which one differs.
+//! A cache with two versions of some programs, each of 8 MiB, of which one differs, or more.
 
 use super::codec::Codec;
 use super::nar::{Nar, Upload, hash_part};
@@ -22,8 +22,18 @@ impl Versions {
 
     /// Of so many.
     pub fn of(programs: u64) -> Versions {
+        Versions::changed(programs, 1)
+    }
+
+    /// Of one program, of which so many MiB differ.
+    pub fn changed_by(mib: usize) -> Versions {
+        Versions::changed(1, mib)
+    }
+
+    fn changed(programs: u64, mib: usize) -> Versions {
         let server = Snowcached::start_with(super::folder_on_disk(), "warn", &[]);
-        let mut more: Vec<[Upload; 2]> = (0..programs).map(|it| program(&server, it)).collect();
+        let mut more: Vec<[Upload; 2]> =
+            (0..programs).map(|it| program(&server, it, mib)).collect();
         Versions {
             server,
             uploads: more.remove(0),
@@ -37,10 +47,10 @@ impl Versions {
     }
 }
 
-fn program(server: &Snowcached, program: u64) -> [Upload; 2] {
+fn program(server: &Snowcached, program: u64, mib: usize) -> [Upload; 2] {
     let mut random = Random::seeded(5 + program);
     let mut part = |mib: usize| random.bytes(mib << 20);
-    let parts = [part(3), part(4), part(1), part(1)];
+    let parts = [part(3), part(4), part(mib), part(mib)];
     let version = |number: u64, middle: usize| {
         let seed = 2 * program + number;
         let name = match program {

@@ -4,6 +4,7 @@
 pub mod attic;
 pub mod certificate;
 pub mod harmonia;
+pub mod least;
 pub mod nginx;
 pub mod snowcache;
 
@@ -25,6 +26,8 @@ pub struct Subject {
     pub packed: Served,
     /// Where it has uncompressed ones.
     pub plain: Option<Served>,
+    /// Where it is asked for what it does not have.
+    pub absent: Target,
 }
 
 /// One way to ask a server.

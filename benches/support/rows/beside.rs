@@ -23,6 +23,7 @@ use super::super::engine::closed::{Closed, Until, closed};
 use super::super::engine::mix::{Kind, Mix, misses};
 use super::super::engine::open::{Open, Schedule, open};
 use super::super::engine::tally::Tally;
+use super::super::engine::target::Target;
 use super::super::peers::{OURS, Subject};
 use super::super::report::markdown::show;
 use super::super::report::{Limit, Row, Spread};
@@ -69,7 +70,7 @@ pub fn measure(stage: &mut Stage) -> Findings {
         row("as fast as they go".to_owned(), Limit::Told),
     ];
     let mut others: [Vec<(String, f64, f64)>; 2] = Default::default();
-    interleaved(&stage.subjects, stage.settings.rounds, |subject| {
+    interleaved(&stage.with_least(), stage.settings.rounds, |subject| {
         let Some(noticed) = noticed(subject, seconds, &mut rows) else {
             return;
         };
@@ -93,8 +94,8 @@ pub fn measure(stage: &mut Stage) -> Findings {
 fn noticed(subject: &Subject, seconds: f64, rows: &mut [Row; 2]) -> Option<Noticed> {
     let target = &subject.packed.target;
     let hits = Mix::only(Kind::NarinfoHit).asks(target, &subject.packed.generations[0], 17);
-    let absent = misses(target, (seconds * MISSES_PER_SECOND) as usize, 19);
-    let every_other = |asks: &Arc<[Ask]>, per_second, connections, first| {
+    let absent = misses(&subject.absent, (seconds * MISSES_PER_SECOND) as usize, 19);
+    let every_other = |target: &Target, asks: &Arc<[Ask]>, per_second, connections, first| {
         let plan = Open {
             schedule: Schedule::At(halves(per_second, seconds, first)),
             connections,
@@ -103,9 +104,17 @@ fn noticed(subject: &Subject, seconds: f64, rows: &mut [Row; 2]) -> Option<Notic
         open(target, asks, plan)
     };
     let spread = together([
-        &|| every_other(&hits, HITS_PER_SECOND, HIT_CONNECTIONS, 0),
-        &|| every_other(&hits, HITS_PER_SECOND, HIT_CONNECTIONS, 1),
-        &|| every_other(&absent, MISSES_PER_SECOND, STORM_CONNECTIONS, 1),
+        &|| every_other(target, &hits, HITS_PER_SECOND, HIT_CONNECTIONS, 0),
+        &|| every_other(target, &hits, HITS_PER_SECOND, HIT_CONNECTIONS, 1),
+        &|| {
+            every_other(
+                &subject.absent,
+                &absent,
+                MISSES_PER_SECOND,
+                STORM_CONNECTIONS,
+                1,
+            )
+        },
     ]);
     let at_a_rate = Open {
         schedule: Schedule::Rate(HITS_PER_SECOND, seconds),
@@ -117,7 +126,7 @@ fn noticed(subject: &Subject, seconds: f64, rows: &mut [Row; 2]) -> Option<Notic
         ..Closed::seconds(STORM_CONNECTIONS, seconds, None)
     };
     let unbridled = together([&|| open(target, &hits, at_a_rate.clone()), &|| {
-        Ok(closed(target, &absent, all))
+        Ok(closed(&subject.absent, &absent, all))
     }]);
     let [alone, beside, _] = right(&subject.name, spread, &mut rows[0])?;
     let [hurried, _] = right(&subject.name, unbridled, &mut rows[1])?;

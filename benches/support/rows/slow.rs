@@ -80,6 +80,7 @@ fn subject(name: &str, pid: u32, packed: Served, plain: Served) -> Subject {
     Subject {
         name: name.to_owned(),
         pid,
+        absent: packed.target.clone(),
         packed,
         plain: Some(plain),
     }

@@ -1,11 +1,15 @@
 //! What most rows are measured on: one corpus in snowcached, in nginx, and in whatever else was
-//! given, every NAR of each verified before anything counts.
+//! given, every NAR of each verified before anything counts. Beside them hyper with fixed answers,
+//! for the rows that its limit is of.
 
 use super::super::corpus::Corpus;
+use super::super::engine::block_on;
+use super::super::engine::catalog::{Catalog, get};
 use super::super::engine::target::Target;
 use super::super::engine::verify::verify;
 use super::super::harness::attic::CACHE as ATTIC_CACHE;
 use super::super::harness::server::Snowcached;
+use super::super::peers::least::{Fixed, LEAST, Least};
 use super::super::peers::nginx::Nginx;
 use super::super::peers::{OURS, Running, Served, Subject, YARDSTICK, attic, harmonia, snowcache};
 use super::super::report::Row;
@@ -20,6 +24,7 @@ pub struct Stage {
     pub nginx: Option<Nginx>,
     /// harmonia and attic, as far as they were given.
     peers: Vec<Running>,
+    least: Option<(Least, Subject)>,
     /// The depot's blocks: empty, with the first generation, with the second.
     pub disk_bytes: [u64; 3],
     /// What was not given, or was wrong.
@@ -39,10 +44,12 @@ impl Stage {
             ours,
             nginx: None,
             peers: Vec::new(),
+            least: None,
             disk_bytes,
             remarks: Vec::new(),
         };
         stage.add_ours();
+        stage.add_least();
         stage.add_nginx();
         stage.add_harmonia();
         stage.add_attic();
@@ -59,6 +66,12 @@ impl Stage {
             }
         }
         stage
+    }
+
+    /// All subjects, and the least that hyper costs.
+    pub fn with_least(&self) -> Vec<Subject> {
+        let least = self.least.iter().map(|(_, subject)| subject);
+        self.subjects.iter().chain(least).cloned().collect()
     }
 
     /// What generation 1 has, and what generation 2 has besides.
@@ -88,9 +101,71 @@ impl Stage {
         self.subjects.push(Subject {
             name: OURS.to_owned(),
             pid: self.ours.pid(),
+            absent: packed.target.clone(),
             packed,
             plain: Some(plain),
         });
+    }
+
+    /// It answers with a narinfo of ours of middling length, and as ours does to what it has not.
+    fn add_least(&mut self) {
+        let ours = &self.subjects[0].packed;
+        let mut narinfos: Vec<_> = ours.generations[0]
+            .items
+            .iter()
+            .map(|item| item.narinfo.clone())
+            .collect();
+        narinfos.sort_by_key(|narinfo| narinfo.len());
+        let narinfo = narinfos[narinfos.len() / 2].clone();
+        let missing = block_on(async {
+            let mut wire = ours.target.connect().await?;
+            get(
+                &ours.target,
+                &mut wire,
+                &format!("{}.narinfo", "0".repeat(32)),
+            )
+            .await
+        });
+        let (status, missing) = missing.expect("an answer");
+        let fixed = [
+            Fixed {
+                status: 200,
+                content_type: "text/x-nix-narinfo",
+                body: narinfo.to_vec(),
+            },
+            Fixed {
+                status,
+                content_type: "text/plain; charset=utf-8",
+                body: missing,
+            },
+        ];
+        let least = match Least::start(&fixed) {
+            Ok(least) => least,
+            Err(why) => {
+                self.remarks.push(Row::untold("P1", LEAST, why));
+                return;
+            }
+        };
+        let same = |catalog: &Catalog| {
+            let mut catalog = catalog.clone();
+            for item in &mut catalog.items {
+                item.narinfo = narinfo.clone();
+            }
+            catalog
+        };
+        let [here, absent] =
+            [0, 1].map(|number| Target::plain(&format!("http://127.0.0.1:{}", least.port(number))));
+        let subject = Subject {
+            name: LEAST.to_owned(),
+            pid: least.pid(),
+            packed: Served {
+                target: here,
+                generations: ours.generations.iter().map(same).collect(),
+            },
+            plain: None,
+            absent,
+        };
+        self.least = Some((least, subject));
     }
 
     fn add_nginx(&mut self) {
@@ -105,10 +180,12 @@ impl Stage {
             let target = Target::plain(&format!("{}/{folder}", nginx.url()));
             Served::read(target, &self.parts())
         };
+        let packed = read("zst");
         self.subjects.push(Subject {
             name: YARDSTICK.to_owned(),
             pid: nginx.pid(),
-            packed: read("zst"),
+            absent: packed.target.clone(),
+            packed,
             plain: Some(read("raw")),
         });
         self.nginx = Some(nginx);
@@ -157,6 +234,7 @@ impl Stage {
         self.subjects.push(Subject {
             name: name.to_owned(),
             pid,
+            absent: packed.target.clone(),
             packed,
             plain: None,
         });

@@ -37,10 +37,12 @@ pub fn measure(stage: &mut Stage) -> Findings {
     let parts = [stage.corpus.added(0)];
     let subject = |name: &str, pid: u32, url: String| {
         let target = Target::parse(&url, Some(&certificate.certificate));
+        let target = target.expect("a URL of ours");
         Subject {
             name: name.to_owned(),
             pid,
-            packed: Served::read(target.expect("a URL of ours"), &parts),
+            absent: target.clone(),
+            packed: Served::read(target, &parts),
             plain: None,
         }
     };

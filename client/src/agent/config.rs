@@ -3,6 +3,7 @@
 //! Guarantees: every key has a default, so that no file at all is a good one; a key that does not
 //! exist is refused, with the one that was probably meant. Never: a token in it; it names a file.
 
+use crate::frame_spool;
 use crate::node::{Node, check_pin};
 use crate::rate::BytesPerSecond;
 use crate::remote::{Endpoint, Remote};
@@ -21,6 +22,9 @@ use toml::{Table, Value};
 pub const DEFAULT_FILE: &str = "/etc/snowcache/agent.toml";
 /// A poll of a pin is one small request; more often than this is no use.
 const MIN_INTERVAL_S: u64 = 1;
+/// With 10 MB/s it is 6 TB, far more than a node has; 10 GB are read in 17 minutes of it, in which
+/// a core that hashes a GB in a second is busy with it for 1 %.
+const WEEK_S: u64 = 7 * 24 * 3600;
 /// A file of a token has a line of 100 characters or, of an issuer, a few KB.
 const MAX_TOKEN_BYTES: usize = 64 << 10;
 
@@ -40,6 +44,8 @@ pub struct Config {
     pub fetch: Fetch,
     /// How often what failed is tried.
     pub retry: Retry,
+    /// How often what is here is hashed again.
+    pub rehash: Rehash,
     /// Where it is measured.
     pub metrics: Metrics,
     /// Pins of a cache that are followed.
@@ -60,6 +66,8 @@ pub struct Fetch {
     pub jobs: u16,
     /// `50MB/s`, or `unlimited`.
     pub rate: String,
+    /// What is kept of paths under way; 0: nothing.
+    pub spool_bytes: u64,
 }
 
 /// `[retry]`
@@ -72,6 +80,16 @@ pub struct Retry {
     pub longest_wait_s: u64,
     /// How long what nobody gave a deadline is tried again while no cache can be reached.
     pub patience_s: u64,
+}
+
+/// `[rehash]`
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rehash {
+    /// From the beginning of a pass to the next one's, at most; 0: never.
+    pub period_s: u64,
+    /// `10MB/s`, or `unlimited`.
+    pub rate: String,
 }
 
 /// `[metrics]`
@@ -108,6 +126,7 @@ impl Default for Config {
             store_socket: DEFAULT_SOCKET.into(),
             fetch: Fetch::default(),
             retry: Retry::default(),
+            rehash: Rehash::default(),
             metrics: Metrics::default(),
             follow: Vec::new(),
         }
@@ -122,6 +141,7 @@ impl Default for Fetch {
             trusted_public_keys: Vec::new(),
             jobs: 8,
             rate: "unlimited".to_owned(),
+            spool_bytes: frame_spool::DEFAULT_BUDGET_BYTES,
         }
     }
 }
@@ -133,6 +153,22 @@ impl Default for Retry {
             longest_wait_s: 60,
             patience_s: 3600,
         }
+    }
+}
+
+impl Default for Rehash {
+    fn default() -> Rehash {
+        Rehash {
+            period_s: WEEK_S,
+            rate: "10MB/s".to_owned(),
+        }
+    }
+}
+
+impl Rehash {
+    /// How fast it may read.
+    pub fn rate(&self) -> BytesPerSecond {
+        self.rate.parse().unwrap_or_default()
     }
 }
 
@@ -262,6 +298,9 @@ impl Config {
         }
         if let Err(error) = fetch.rate.parse::<BytesPerSecond>() {
             return wrong("fetch.rate", error.to_string());
+        }
+        if let Err(error) = self.rehash.rate.parse::<BytesPerSecond>() {
+            return wrong("rehash.rate", error.to_string());
         }
         if self.retry.first_wait_s == 0 || self.retry.longest_wait_s < self.retry.first_wait_s {
             let problem = "it must be at least 1, and longest_wait_s no less";

@@ -5,6 +5,7 @@
 
 use super::Agent;
 use super::jobs::State;
+use crate::damage;
 use crate::prefetch::Event;
 use snowcache_core::exposition::Exposition;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,7 @@ impl Counts {
     /// Something happened.
     pub(super) fn note(&self, event: &Event<'_>) {
         match event {
-            Event::Planned { .. } => {}
+            Event::Planned { .. } | Event::Careful { .. } => {}
             Event::Imported { narinfo, .. } => {
                 add(&self.imported_paths, 1);
                 add(&self.imported_bytes, narinfo.info.nar_size);
@@ -45,11 +46,17 @@ fn add(counter: &AtomicU64, number: u64) {
 /// All of it, as text.
 pub(super) fn text(agent: &Agent) -> String {
     let mut text = Exposition::default();
-    let (jobs, followed, running) = {
+    let (jobs, followed, running, rehashed_s) = {
         let held = agent.held();
         let count = |state| held.jobs.all().filter(|job| job.state == state).count();
         let states = [State::Waiting, State::Ready, State::GivenUp].map(count);
-        (states, held.followed.clone(), held.running.is_some())
+        let rehashed_s = held.rehash.last.as_ref().map_or(0, |last| last.ended_s);
+        (
+            states,
+            held.followed.clone(),
+            held.running.is_some(),
+            rehashed_s,
+        )
     };
     text.gauge("agent_jobs", "Jobs, by how they stand.");
     for (state, count) in ["waiting", "ready", "given_up"].iter().zip(jobs) {
@@ -100,6 +107,22 @@ pub(super) fn text(agent: &Agent) -> String {
     text.sample(&[], agent.rate.received_bytes());
     text.gauge("agent_rate_bytes_per_second", "The budget; 0: none.");
     text.sample(&[], agent.rate.get().0);
+    text.counter(
+        "agent_rehash_nar_bytes_total",
+        "NAR bytes that were hashed again by schedule.",
+    );
+    text.sample(&[], agent.rehashing.received_bytes());
+    text.gauge(
+        "agent_rehash_ended_timestamp_seconds",
+        "When all that receipts name had been hashed again; 0: never.",
+    );
+    text.sample(&[], rehashed_s);
+    text.gauge(
+        "agent_damaged_paths",
+        "Paths that were verified once and are not what they were.",
+    );
+    // A note that cannot be read is no sign of health.
+    text.sample(&[], damage::all(&agent.node).map_or(1, |all| all.len()));
     let last = "When a closure became ready; 0: never.";
     text.gauge("agent_last_ready_timestamp_seconds", last);
     text.sample(&[], read(&counts.last_ready_s));

@@ -2,6 +2,8 @@
 
 use super::Agent;
 use super::jobs::{Job, State, hash_of};
+use super::rehash::Rehash;
+use crate::damage::{self, Damage};
 use crate::figures::Figures;
 use crate::queue::report::now_s;
 use crate::rate::BytesPerSecond;
@@ -31,6 +33,10 @@ pub struct Status {
     pub follow: Vec<Following>,
     /// The jobs, the oldest first.
     pub jobs: Vec<Shown>,
+    /// How what is here is hashed again.
+    pub rehash: Rehash,
+    /// What is not what it was.
+    pub damaged: Vec<Damage>,
 }
 
 /// A pin that is followed.
@@ -93,6 +99,7 @@ impl Status {
                 why: known.why,
             }
         });
+        let damaged = damage::all(&agent.node).unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since_s: agent.since_s,
@@ -103,6 +110,8 @@ impl Status {
             received_bytes: agent.rate.received_bytes(),
             follow: follow.collect(),
             jobs,
+            rehash: held.rehash.clone(),
+            damaged: damaged.into_values().collect(),
         }
     }
 
@@ -119,6 +128,12 @@ impl Status {
         }
         for follow in &self.follow {
             text += &follow.line();
+        }
+        text += &format!("rehash   {}\n", self.rehash.line());
+        for damage in &self.damaged {
+            let (path, when) = (&damage.path, show::time(damage.found_s));
+            let what = &damage.what;
+            text += &format!("DAMAGED  {path}, found {when}: {what}\n");
         }
         if self.jobs.is_empty() {
             text += "no jobs: `snowcache prefetch ROOT` makes one\n";

@@ -2,13 +2,14 @@
 //!
 //! Guarantees: what fails is tried again after a wait that grows and is random, until the job's
 //! time is over; then it is given up, with why. One with a higher priority breaks off what is
-//! under way, which loses the paths that were on their way and nothing else. Everything that was
-//! held for an attempt is let go of when it ends; what came is kept by roots.
+//! under way, which loses less than a MiB of each path that was on its way, and nothing else.
+//! Everything that was held for an attempt is let go of when it ends; what came is kept by roots.
 //! Never: two jobs at a time, which would share the node's disk and the budget.
 
 use super::jobs::{Done, Job, JobsError, State, hash_of};
 use super::{Agent, Running};
 use crate::figures::Tally;
+use crate::frame_spool::FrameSpool;
 use crate::nix_conf;
 use crate::prefetch::{Event, Prefetch, Ready};
 use crate::preflight;
@@ -68,11 +69,13 @@ async fn attempt(agent: &Arc<Agent>, job: &Job) -> Result<(), JobsError> {
     };
     agent.held().running = None;
     notify::tell("STATUS=waiting for something to do");
-    match result {
+    let noted = match result {
         Some(Ok(ready)) => succeeded(agent, job, &ready, begin.elapsed()),
         Some(Err(failed)) => went_wrong(agent, job, failed),
         None => Ok(()),
-    }
+    };
+    agent.give_up_spool(&job.pin);
+    noted
 }
 
 async fn bring(agent: &Arc<Agent>, job: &Job) -> Result<Ready, Failed> {
@@ -87,18 +90,22 @@ async fn bring(agent: &Arc<Agent>, job: &Job) -> Result<Ready, Failed> {
     let roots: Vec<StoreHash> = roots
         .collect::<Result<_, _>>()
         .map_err(|error: snowcache_nix::Base32Error| Failed::for_good(error))?;
-    let sources = sources(agent, job)?;
+    let spool = FrameSpool::of(&agent.node, &job.pin, agent.config.fetch.spool_bytes);
+    let sources = sources(agent, job, &spool)?;
     let on = |event: Event<'_>| {
         agent.counts.note(&event);
         tally.note(&event);
-        if let Event::Again { error } = event {
-            eprintln!("snowcache: trying again: {error}");
+        match event {
+            Event::Again { error } => eprintln!("snowcache: trying again: {error}"),
+            Event::Careful { why } => eprintln!("snowcache: careful: {why}"),
+            _ => {}
         }
     };
     let prefetch = Prefetch {
         sources: &sources,
         store: &store,
         node: &agent.node,
+        spool: &spool,
         pin: &job.pin,
         jobs: usize::from(agent.config.fetch.jobs),
         on: &on,
@@ -110,7 +117,7 @@ async fn bring(agent: &Arc<Agent>, job: &Job) -> Result<Ready, Failed> {
     })
 }
 
-fn sources(agent: &Agent, job: &Job) -> Result<Sources, Failed> {
+fn sources(agent: &Agent, job: &Job, spool: &FrameSpool) -> Result<Sources, Failed> {
     let config = &agent.config;
     let urls = match job.from.is_empty() {
         true => &config.fetch.caches,
@@ -118,6 +125,7 @@ fn sources(agent: &Agent, job: &Job) -> Result<Sources, Failed> {
     };
     let remotes = urls.iter().map(|url| config.connect(url));
     let remotes = remotes.map(|it| it.map(|it: Remote| it.at_rate(agent.rate.clone())));
+    let remotes = remotes.map(|it| it.map(|it| it.spooled(spool.clone())));
     let remotes: Vec<Remote> = remotes
         .collect::<Result<_, _>>()
         .map_err(Failed::for_good)?;

@@ -2,7 +2,7 @@
 
 use super::SocketArgs;
 use crate::node::check_pin;
-use crate::rate::BytesPerSecond;
+use crate::rate::{BytesPerSecond, size};
 use crate::trial::SwitchMode;
 use clap::Args;
 use std::path::PathBuf;
@@ -22,12 +22,16 @@ pub struct PrefetchArgs {
     /// Keys of which one must have signed each path [default: those of this machine's nix.conf]
     #[arg(long, value_name = "KEYS", value_delimiter = ' ')]
     pub trusted_public_keys: Vec<String>,
-    /// How many paths are fetched and imported at a time
+    /// How many paths are fetched at a time; of those below 256 KiB four times as many
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// What may be received a second: 50MB/s, 800KiB/s
     #[arg(long, value_name = "RATE", default_value = "unlimited")]
     pub rate: BytesPerSecond,
+    /// What may be kept on disk of paths under way, so that whoever is killed fetches only the rest
+    /// of them: 500MB, 2GiB; 0: nothing
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size)]
+    pub spool: u64,
     /// Seconds until which it must be ready: until then whatever fails is tried again, and the
     /// agent waited for
     #[arg(long, value_name = "SECONDS")]
@@ -80,6 +84,12 @@ pub struct WhyArgs {
     pub json: bool,
 }
 
+/// A month at most: what comes later nobody waits for.
+fn seconds() -> clap::builder::RangedU64ValueParser {
+    const MONTH_S: u64 = 31 * 24 * 3600;
+    clap::value_parser!(u64).range(..=MONTH_S)
+}
+
 /// `snowcache switch`
 #[derive(Args, Debug)]
 pub struct SwitchArgs {
@@ -104,7 +114,7 @@ pub struct SwitchArgs {
     pub health_timeout_s: u64,
     /// Go back by itself unless the control plane is reached within so many seconds, or says
     /// `snowcache confirm` here [default: 120 with --control-plane, otherwise never]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds())]
     pub confirm_within: Option<u64>,
     /// Where the boot loader copies kernels to, which must have room for the new one unless it is
     /// of the store's file system; `none`: whatever it has
@@ -113,6 +123,10 @@ pub struct SwitchArgs {
     /// Where the control plane is: a URL, which may answer anything, or tcp:HOST:PORT
     #[arg(long, value_name = "PLACE")]
     pub control_plane: Vec<String>,
+    /// So many seconds more, go back when it is not reached for as long as --confirm-within says
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(), default_value_t = 0)]
+    #[arg(requires = "control_plane")]
+    pub watch_for: u64,
 }
 
 /// `snowcache confirm`

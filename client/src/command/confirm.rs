@@ -22,11 +22,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How often the control plane is tried, and whether somebody has confirmed is looked at.
 const TRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
+/// How often it is tried while it is watched, or four times in the time that it has: a fleet of
+/// 3,000 nodes asks a hundred times a second.
+const WATCH: Duration = Duration::from_secs(30);
 /// A control plane that takes longer is not reached.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -123,46 +126,67 @@ fn booted_since(trial: &Trial) -> bool {
     system::boot_id() != trial.boot
 }
 
-/// Waits until the control plane is reached, or says that it has reached us.
+/// Waits until the control plane is reached, and for as long as it is watched then, is reached
+/// again and again; or until it says that it has reached us.
 ///
 /// # Errors
 /// When neither happens in time.
 pub(super) async fn await_word(trial: &Trial, node: &Node) -> Result<(), String> {
-    let patience = Duration::from_secs(trial.confirm_within_s.unwrap_or(0));
-    let deadline = Instant::now() + patience;
-    let reached = async {
-        loop {
-            for place in &trial.control_plane {
-                if reach(place).await {
-                    return;
-                }
-            }
-            match trial.control_plane.is_empty() {
-                true => std::future::pending().await,
-                false => sleep(TRY).await,
-            }
-        }
-    };
     let told = async {
         while !trial.is_confirmed(node).unwrap_or(false) {
             sleep(LOOK).await;
         }
     };
-    let word = async {
-        tokio::select! {
-            () = reached => {}
-            () = told => {}
+    tokio::select! {
+        watched = watch(trial) => watched,
+        () = told => Ok(()),
+    }
+}
+
+async fn watch(trial: &Trial) -> Result<(), String> {
+    let patience = Duration::from_secs(trial.confirm_within_s.unwrap_or(0));
+    let watched = Duration::from_secs(trial.watch_for_s);
+    let places = match trial.control_plane.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", trial.control_plane.join(", ")),
+    };
+    let seconds = patience.as_secs();
+    let (mut last, mut end) = (Instant::now(), None);
+    loop {
+        let in_time = tokio::time::timeout_at(last + patience, reached(trial)).await;
+        in_time.map_err(|_| match end {
+            None => format!("the control plane{places} was not reached within {seconds} s"),
+            Some(_) => format!("the control plane{places} was reached no more for {seconds} s"),
+        })?;
+        last = Instant::now();
+        if end.is_none() && !watched.is_zero() {
+            let watched = watched.as_secs();
+            eprintln!(
+                "snowcache: the control plane is reached; for {watched} s more it must be every \
+                 {seconds} s, or somebody says `snowcache confirm` here"
+            );
         }
-    };
-    let late = |_| {
-        let seconds = patience.as_secs();
-        let places = match trial.control_plane.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", trial.control_plane.join(", ")),
-        };
-        format!("the control plane{places} was not reached within {seconds} s")
-    };
-    tokio::time::timeout_at(deadline, word).await.map_err(late)
+        let end = *end.get_or_insert(last + watched);
+        if last >= end {
+            return Ok(());
+        }
+        sleep_until(end.min(last + (patience / 4).min(WATCH))).await;
+    }
+}
+
+/// Tries all of its places until one answers.
+async fn reached(trial: &Trial) {
+    loop {
+        for place in &trial.control_plane {
+            if reach(place).await {
+                return;
+            }
+        }
+        match trial.control_plane.is_empty() {
+            true => std::future::pending().await,
+            false => sleep(TRY).await,
+        }
+    }
 }
 
 /// Whether something answers there: `tcp:HOST:PORT`, or a URL, whatever it says.

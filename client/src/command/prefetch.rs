@@ -11,6 +11,7 @@ use super::{block_on, connect, connect_openly, print, print_json};
 use crate::cli::{CacheArgs, NodeArgs, PrefetchArgs};
 use crate::failure::{Exit, Failure};
 use crate::figures::Figures;
+use crate::frame_spool::FrameSpool;
 use crate::nix_conf;
 use crate::node::Node;
 use crate::prefetch::{Event, Prefetch};
@@ -55,6 +56,9 @@ enum Line<'a> {
     Again {
         why: String,
     },
+    Careful {
+        why: &'a str,
+    },
     Progress(Figures),
     Summary(&'a Summary),
     Failure {
@@ -70,9 +74,10 @@ pub(super) fn run(cache: &CacheArgs, args: &PrefetchArgs) -> Result<(), Failure>
         let result = match handed::agent_for(&node, args).await? {
             Some(agent) => handed::over(&agent, cache, &subjects, args).await,
             None => {
-                let sources = sources(cache, args)?;
+                let spool = FrameSpool::of(&node, &args.pin, args.spool);
+                let sources = sources(cache, args, &spool)?;
                 let store = Store::at(args.node.store_socket.clone());
-                bring(&sources, &store, &node, &subjects, args).await
+                bring(&sources, &store, (&node, &spool), &subjects, args).await
             }
         };
         match result {
@@ -96,7 +101,7 @@ pub(super) fn node(args: &NodeArgs) -> Result<Node, Failure> {
 }
 
 /// The caches, of which only the one that --cache names gets its token.
-fn sources(cache: &CacheArgs, args: &PrefetchArgs) -> Result<Sources, Failure> {
+fn sources(cache: &CacheArgs, args: &PrefetchArgs, spool: &FrameSpool) -> Result<Sources, Failure> {
     let urls = match args.from.is_empty() {
         true => std::slice::from_ref(&cache.cache),
         false => args.from.as_slice(),
@@ -106,7 +111,10 @@ fn sources(cache: &CacheArgs, args: &PrefetchArgs) -> Result<Sources, Failure> {
         false => connect_openly(url),
     });
     let rate = Rate::new(args.rate);
-    let remotes = remotes.map(|remote| Ok::<_, Failure>(remote?.at_rate(rate.clone())));
+    let remotes = remotes.map(|remote| {
+        let remote = remote?.at_rate(rate.clone());
+        Ok::<_, Failure>(remote.spooled(spool.clone()))
+    });
     let trusted = super::gate::trusted(&args.trusted_public_keys)?;
     nix_conf::check_trusted(&trusted).map_err(Failure::failed)?;
     Ok(Sources::new(remotes.collect::<Result<_, _>>()?, trusted))
@@ -115,7 +123,7 @@ fn sources(cache: &CacheArgs, args: &PrefetchArgs) -> Result<Sources, Failure> {
 async fn bring(
     sources: &Sources,
     store: &Store,
-    node: &Node,
+    (node, spool): (&Node, &FrameSpool),
     subjects: &[Subject],
     args: &PrefetchArgs,
 ) -> Result<(), Failure> {
@@ -127,6 +135,7 @@ async fn bring(
         sources,
         store,
         node,
+        spool,
         pin: &args.pin,
         jobs: usize::from(args.jobs),
         on: &on,
@@ -185,6 +194,13 @@ fn tell(event: &Event<'_>, args: &PrefetchArgs, progress: &Progress) {
                 paths: *paths,
                 nar_size_bytes: *nar_size_bytes,
             }
+        }
+        Event::Careful { why } => {
+            progress.clear();
+            if !args.json && !args.quiet {
+                eprintln!("snowcache: careful: {why}");
+            }
+            Line::Careful { why }
         }
         Event::Again { error } => {
             progress.clear();

@@ -9,7 +9,8 @@
 //!     |
 //!   ROOT/bin/switch-to-configuration MODE, then the health check (with `boot`: after the reboot)
 //!     | well                                | not
-//!   is the control plane reached in time?   the profile's old generation, its own
+//!   is the control plane reached in time,   the profile's old generation, its own
+//!   and while it is watched?
 //!     | yes          \------- no ---------> switch-to-configuration MODE
 //!   done; is a reboot needed?
 //! ```
@@ -91,6 +92,7 @@ fn trial(args: &SwitchArgs, root: &StorePath) -> Trial {
         health_timeout_s: args.health_timeout_s,
         confirm_within_s: within_s,
         control_plane: args.control_plane.clone(),
+        watch_for_s: args.watch_for,
         boot: system::boot_id(),
         stage: Stage::Switching,
     }

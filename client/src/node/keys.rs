@@ -3,7 +3,7 @@
 //! Guarantees: the secret key is made readable for its owner only, and one that somebody else could
 //! have read is not used; a file is replaced whole or not at all, also when the power goes.
 
-use super::{Node, NodeError, at};
+use super::{Node, NodeError, at, names_in};
 use snowcache_nix::{SecretKey, StorePath};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// A secret key's file has a line of 130 characters and a name.
 const MAX_KEY_BYTES: u64 = 4096;
+const RECEIPTS: &str = "receipts";
 
 impl Node {
     /// The node's key; made when there is none.
@@ -76,7 +77,7 @@ impl Node {
     /// # Errors
     /// When it cannot be read.
     pub fn receipt(&self, root: &StorePath, limit: u64) -> Result<Option<String>, NodeError> {
-        read(&self.receipts().join(root.to_string()), limit)
+        read(&self.receipt_of(root), limit)
     }
 
     /// The roots that there are receipts of.
@@ -84,16 +85,17 @@ impl Node {
     /// # Errors
     /// When the folder cannot be read.
     pub fn receipts_of(&self) -> Result<Vec<StorePath>, NodeError> {
-        let folder = self.receipts();
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(at(&folder))?,
-        };
-        let names = entries.flatten().map(|entry| entry.file_name());
         // Drafts have names that are no store path's, or nobody signed them.
-        Ok(names
-            .filter_map(|name| name.to_str()?.parse().ok())
-            .collect())
+        self.paths_in(RECEIPTS)
+    }
+
+    /// The paths that are written about in one of the node's folders, if there is such a folder.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn paths_in(&self, folder: &str) -> Result<Vec<StorePath>, NodeError> {
+        let names = names_in(&self.folder.join(folder))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Replaces the receipt of this root.
@@ -101,7 +103,7 @@ impl Node {
     /// # Errors
     /// When the folder cannot be written.
     pub fn write_receipt(&self, root: &StorePath, text: &str) -> Result<(), NodeError> {
-        self.replace(&self.receipts(), &root.to_string(), text)
+        self.replace(&self.receipt_of(root), text)
     }
 
     /// Takes the receipt of this root away.
@@ -109,7 +111,7 @@ impl Node {
     /// # Errors
     /// When the folder cannot be written.
     pub fn remove_receipt(&self, root: &StorePath) -> Result<(), NodeError> {
-        remove(&self.receipts().join(root.to_string()))
+        remove(&self.receipt_of(root))
     }
 
     /// A small file of the node's, if it is there.
@@ -125,7 +127,7 @@ impl Node {
     /// # Errors
     /// When the folder cannot be written.
     pub fn write_text(&self, name: &str, text: &str) -> Result<(), NodeError> {
-        self.replace(&self.folder, name, text)
+        self.replace(&self.folder.join(name), text)
     }
 
     /// Takes a small file of the node's away.
@@ -141,18 +143,18 @@ impl Node {
         at(&self.folder.join(name))(error)
     }
 
-    fn replace(&self, folder: &Path, name: &str, text: &str) -> Result<(), NodeError> {
+    fn replace(&self, file: &Path, text: &str) -> Result<(), NodeError> {
+        let folder = file.parent().unwrap_or(&self.folder);
         fs::create_dir_all(folder).map_err(at(folder))?;
-        let file = folder.join(name);
-        let draft = self.draft(&file)?;
+        let draft = self.draft(file)?;
         write(&draft, text.as_bytes()).map_err(at(&draft))?;
-        fs::rename(&draft, &file).map_err(at(&file))?;
+        fs::rename(&draft, file).map_err(at(file))?;
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(at(folder))
     }
 
-    fn receipts(&self) -> PathBuf {
-        self.folder.join("receipts")
+    fn receipt_of(&self, root: &StorePath) -> PathBuf {
+        self.folder.join(RECEIPTS).join(root.to_string())
     }
 
     fn key_file(&self) -> PathBuf {

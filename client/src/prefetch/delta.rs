@@ -24,7 +24,7 @@ use snowcache_core::delta::{Delta, DeltaError, Pair, Part};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::swap::{Swapper, Swaps};
 use snowcache_nix::{NarHash, StorePath};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,6 +36,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that wait for it.
 const QUEUED: usize = 2;
+
+/// How often an older path is looked for: what a broken import has left of a path in the store's
+/// folder, and its lock, are likely ones by their names and not valid.
+const GUESSES: u32 = 4;
 
 /// Patches that are unpacked at a time: 56 MiB each.
 const PATCHING: usize = 2;
@@ -91,23 +95,17 @@ pub(super) async fn plan(
         .iter()
         .map(|narinfo| narinfo.info.store_path.clone())
         .collect();
-    let guesses = bases::likely(&wanted);
-    if guesses.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let held: Vec<StorePath> = guesses.values().cloned().collect();
-    store.hold(&held).await?;
     let (mut pairs, mut paths) = (Vec::new(), BTreeMap::new());
-    let known = store.path_infos(&held).await?;
-    for ((wanted, old), known) in guesses.into_iter().zip(known) {
-        if let Some(known) = known {
-            pairs.push(Pair {
-                wanted: wanted.hash(),
-                old: old.hash(),
-                old_nar: known.info.nar_hash,
-            });
-            paths.insert(wanted.hash(), (wanted, old));
-        }
+    for (wanted, (old, old_nar)) in older(store, wanted).await? {
+        pairs.push(Pair {
+            wanted: wanted.hash(),
+            old: old.hash(),
+            old_nar,
+        });
+        paths.insert(wanted.hash(), (wanted, old));
+    }
+    if pairs.is_empty() {
+        return Ok(BTreeMap::new());
     }
     let mut plans = BTreeMap::new();
     let patching = Arc::new(Semaphore::new(PATCHING));
@@ -126,6 +124,33 @@ pub(super) async fn plan(
         }
     }
     Ok(plans)
+}
+
+/// For each of these an older path that is valid, and held, and its NAR.
+async fn older(
+    store: &Store,
+    mut wanted: Vec<StorePath>,
+) -> Result<BTreeMap<StorePath, (StorePath, NarHash)>, Error> {
+    let (mut older, mut invalid) = (BTreeMap::new(), BTreeSet::new());
+    for _ in 0..GUESSES {
+        let guesses = bases::likely(&wanted, &invalid);
+        let held: Vec<StorePath> = guesses.values().cloned().collect();
+        if held.is_empty() {
+            break;
+        }
+        store.hold(&held).await?;
+        let known = store.path_infos(&held).await?;
+        wanted.clear();
+        for ((path, old), known) in guesses.into_iter().zip(known) {
+            if let Some(known) = known {
+                older.insert(path, (old, known.info.nar_hash));
+            } else {
+                wanted.push(path);
+                invalid.insert(old);
+            }
+        }
+    }
+    Ok(older)
 }
 
 impl Plan {

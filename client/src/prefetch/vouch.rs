@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   fetched now, and registered so          its NarHash was verified on the way in
-//!   on an earlier receipt, unchanged        as it was verified then
+//!   on an earlier receipt, unchanged, and
+//!   not found damaged since                 as it was verified then
 //!   anything else that was there before     read through the daemon and hashed, once
 //! ```
 //! So a node pays once, about a second a GB and core, for what it had before it knew of receipts.
@@ -11,8 +12,9 @@
 //! from the store. A damaged path is named, with how to mend it.
 
 use super::{Event, Prefetch};
+use crate::damage;
 use crate::node::NodeError;
-use crate::receipt::{self, Line, Receipt, ReceiptError, Stamp};
+use crate::receipt::{Line, Receipt, ReceiptError, Stamp};
 use futures::{StreamExt, TryStreamExt, stream};
 use snowcache_core::cache::{Cache, Narinfo};
 use snowcache_core::error::{Blame, Error, Kind};
@@ -55,7 +57,7 @@ impl Prefetch<'_> {
         closure: &[Narinfo],
         fetched: &BTreeSet<StorePath>,
     ) -> Result<(), Error> {
-        let earlier = receipt::lines_of_all(self.node)
+        let earlier = damage::sound_lines(self.node)
             .map_err(|error| Unverified::from(error).because(Kind::Invalid))?;
         let (mut lines, mut to_hash, mut registered) = (Vec::new(), Vec::new(), BTreeMap::new());
         let paths = closure.iter().map(|it| it.info.store_path.clone());
@@ -125,7 +127,12 @@ impl Prefetch<'_> {
                 })?;
             }
             match stamp(&path)? == line.stamp {
-                true => Ok(line),
+                true => {
+                    damage::mended(self.node, &path).map_err(|error| {
+                        Unverified::from(ReceiptError::from(error)).because(Kind::Invalid)
+                    })?;
+                    Ok(line)
+                }
                 false => Err(Unverified::Changing(path).because(Kind::Unavailable)),
             }
         });

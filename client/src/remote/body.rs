@@ -1,5 +1,9 @@
 //! A large body as a stream that survives broken connections.
 //!
+//! ```text
+//!   what of it is on the disk, from an earlier attempt     see `frame_spool`
+//!   then what the cache sends from there on                kept on the disk, too, if it is long
+//! ```
 //! Guarantees: the bytes of one resource, each once, in order. When the connection breaks, or stays
 //! silent for [`IDLE_TIMEOUT`], the rest is asked for: of a NAR if the server said that it takes
 //! ranges and its ETag is still the same, of frames, patches and plans in their own way. Bounded:
@@ -9,6 +13,8 @@
 use super::elsewhere::{Elsewhere, Stalled};
 use super::error::RemoteError;
 use super::http::{Ask, BoxError, Http, IDLE_TIMEOUT};
+use super::retry::is_passing;
+use crate::frame_spool::{About, Entry, LEAST_BYTES, Part};
 use bytes::Bytes;
 use futures::Stream;
 use futures::stream::unfold;
@@ -16,7 +22,9 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use snowcache_core::error::Error;
+use snowcache_nix::StoreHash;
 use std::io;
 use tokio::time::timeout;
 
@@ -62,6 +70,24 @@ impl Again {
         }
     }
 
+    /// The request for all of it.
+    fn whole(&self) -> Ask {
+        match self {
+            Again::Get(url) => Ask::get(url.clone()),
+            Again::Plan(ask) => ask.clone(),
+            Again::Ranges { url, file, ranges } => ask_ranges(url, file, ranges, 0),
+        }
+    }
+
+    /// What is asked for, in so few words.
+    fn what(&self) -> String {
+        let Ask { url, body, .. } = self.whole();
+        match body.is_empty() {
+            true => url,
+            false => format!("{url} {:x}", Sha256::digest(&body)),
+        }
+    }
+
     /// The request for what follows the first so many bytes. `etag` is of the first answer.
     fn rest(&self, read_bytes: u64, etag: Option<&HeaderValue>) -> Option<Ask> {
         match self {
@@ -102,44 +128,93 @@ impl Again {
     }
 }
 
+/// What is kept on the disk of a path while it comes.
+pub(super) struct Keep {
+    /// Of which path.
+    pub hash: StoreHash,
+    /// What of it.
+    pub part: Part,
+}
+
 struct Download {
     http: Http,
     again: Again,
-    incoming: Incoming,
+    /// None where all of it was here.
+    incoming: Option<Incoming>,
     read_bytes: u64,
     /// What its narinfo says that it has.
-    file_size_bytes: Option<u64>,
+    size_bytes: Option<u64>,
     resumable: bool,
     etag: Option<HeaderValue>,
     resumptions: u32,
+    /// Where what comes is kept, and what did before.
+    entry: Option<Entry>,
+    kept_bytes: u64,
 }
 
-/// The body of `answer`, whose rest is asked for as `again` says. `file_size_bytes` is how long it
+/// The body of `answer`, whose rest is asked for as `again` says. `size_bytes` is how long it
 /// should be, if that is known.
 pub(super) fn stream(
     http: Http,
     again: Again,
     answer: Response<Incoming>,
-    file_size_bytes: Option<u64>,
+    size_bytes: Option<u64>,
 ) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
-    let download = Download {
-        resumable: !matches!(again, Again::Get(_)) || is_resumable(answer.headers()),
-        etag: answer.headers().get(header::ETAG).cloned(),
-        incoming: answer.into_body(),
-        read_bytes: 0,
-        resumptions: 0,
-        http,
-        again,
-        file_size_bytes,
-    };
-    unfold(Some(download), |download| async {
-        let mut download = download?;
-        match download.next().await {
-            Ok(Some(chunk)) => Some((Ok(chunk), Some(download))),
-            Ok(None) => None,
-            Err(error) => Some((Err(error.into()), None)),
+    Download::of(http, again, size_bytes, answer).chunks()
+}
+
+/// What `again` asks for; from what is kept of it, as far as that goes. Of something that has
+/// `likely_bytes` or so.
+///
+/// # Errors
+/// When the cache cannot be asked, or does not have it.
+pub(super) async fn open(
+    http: Http,
+    again: Again,
+    size_bytes: Option<u64>,
+    likely_bytes: u64,
+    keep: Keep,
+) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + 'static, RemoteError> {
+    let entry = match size_bytes.unwrap_or(likely_bytes) > LEAST_BYTES {
+        true => {
+            let about = About {
+                cache: http.endpoint.to_string(),
+                what: again.what(),
+                etag: None,
+            };
+            http.spool.entry(keep.hash, keep.part, about).await
         }
-    })
+        false => None,
+    };
+    let mut download = match entry {
+        Some(entry) => Download::kept(http, again, size_bytes, entry).await?,
+        None => Download::whole(http, again, size_bytes).await?,
+    };
+    // Of what cannot be gone on with, it is no use to keep the beginning.
+    download.entry.take_if(|_| !download.resumable);
+    Ok(download.chunks())
+}
+
+/// What follows the first so many bytes, if the cache goes on there.
+async fn rest(
+    http: &Http,
+    again: &Again,
+    kept_bytes: u64,
+    etag: Option<&HeaderValue>,
+) -> Result<Option<Incoming>, RemoteError> {
+    let ask = (kept_bytes > 0).then(|| again.rest(kept_bytes, etag));
+    let Some(ask) = ask.flatten() else {
+        return Ok(None);
+    };
+    let answer = http.send(&ask).await?;
+    if again.fits(&answer, kept_bytes, etag) {
+        return Ok(Some(answer.into_body()));
+    }
+    // Whoever cannot now may do so later.
+    match is_passing(answer.status()) {
+        true => http.succeeded(&ask.url, answer).await.map(|_| None),
+        false => Ok(None),
+    }
 }
 
 fn is_resumable(headers: &HeaderMap) -> bool {
@@ -150,19 +225,105 @@ fn is_resumable(headers: &HeaderMap) -> bool {
 }
 
 impl Download {
+    fn of(
+        http: Http,
+        again: Again,
+        size_bytes: Option<u64>,
+        answer: Response<Incoming>,
+    ) -> Download {
+        Download {
+            resumable: !matches!(again, Again::Get(_)) || is_resumable(answer.headers()),
+            etag: answer.headers().get(header::ETAG).cloned(),
+            incoming: Some(answer.into_body()),
+            read_bytes: 0,
+            resumptions: 0,
+            http,
+            again,
+            size_bytes,
+            entry: None,
+            kept_bytes: 0,
+        }
+    }
+
+    async fn whole(
+        http: Http,
+        again: Again,
+        size_bytes: Option<u64>,
+    ) -> Result<Download, RemoteError> {
+        let answer = http.send(&again.whole()).await?;
+        let answer = http.succeeded(again.url(), answer).await?;
+        Ok(Download::of(http, again, size_bytes, answer))
+    }
+
+    /// From what is kept, if the cache goes on where that ends.
+    async fn kept(
+        http: Http,
+        again: Again,
+        size_bytes: Option<u64>,
+        mut entry: Entry,
+    ) -> Result<Download, RemoteError> {
+        let kept_bytes = entry.kept_bytes();
+        let etag = entry.etag().and_then(|it| HeaderValue::from_str(it).ok());
+        let rest = match size_bytes == Some(kept_bytes) {
+            true => Some(None),
+            false => rest(&http, &again, kept_bytes, etag.as_ref())
+                .await?
+                .map(Some),
+        };
+        let Some(incoming) = rest else {
+            let mut download = Download::whole(http, again, size_bytes).await?;
+            entry.begin(download.etag.as_ref().and_then(|it| it.to_str().ok()));
+            download.entry = Some(entry);
+            return Ok(download);
+        };
+        entry.resume();
+        Ok(Download {
+            http,
+            again,
+            incoming,
+            read_bytes: 0,
+            size_bytes,
+            resumable: true,
+            etag,
+            resumptions: 0,
+            entry: Some(entry),
+            kept_bytes,
+        })
+    }
+
+    fn chunks(self) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
+        unfold(Some(self), |download| async {
+            let mut download = download?;
+            match download.next().await {
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(download))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        })
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        if let Some(kept) = self.next_kept().await? {
+            return Ok(Some(kept));
+        }
         loop {
+            let Some(incoming) = &mut self.incoming else {
+                return self.end().await;
+            };
             let elsewhere = self.http.elsewhere.clone();
-            let frame = timeout(IDLE_TIMEOUT, self.incoming.frame());
+            let frame = timeout(IDLE_TIMEOUT, incoming.frame());
             let Ok(frame) = Elsewhere::or(elsewhere.as_ref(), frame).await else {
                 return Err(self.stalled());
             };
             let broken: BoxError = match frame {
-                Ok(None) => return self.end(),
+                Ok(None) => return self.end().await,
                 Ok(Some(Ok(frame))) => match frame.into_data() {
                     Ok(chunk) if !chunk.is_empty() => {
                         self.read_bytes += chunk.len() as u64;
                         self.resumptions = 0;
+                        if let Some(entry) = &mut self.entry {
+                            entry.push(&chunk).await;
+                        }
                         self.http.rate.spend(chunk.len()).await;
                         return Ok(Some(chunk));
                     }
@@ -171,15 +332,31 @@ impl Download {
                 Ok(Some(Err(error))) => error.into(),
                 Err(_) => io::Error::from(io::ErrorKind::TimedOut).into(),
             };
-            match Elsewhere::or(elsewhere.as_ref(), self.resume(broken)).await {
-                Ok(resumed) => resumed?,
-                Err(Stalled) => return Err(self.stalled()),
-            }
+            self.go_on(broken).await?;
         }
     }
 
-    fn end(&self) -> Result<Option<Bytes>, RemoteError> {
-        match self.file_size_bytes {
+    /// The next of what is here from before. When the rest of that is damaged, it is fetched.
+    async fn next_kept(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        let is_here = self.read_bytes < self.kept_bytes;
+        let Some(entry) = self.entry.as_mut().filter(|_| is_here) else {
+            return Ok(None);
+        };
+        let Some(chunk) = entry.next().await else {
+            self.kept_bytes = self.read_bytes;
+            let damaged = io::Error::new(io::ErrorKind::InvalidData, "what was kept is damaged");
+            self.go_on(damaged.into()).await?;
+            return Ok(None);
+        };
+        self.read_bytes += chunk.len() as u64;
+        Ok(Some(chunk))
+    }
+
+    async fn end(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        if let Some(entry) = &mut self.entry {
+            entry.end().await;
+        }
+        match self.size_bytes {
             Some(file_size_bytes) if file_size_bytes != self.read_bytes => {
                 let (url, found_bytes) = (self.again.url().to_owned(), self.read_bytes);
                 Err(RemoteError::FileSize {
@@ -205,6 +382,14 @@ impl Download {
         }
     }
 
+    async fn go_on(&mut self, source: BoxError) -> Result<(), RemoteError> {
+        let elsewhere = self.http.elsewhere.clone();
+        match Elsewhere::or(elsewhere.as_ref(), self.resume(source)).await {
+            Ok(resumed) => resumed,
+            Err(Stalled) => Err(self.stalled()),
+        }
+    }
+
     async fn resume(&mut self, source: BoxError) -> Result<(), RemoteError> {
         let read_bytes = self.read_bytes;
         let broke_off = self.broke_off(source);
@@ -220,7 +405,7 @@ impl Download {
         if !self.again.fits(&answer, read_bytes, self.etag.as_ref()) {
             return Err(broke_off);
         }
-        self.incoming = answer.into_body();
+        self.incoming = Some(answer.into_body());
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use super::elsewhere::{Elsewhere, Stalled};
 use super::endpoint::Endpoint;
 use super::error::{RemoteError, first_line};
 use super::{retry, tls};
+use crate::frame_spool::{FrameSpool, MAX_CHUNK_BYTES};
 use crate::rate::Rate;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -45,6 +46,8 @@ pub(super) struct Http {
     proxy_authorization: Option<HeaderValue>,
     /// What may come of it a second.
     pub(super) rate: Rate,
+    /// What keeps what comes until it is imported.
+    pub(super) spool: FrameSpool,
     /// How often a request is made.
     pub(super) attempts: u32,
     /// Who may have what this cache is slow to give.
@@ -85,6 +88,7 @@ impl Http {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
+            .http1_max_buf_size(MAX_CHUNK_BYTES)
             .build(tls::Over::new(Connector::new(endpoint.socket().cloned())));
         Http {
             proxy_authorization: match endpoint.socket() {
@@ -100,6 +104,7 @@ impl Http {
             endpoint,
             authorization,
             rate: Rate::default(),
+            spool: FrameSpool::default(),
             attempts: retry::MAX_ATTEMPTS,
             elsewhere: None,
         }

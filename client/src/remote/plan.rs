@@ -4,11 +4,12 @@
 //! more than [`delta::MAX_ANSWER_BYTES`]. Never: a plan believed, for whoever uses it hashes what
 //! comes out.
 
-use super::body::{self, Again};
+use super::body::{self, Again, Keep};
 use super::error::RemoteError;
 use super::http::{Ask, is_absent};
 use super::retry::MAX_ATTEMPTS;
 use super::{Remote, decode};
+use crate::frame_spool::Part;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -16,7 +17,7 @@ use http::{Method, StatusCode};
 use snowcache_core::cache::Narinfo;
 use snowcache_core::delta::{self, MAX_ANSWER_BYTES, Pair};
 use snowcache_core::error::Error;
-use snowcache_nix::Compression;
+use snowcache_nix::{Compression, StoreHash};
 
 /// What packs to more than a quarter of its bytes is not worth its while as a plan.
 const MAX_PACKED_BYTES: usize = MAX_ANSWER_BYTES / 4;
@@ -72,31 +73,46 @@ impl Remote {
         narinfo: &Narinfo,
         ranges: Vec<(u64, u64)>,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
-        self.unpacked(narinfo.file_name().to_owned(), ranges).await
+        let keep = Keep {
+            hash: narinfo.info.store_path.hash(),
+            part: Part::Frames,
+        };
+        self.unpacked(narinfo.file_name().to_owned(), ranges, keep)
+            .await
     }
 
-    /// What these whole zstd frames of a `.nar.zst`, or of a patch, unpack to.
+    /// What the pieces of a patch for this path unpack to: bytes of its file.
     ///
     /// # Errors
     /// When the cache cannot be asked, or does not have it any more.
-    pub async fn unpacked(
+    pub async fn patch(
+        &self,
+        file: String,
+        path: StoreHash,
+        pieces: (u64, u64),
+    ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
+        let keep = Keep {
+            hash: path,
+            part: Part::Patch,
+        };
+        self.unpacked(file, vec![pieces], keep).await
+    }
+
+    /// What these whole zstd frames of a file unpack to.
+    async fn unpacked(
         &self,
         file: String,
         ranges: Vec<(u64, u64)>,
+        keep: Keep,
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let url = self.http.endpoint.join("api/v1/frames");
         let count = ranges.iter().map(|(_, len)| len).sum();
-        let answer = self
-            .http
-            .send(&body::ask_ranges(&url, &file, &ranges, 0))
-            .await?;
-        let answer = self.http.succeeded(&url, answer).await?;
         let again = Again::Ranges {
             url: url.clone(),
             file,
             ranges,
         };
-        let packed = body::stream(self.http.clone(), again, answer, Some(count));
+        let packed = body::open(self.http.clone(), again, Some(count), count, keep).await?;
         Ok(decode::unpack(url, Compression::Zstd, packed)?)
     }
 }

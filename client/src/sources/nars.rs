@@ -68,7 +68,8 @@ impl Sources {
     ) -> Result<BoxStream<'static, Result<Bytes, Error>>, Error> {
         let name = delta::patch::name(&narinfo.info.nar_hash, old);
         let (cache, _) = self.whose(narinfo).await?;
-        cache.unpacked(name, vec![pieces]).await
+        let hash = narinfo.info.store_path.hash();
+        cache.patch(name, hash, pieces).await
     }
 
     /// The cache whose narinfo this is; when that is gone, one that has the same file, and its

@@ -23,7 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::record::{Header, Kind, StateHeader};
-use crate::scan::{BadSectors, Item, walk};
+use crate::scan::{BadSectors, Commits, Item, walk};
 use crate::segments::local::LocalSegments;
 use crate::segments::{SegmentId, Segments};
 use crate::{Error, Result};
@@ -184,10 +184,12 @@ impl Run<'_> {
             last_seq: 0,
             damaged: 0,
         };
-        let mut damaged = 0;
-        // A part makes nothing visible: it may come with whatever is in the backup already.
+        let (mut damaged, mut commits) = (0, Commits::default());
+        // A part that ends no group makes nothing visible: it may come with whatever is in the
+        // backup already.
         let may = |state: &StateHeader| {
-            state.commit && (state.kind == Kind::Part || limit.is_none_or(|last| state.seq <= last))
+            let is_part = state.kind == Kind::Part && state.payload_len == 0;
+            is_part || limit.is_none_or(|last| state.seq <= last)
         };
         walk(
             self.segments,
@@ -196,12 +198,14 @@ impl Run<'_> {
             len,
             BadSectors::Damage,
             &mut |item| {
+                let committed = commits.end(&item);
                 match item {
                     Item::Record(record) if record.whole => {
                         if let Header::State(state) = record.header
+                            && let Some(end) = committed
                             && may(&state)
                         {
-                            tail.end = record.end();
+                            tail.end = end;
                             tail.last_seq = tail.last_seq.max(state.seq);
                             tail.damaged += std::mem::take(&mut damaged);
                         }

@@ -28,7 +28,7 @@ use crate::options::Options;
 use crate::quarantine::{Broken, Damage};
 use crate::record::{Header, Kind, StateHeader};
 use crate::replay::replay_telling;
-use crate::scan::{BadSectors, Found, Item, walk};
+use crate::scan::{BadSectors, Commits, Found, Item, walk};
 use crate::scrub::unpack::{Effort, Unpackers, with_unpackers};
 use crate::segments::local::LocalSegments;
 use crate::segments::{SegmentId, Segments};
@@ -207,8 +207,9 @@ impl Pass {
         tell: &mut Teller<'_>,
     ) -> Result<()> {
         let (mut end, mut damage) = (0, Vec::new());
-        let mut belongs = true;
+        let (mut belongs, mut commits) = (true, Commits::default());
         walk(segments, id, 0, len, BadSectors::Damage, &mut |item| {
+            end = commits.end(&item).unwrap_or(end);
             let read = match &item {
                 Item::Record(record) => record.end() - record.at,
                 Item::Gap(from, to) => to - from,
@@ -234,7 +235,6 @@ impl Pass {
                         Header::State(state) => {
                             tell.checked.records += 1;
                             belongs &= names(&state, &record, id);
-                            end = if state.commit { record.end() } else { end };
                         }
                     }
                 }

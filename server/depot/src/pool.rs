@@ -267,6 +267,11 @@ impl Stream {
         self.len
     }
 
+    /// Its length with what was committed.
+    pub fn committed_len(&self) -> u64 {
+        self.committed
+    }
+
     /// Whether the next record belongs into another segment.
     pub fn is_full(&self) -> bool {
         self.len >= SEGMENT_BYTES

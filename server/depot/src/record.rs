@@ -78,7 +78,7 @@ pub enum Kind {
     /// Another NAR was offered for a published path and not taken.
     Conflict = 8,
     /// All before this in its segment is durable, whatever comes of the upload or the rewriting
-    /// that it belongs to.
+    /// that it belongs to; or the end of a group that counts wholly or not at all.
     Part = 9,
     /// A path was removed: what older records say of it no longer holds.
     Removed = 10,

@@ -8,8 +8,11 @@ use snowcache_core::recipe::FrameId;
 
 use crate::layout::Location;
 use crate::pool::{Level, level_of};
-use crate::record::{BadHeader, Checksum, FRAME_HEADER_BYTES, FrameHeader, Header, Kind};
+use crate::record::{
+    BadHeader, Checksum, FRAME_HEADER_BYTES, FrameHeader, Header, Kind, StateHeader,
+};
 use crate::segments::{SegmentId, Segments};
+use crate::state::{GroupState, from_json};
 use crate::{Error, Result};
 
 /// Bytes read at a time: the kernel copies them in some 50 us, so that a scrub never keeps a core
@@ -104,6 +107,50 @@ pub fn walk(
     Ok(())
 }
 
+/// Where commits end, found on a walk that began at the end of one.
+///
+/// A group counts wholly or not at all: what a power cut leaves of one that was not synced may be
+/// any of its records. Where something is committed behind a group, it had been synced: what is
+/// damaged in it rotted later and costs only what needs it.
+#[derive(Default)]
+pub struct Commits {
+    /// Where the last damage ends.
+    damaged_to: u64,
+}
+
+impl Commits {
+    /// Up to where all is committed, if `item`, the next part of the segment, says so.
+    pub fn end(&mut self, item: &Item<'_>) -> Option<u64> {
+        let record = match item {
+            Item::Record(record) if record.whole => record,
+            Item::Record(record) => {
+                self.damaged_to = record.end();
+                return None;
+            }
+            Item::Gap(_, to) => {
+                self.damaged_to = *to;
+                return None;
+            }
+        };
+        let Header::State(state) = record.header else {
+            return None;
+        };
+        let torn = group_of(&state, record.body).filter(|group| self.damaged_to > group.begins);
+        state
+            .commit
+            .then(|| torn.map_or(record.end(), |group| group.begins))
+    }
+}
+
+/// The group that a whole record ends, if it ends one.
+fn group_of(state: &StateHeader, payload: &[u8]) -> Option<GroupState> {
+    let ends_one = state.kind == Kind::Part && state.commit && !payload.is_empty();
+    let group = ends_one.then(|| from_json(payload, "the end of a group"))?;
+    group
+        .inspect_err(|error| tracing::error!(%error, "it counts as damaged"))
+        .ok()
+}
+
 /// What a scan found.
 #[derive(Default)]
 pub struct Scanned {
@@ -122,6 +169,18 @@ pub struct Scanned {
 }
 
 impl Scanned {
+    /// Takes from `open` what lies before `end`, where a commit ends.
+    fn commit(&mut self, open: &mut Scanned, end: u64) {
+        let frames = open.frames.partition_point(|(_, at)| at.offset < end);
+        let states = open.states.partition_point(|state| state.offset < end);
+        self.frames.extend(open.frames.drain(..frames));
+        self.states.extend(open.states.drain(..states));
+        if open.states.is_empty() {
+            self.damaged += std::mem::take(&mut open.damaged);
+        }
+        self.end = end;
+    }
+
     /// Greater than every sequence number that counts or may be kept.
     pub fn next_seq(&self) -> u64 {
         let seqs = self.states.iter().map(|state| state.seq);
@@ -190,7 +249,7 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
         ..Scanned::default()
     };
     // What was found since the last commit.
-    let mut open = Scanned::default();
+    let (mut open, mut commits) = (Scanned::default(), Commits::default());
     walk(
         segments,
         segment,
@@ -201,6 +260,7 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
             if let Some(left) = &mut found.left {
                 left.take(&item, segment);
             }
+            let committed = commits.end(&item);
             let record = match item {
                 Item::Record(record) if record.whole => record,
                 Item::Record(_) | Item::Gap(..) => {
@@ -233,12 +293,9 @@ pub fn scan(segments: &dyn Segments, segment: SegmentId, from: u64, len: u64) ->
                             end: record.end(),
                         });
                     }
-                    if state.commit {
+                    if let Some(end) = committed {
                         found.left = None;
-                        found.frames.append(&mut open.frames);
-                        found.states.append(&mut open.states);
-                        found.damaged += std::mem::take(&mut open.damaged);
-                        found.end = record.end();
+                        found.commit(&mut open, end);
                     }
                 }
             }

@@ -43,6 +43,13 @@ pub struct ComingState {
     pub lease_s: u64,
 }
 
+/// What ends a group of records that count together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupState {
+    /// Where the commit before it ends in the segment, in bytes.
+    pub begins: u64,
+}
+
 /// A published path as it is recorded.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PathState {

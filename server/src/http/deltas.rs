@@ -116,7 +116,7 @@ pub async fn plan(
             }
         },
     };
-    let (body, len) = answer.body(rest.from).ok_or_else(gone)?;
+    let (body, len) = answer.body(rest.from, &app.turns).ok_or_else(gone)?;
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, BINARY);

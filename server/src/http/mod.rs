@@ -56,6 +56,7 @@ use crate::oidc::Issuers;
 use crate::patcher::Patcher;
 use crate::recompressor::Recompressor;
 use crate::scrubber::Scrubber;
+use crate::turns::Turns;
 use crate::workers::Workers;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
@@ -117,6 +118,8 @@ pub struct Engine {
     pub layouts: KeptNars<NarReader>,
     /// How paths are made of others, as it was told.
     pub plans: Plans,
+    /// For those who ask for much.
+    pub turns: Turns,
     /// Makes patches when a pin moves.
     pub patcher: Patcher,
     /// Paths that were put again with other bytes, since the start.

@@ -7,6 +7,7 @@
 //!                                        before is taken from there, the rest is compared
 //! ```
 //! A fleet that is told to go from one generation to the next asks one question thousands of times.
+//! Those that get an answer as it grows come in turn, since each of its pieces calls all of them.
 //!
 //! Guarantees: what is given out was true of what the cache showed when it was asked for, or while
 //! it was made since. One that nobody waits for any more is made all the same, for the next.
@@ -14,6 +15,7 @@
 //! for last stay. Never: an error that was kept.
 
 use super::errors::Refusal;
+use crate::turns::Turns;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode};
 use bytes::{Bytes, BytesMut};
@@ -71,6 +73,15 @@ struct Grown {
 enum End {
     /// All of it, and what it rests on, pair by pair.
     Made(Bytes, Arc<[Basis]>),
+    Failed,
+}
+
+/// What follows of an answer.
+enum Next {
+    Piece(Bytes),
+    /// It is not made yet.
+    Later,
+    Over,
     Failed,
 }
 
@@ -280,50 +291,55 @@ impl Answer {
         })
     }
 
-    /// Its bytes from there on, and how many they are if that is known.
-    pub fn body(self: &Arc<Answer>, from: usize) -> Option<(Body, Option<usize>)> {
+    /// Its bytes from there on, as they come by turns, and how many they are if that is known.
+    pub fn body(self: &Arc<Answer>, from: usize, turns: &Turns) -> Option<(Body, Option<usize>)> {
         if let Some(End::Made(bytes, _)) = self.end() {
             let rest = (from <= bytes.len()).then(|| bytes.slice(from..))?;
             let len = rest.len();
             return Some((Body::from(rest), Some(len)));
         }
-        let (answer, steps) = (self.clone(), self.steps.subscribe());
-        let pieces = futures::stream::unfold(
-            (answer, steps, from),
-            |(answer, mut steps, at)| async move {
-                loop {
-                    match answer.after(at) {
-                        Ok(Some(piece)) => {
-                            let next = at + piece.len();
-                            return Some((Ok(piece), (answer, steps, next)));
-                        }
-                        Ok(None) if answer.end().is_some() => return None,
-                        Ok(None) => {}
-                        Err(failed) => return Some((Err(failed), (answer, steps, usize::MAX))),
+        let start = (self.clone(), self.steps.subscribe(), turns.clone(), from);
+        let pieces = futures::stream::unfold(start, |(answer, mut steps, turns, at)| async move {
+            loop {
+                match answer.after(at) {
+                    Next::Piece(piece) => {
+                        let next = at + piece.len();
+                        return Some((Ok(piece), (answer, steps, turns, next)));
                     }
-                    steps.changed().await.ok()?;
+                    Next::Over => return None,
+                    Next::Failed => {
+                        let failed = Err("the depot failed; its log says why");
+                        return Some((failed, (answer, steps, turns, usize::MAX)));
+                    }
+                    Next::Later => {
+                        steps.changed().await.ok()?;
+                        turns.take().await;
+                    }
                 }
-            },
-        );
+            }
+        });
         Some((Body::from_stream(pieces), None))
     }
 
     /// What there is of it from byte `at` on.
-    fn after(&self, at: usize) -> Result<Option<Bytes>, &'static str> {
+    fn after(&self, at: usize) -> Next {
         let grown = self.grown();
         match &grown.end {
-            Some(End::Made(bytes, _)) => Ok((at < bytes.len()).then(|| bytes.slice(at..))),
-            Some(End::Failed) if at == usize::MAX => Ok(None),
-            Some(End::Failed) => Err("the depot failed; its log says why"),
+            Some(End::Made(bytes, _)) if at < bytes.len() => Next::Piece(bytes.slice(at..)),
+            Some(End::Made(..)) => Next::Over,
+            Some(End::Failed) if at == usize::MAX => Next::Over,
+            Some(End::Failed) => Next::Failed,
             None => {
-                let mut begin = 0;
+                let (mut begin, mut rest) = (0, BytesMut::new());
                 for piece in &grown.pieces {
-                    if at < begin + piece.len() {
-                        return Ok(Some(piece.slice(at - begin..)));
-                    }
+                    let here = at.saturating_sub(begin).min(piece.len());
+                    rest.extend_from_slice(&piece[here..]);
                     begin += piece.len();
                 }
-                Ok(None)
+                match rest.is_empty() {
+                    true => Next::Later,
+                    false => Next::Piece(rest.freeze()),
+                }
             }
         }
     }

@@ -116,6 +116,10 @@ impl<S: Transport> Transport for WriteTimeout<S> {
         self.bounded(cx, write)
     }
 
+    fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_arrival(cx)
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let room = self.stream.poll_room(cx);
         self.bounded(cx, room)

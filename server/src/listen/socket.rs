@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
-/// Connections that the kernel holds until one is accepted; it takes no more than
-/// net.core.somaxconn.
-const BACKLOG: u32 = 1024;
+/// Connections that the kernel holds until one is accepted, some 2 KB each; it takes no more than
+/// net.core.somaxconn, which is this by default.
+const BACKLOG: u32 = 4096;
 
 /// What of the configuration sockets are made by.
 pub struct Binding<'a> {

@@ -37,6 +37,9 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>>;
 
+    /// Waits until something seems to have come; where what came may lie in memory already, not.
+    fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
     /// Waits until a write seems to find room.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -89,6 +92,10 @@ macro_rules! kernel_socket {
                 }
             }
 
+            fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_read_ready(cx)
+            }
+
             fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 self.poll_write_ready(cx)
             }
@@ -139,6 +146,10 @@ impl Transport for TlsStream<TcpStream> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(self).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_arrival(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

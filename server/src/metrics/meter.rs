@@ -27,15 +27,25 @@ pub struct Meter {
 }
 
 impl Meter {
-    pub(super) fn begin(metrics: Arc<Metrics>, route: Route, method: &Method) -> Meter {
+    pub(super) fn begin(
+        metrics: Arc<Metrics>,
+        route: Route,
+        method: &Method,
+        began: Instant,
+    ) -> Meter {
         metrics.http.begun();
         Meter {
             metrics,
             route,
             method: method_number(method),
-            began: Instant::now(),
+            began,
             answered: false,
         }
+    }
+
+    /// Whether it is for something that takes its turn.
+    pub fn asks_much(&self) -> bool {
+        self.route.asks_much()
     }
 
     /// The answer's head is known.

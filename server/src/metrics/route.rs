@@ -55,6 +55,13 @@ routes! {
 }
 
 impl Route {
+    /// Whether a request of it waits for its turn: all but what fleets ask for by the thousand,
+    /// which is small or sent as it lies, and what tells whether the server lives.
+    pub fn asks_much(self) -> bool {
+        use Route::{CacheInfo, Health, Listing, Metrics, Nar, Narinfo};
+        !matches!(self, CacheInfo | Narinfo | Listing | Nar | Health | Metrics)
+    }
+
     /// The route of a URL's path.
     pub fn of(path: &str) -> Route {
         if let Some(path) = path.strip_prefix("/api/v1/") {

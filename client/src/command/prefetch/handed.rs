@@ -11,6 +11,7 @@ use crate::cli::{CacheArgs, PrefetchArgs};
 use crate::command::print_json;
 use crate::command::subject::Subject;
 use crate::failure::Failure;
+use crate::frame_spool::DEFAULT_BUDGET_BYTES;
 use crate::node::Node;
 use crate::rate::BytesPerSecond;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub(super) async fn agent_for(node: &Node, args: &PrefetchArgs) -> Result<Option
     let only_here = args.foreground
         || args.jobs != DEFAULT_JOBS
         || args.rate != BytesPerSecond::default()
+        || args.spool != DEFAULT_BUDGET_BYTES
         || !args.trusted_public_keys.is_empty();
     if only_here {
         return Ok(None);

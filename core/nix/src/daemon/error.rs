@@ -81,6 +81,18 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
+    /// Whether the other side hung up.
+    pub fn is_hangup(&self) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match self {
+            Self::Closed => true,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it was a clear no, after which the connection can be used on.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))

@@ -17,8 +17,8 @@ use crate::pool::Stream;
 use crate::record::Kind;
 use crate::rows::{PathRow, PinRow, Place, RemovedRow, UploadRow, conflict_key};
 use crate::state::{
-    ConflictState, DocumentState, PathState, RemovedState, SignaturesState, UploadState,
-    document_payload, to_json,
+    ConflictState, DocumentState, GroupState, PathState, RemovedState, SignaturesState,
+    UploadState, document_payload, to_json,
 };
 use crate::tallies::{Holding, Step};
 use crate::{Error, Result};
@@ -130,8 +130,10 @@ impl Draft {
 
     /// Appends all records; what the index is to be told, and which NARs the group counts on.
     pub fn append(mut self, stream: &mut Stream) -> Result<(Batch, Vec<NarHash>)> {
+        let begins = stream.committed_len();
+        let is_alone = self.records.len() == 1;
         for Record { kind, payload, row } in std::mem::take(&mut self.records) {
-            let place = stream.state(kind, true, &payload)?;
+            let place = stream.state(kind, is_alone, &payload)?;
             match row {
                 Row::Upload(state) => UploadRow { place, state }.put(&mut self.batch),
                 Row::Path(key) => self.row(&key).place = place,
@@ -150,6 +152,11 @@ impl Draft {
                     self.batch.put(Table::Pins, key, row.encode());
                 }
             }
+        }
+        if !is_alone {
+            // Of a group that was never synced a later removal, or path, must not count without
+            // those before it.
+            stream.state(Kind::Part, true, &to_json(&GroupState { begins }))?;
         }
         for (key, row) in &self.paths {
             self.batch.put(Table::Paths, key.as_slice(), row.encode());

@@ -1,6 +1,7 @@
 //! The index is lost, or the power: what was acknowledged is there afterwards.
 
 use super::*;
+use crate::segments::SegmentId;
 
 /// Three paths, the third referring to the others.
 fn filled() -> (Bench, Vec<(Nar, Vec<u8>)>) {
@@ -102,6 +103,83 @@ fn a_damaged_record_costs_what_needs_it_and_nothing_else() {
     }
     assert!(lost > 0, "the damage hit nothing: the test is worthless");
     assert!(lost < 39 * nars.len(), "every damage cost everything");
+}
+
+/// Three paths, each of which refers to the one before, all removed in one commit: the segment that
+/// this lies in, and from where to where.
+fn removed_together() -> (Bench, SegmentId, std::ops::Range<u64>) {
+    let bench = Bench::new();
+    let nar = bench.put("x.nar", &nar_of(b"of all three"));
+    for (number, references) in [(1, &[][..]), (2, &[1]), (3, &[2])] {
+        let published = bench.publish(path(number, nar, references));
+        assert_eq!(published.expect("publish"), Published::New);
+    }
+    let listed = || *bench.segments.list().expect("list").last().expect("one");
+    let (id, before) = listed();
+    let hashes = [1, 2, 3].map(|number| path(number, nar, &[]).store_path.hash());
+    let removal = bench.depot.remove_paths(&cache(), &hashes, "me", false);
+    assert_eq!(removal.expect("removed").removed.len(), 3);
+    let (same, after) = listed();
+    assert_eq!(same, id);
+    (bench, id, before..after)
+}
+
+impl Bench {
+    fn visible(&self) -> usize {
+        let paths = self.depot.paths(&cache(), None, 10).expect("a list");
+        paths.len()
+    }
+}
+
+#[test]
+fn a_torn_group_of_removals_removes_all_or_none() {
+    let (bench, id, group) = removed_together();
+    for offset in group.clone() {
+        let segments = bench.segments.copied_up_to(id, u64::MAX);
+        segments.damaged(id, offset);
+        let bench = Bench::over(segments);
+        assert_eq!(bench.visible(), 3, "torn {} bytes in", offset - group.start);
+        // What was left of it is gone, and counts for nothing later either.
+        bench.put("more.nar", &nar_of(b"something else"));
+        assert_eq!(bench.reopened().visible(), 3);
+    }
+    for end in group.clone() {
+        let bench = Bench::over(bench.segments.copied_up_to(id, end));
+        assert_eq!(bench.visible(), 3, "cut {} bytes in", end - group.start);
+    }
+    assert_eq!(bench.reopened().visible(), 0, "whole, it counts");
+}
+
+#[test]
+fn what_rots_in_a_group_that_was_synced_costs_only_itself() {
+    let (bench, id, group) = removed_together();
+    let nar = bench.put("more.nar", &nar_of(b"something else"));
+    bench.publish(path(9, nar, &[])).expect("the next commit");
+    let mut lost = 0;
+    for offset in group.step_by(7) {
+        let segments = bench.segments.copied_up_to(id, u64::MAX);
+        segments.damaged(id, offset);
+        let visible = Bench::over(segments).visible();
+        assert!(visible <= 2, "{visible} of three that were removed");
+        lost += visible - 1;
+    }
+    assert!(lost > 0, "the damage hit nothing: the test is worthless");
+}
+
+#[test]
+fn damage_before_a_torn_group_does_not_cost_the_commit_there() {
+    let (bench, id, group) = removed_together();
+    let segments = bench.segments.copied_up_to(id, u64::MAX);
+    // One sector that holds the end of the last commit and the beginning of the group.
+    for offset in group.start - 20..group.start + 20 {
+        segments.damaged(id, offset);
+    }
+    let bench = Bench::over(segments);
+    assert_eq!(
+        bench.visible(),
+        2,
+        "the third path is damaged, the group torn"
+    );
 }
 
 #[test]

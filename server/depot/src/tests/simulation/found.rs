@@ -150,3 +150,39 @@ fn a_use_that_was_not_written_down_is_not_forgotten() {
         .expect("collected");
     assert_eq!(life.shows(), ["path1"]);
 }
+
+/// Each record of a group ended a commit: of removals that the power tore in the middle the last
+/// ones counted, and a path was visible without what it refers to.
+#[test]
+fn removals_that_the_power_tears_happen_together_or_not_at_all() {
+    let mut seen = [0; 2];
+    for seed in 0..400 {
+        let mut life = calm();
+        life.disk = Disk::new(seed);
+        life.open();
+        let nar = life.nar_of_its_own(1);
+        for number in 1..=8 {
+            let before: &[u8] = if number > 1 { &[number - 1] } else { &[] };
+            life.publishes(number, nar, before).expect("publish");
+        }
+        life.depot().checkpoint().expect("durable");
+        life.disk.light_fuse(seed % 24);
+        let hashes: Vec<_> = (1..=8).map(|number| store_path(number).hash()).collect();
+        let removal = life.depot().remove_paths(&cache(), &hashes, "me", false);
+        let is_acknowledged = removal.is_ok() && !life.disk.is_dead();
+        life.depot = None;
+        life.disk = life.disk.after(End::PowerCut);
+        match seed % 2 {
+            0 => life.open(),
+            _ => life.restarts_without_index(),
+        }
+        let shown = life.shows().len();
+        assert!(
+            shown == 0 || shown == 8,
+            "seed {seed}: {shown} of 8 are left"
+        );
+        assert!(shown == 0 || !is_acknowledged, "seed {seed}");
+        seen[shown / 8] += 1;
+    }
+    assert!(seen.iter().all(|seen| *seen > 50), "{seen:?}");
+}

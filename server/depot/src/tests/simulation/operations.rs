@@ -56,7 +56,12 @@ impl Life {
                 nar_hash: snowcache_nix::NarHash::from_bytes(digest.into()),
                 nar_size_bytes: bytes.len() as u64,
             };
-            self.model.nars.push(model::Content { bytes, nar });
+            // Chance makes the same bytes again once in fifty thousand lives.
+            let nars = &mut self.model.nars;
+            if let Some(same) = nars.iter().position(|one| one.nar == nar) {
+                return same;
+            }
+            nars.push(model::Content { bytes, nar });
             return known as usize;
         }
         self.random.below(known) as usize
