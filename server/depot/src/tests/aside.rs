@@ -141,12 +141,16 @@ fn killed(bench: &Bench) -> [Bench; 2] {
     ]
 }
 
-/// Bytes in segments of what was put aside.
-fn aside_bytes(bench: &Bench) -> u64 {
+/// Segments of what was put aside, and their lengths.
+fn aside(bench: &Bench) -> Vec<(SegmentId, u64)> {
     let pool = &bench.depot.shared().pool;
-    let all = bench.segments.list().expect("list").into_iter();
-    let aside = all.filter(|(id, _)| pool.level(*id) == AS_SENT);
-    aside.map(|(_, len)| len).sum()
+    let mut all = bench.segments.list().expect("list");
+    all.retain(|(id, _)| pool.level(*id) == AS_SENT);
+    all
+}
+
+fn aside_bytes(bench: &Bench) -> u64 {
+    aside(bench).iter().map(|(_, len)| len).sum()
 }
 
 #[test]
@@ -226,4 +230,28 @@ fn what_is_durable_is_not_kept_aside() {
     yard.wait(2 * DAY);
     yard.collect(&strict());
     assert_eq!(bench.total_bytes(), 0);
+}
+
+#[test]
+fn torn_anywhere_it_is_what_lies_before() {
+    let (nar, parts) = words(5);
+    let bench = Bench::new();
+    let upload = begun_with(&bench.depot, &parts);
+    let [(id, len)] = aside(&bench)[..] else {
+        panic!("one upload has one")
+    };
+    let sent: Vec<FrameId> = ids(&parts).collect();
+    for step in 0..=12 {
+        let found = Bench::over(bench.segments.copied_up_to(id, len * step / 12));
+        let kept = found.depot.has_frames(&cache_a(), &sent).expect("asked");
+        let count = kept.iter().filter(|kept| **kept).count();
+        assert!(kept[..count].iter().all(|kept| *kept), "{step}: {kept:?}");
+        assert_eq!(count == sent.len(), step == 12, "{step}: {kept:?}");
+        let (_, again) = resumed(&found.depot, &parts);
+        assert_eq!(again, sent.len() - count);
+        let reader = found.depot.uploaded_nar(&cache_a(), "words.nar");
+        let reader = reader.expect("asked").expect("held");
+        assert!(collect(reader.raw(0..u64::MAX)) == nar);
+    }
+    drop(upload);
 }
