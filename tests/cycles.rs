@@ -105,6 +105,8 @@ struct Table {
     switched: usize,
     gone_back: usize,
     seen_through: usize,
+    /// Cycles in which what had come of a path was on the disk when the fault came.
+    kept: usize,
 }
 
 impl Table {
@@ -126,12 +128,13 @@ impl Table {
             switched,
             gone_back,
             seen_through,
+            kept,
             ..
         } = self;
         text + &format!(
             "{cycles} cycles, {switched} switches; tried too early {early_refused} refused, \
              {early_passed} already whole; killed in the switch {gone_back} gone back from, \
-             {seen_through} over already"
+             {seen_through} over already; with part of a path kept {kept}"
         )
     }
 }
@@ -214,6 +217,7 @@ impl Fleet {
             self.wait_for(stage, target);
             self.apply(fault, round);
             hit = self.stage_of(target);
+            table.kept += usize::from(self.has_kept());
             self.try_too_early(target, table);
             self.heal(fault);
         }
@@ -294,6 +298,12 @@ impl Fleet {
             (false, false) if self.linked() == PARTS + 1 => Some(Stage::Verify),
             (false, false) => Some(Stage::Prefetch),
         }
+    }
+
+    /// Whether something lies there of what has come of a path that is not imported.
+    fn has_kept(&self) -> bool {
+        let files = fs::read_dir(self.state().join("spool/system"));
+        files.is_ok_and(|mut files| files.next().is_some())
     }
 
     fn wait_for(&mut self, stage: Stage, target: usize) {

@@ -4,7 +4,7 @@
 use super::nix::{Nix, Node, User};
 use super::server::Snowcached;
 
-/// Paths of a system beside itself, of 300 kB that do not compress.
+/// Paths of a system beside itself, of 300 kB that do not compress, and one of 4 MB.
 pub const PARTS: usize = 5;
 
 /// A system, and everything that it needs.
