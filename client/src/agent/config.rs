@@ -23,7 +23,7 @@ pub const DEFAULT_FILE: &str = "/etc/snowcache/agent.toml";
 /// A poll of a pin is one small request; more often than this is no use.
 const MIN_INTERVAL_S: u64 = 1;
 /// With 10 MB/s it is 6 TB, far more than a node has; 10 GB are read in 17 minutes of it, in which
-/// a core that hashes a GB in a second is busy with it for 1 %.
+/// a core that reads and hashes a GB in two seconds is busy with it for 2 %.
 const WEEK_S: u64 = 7 * 24 * 3600;
 /// A file of a token has a line of 100 characters or, of an issuer, a few KB.
 const MAX_TOKEN_BYTES: usize = 64 << 10;

@@ -8,8 +8,8 @@
 //!       another hash      written down (`damage`): its receipts do not pass any more
 //!       cannot be read    the same, if the nix-daemon answers otherwise
 //! ```
-//! The cost is that of the rate: a GB takes about a second of a core (the daemon's reading, the
-//! hash) and is read from the disk once.
+//! The cost is that of the rate: a GB takes about two seconds of a core (the daemon's reading, the
+//! hash; docs/performance.md) and is read from the disk once.
 //!
 //! Guarantees: killed, it goes on where it was [`SAVE`] before; what is brought has the node for
 //! itself. Every path that stays for a period and a pass is read. Never: anything mended or
