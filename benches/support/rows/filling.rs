@@ -98,8 +98,8 @@ impl Filling {
             };
             // As a client does whose connection broke: what was committed is committed again.
             (1..TRIES).fold(push(), |pushed, _| pushed.or_else(|_| push()))?;
-            if batch % TOLD_EACH == 0 {
-                eprintln!("{batch} paths and more");
+            if batch / TOLD_EACH < end / TOLD_EACH {
+                eprintln!("{end} paths");
             }
         }
         Ok(())

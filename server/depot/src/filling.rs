@@ -69,9 +69,13 @@ impl Drop for Filling {
 }
 
 /// Reads all paths into a new filter, unless `ends` says that nobody wants it any more.
-fn fill(shared: &Shared, ends: impl Fn() -> bool) -> Result<()> {
+pub(crate) fn fill(shared: &Shared, ends: impl Fn() -> bool) -> Result<()> {
     let presence = &shared.watchers.presence;
-    presence.begin(shared.index.rows_about(Table::Paths)?);
+    let paths = shared.index.rows_about(Table::Paths)?;
+    // Between commits: a path on its way into the index would be in neither.
+    let gate = shared.undisturbed()?;
+    presence.begin(paths);
+    drop(gate);
     for (number, row) in (0..).zip(Rows::new(&*shared.index, Table::Paths, &[])) {
         presence.add(&row?.0);
         if number % ROWS_BETWEEN_LOOKS == 0 && ends() {

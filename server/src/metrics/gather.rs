@@ -8,7 +8,7 @@ use super::{Counted, Metrics, process};
 use crate::caches::Named;
 use crate::http::{App, Shared};
 use snowcache_core::exposition::Exposition;
-use snowcache_depot::Stats;
+use snowcache_depot::{ErrorKind, Stats};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -220,6 +220,7 @@ impl Metrics {
                     took: began.elapsed(),
                 });
             }
+            Err(error) if error.kind() == ErrorKind::Closed => {}
             Err(error) => tracing::error!(%error, "the depot's rows could not be counted"),
         }
     }

@@ -177,6 +177,7 @@ impl Draft {
     fn path(&self, key: &[u8]) -> Result<Option<PathRow>> {
         match self.paths.get(key) {
             Some(row) => Ok(Some(row.clone())),
+            None if self.shared.watchers.presence.is_absent(key) => Ok(None),
             None => PathRow::get(&*self.shared.index, key),
         }
     }
@@ -221,9 +222,12 @@ impl Draft {
         self.step(&cache, &key, info.nar_size, true);
         let narinfo = info.to_record();
         let time = (self.shared.clock)();
-        self.batch.put(Table::Visible, cache.nar_key(&nar), []);
-        self.batch.delete(Table::Doomed, cache.nar_key(&nar));
-        self.batch.delete(Table::Used, key.as_slice());
+        let nar_key = cache.nar_key(&nar);
+        // A row that says that another is not there costs as much as the other.
+        if self.shared.index.get(Table::Doomed, &nar_key)?.is_some() {
+            self.batch.delete(Table::Doomed, nar_key.as_slice());
+        }
+        self.batch.put(Table::Visible, nar_key, []);
         let row = PathRow {
             place: Place::default(),
             time,

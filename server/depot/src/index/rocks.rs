@@ -29,8 +29,8 @@ const BLOCK_CACHE_PART_BITS: i32 = 2;
 /// Parts of a table's index and filter: one of each is read for a look-up, however large the table.
 const METADATA_BLOCK_BYTES: usize = 4096;
 
-/// Memtable of the larger tables: 140,000 frames of 57 bytes, which bounds the replay after a
-/// crash.
+/// Memtable of a table: 140,000 frames of 57 bytes, which bounds the replay after a crash. The
+/// first that is full has all of them flushed.
 const MEMTABLE_BYTES: usize = 8 << 20;
 
 /// Memtables of a table that wait to be flushed, the one that is written to included: with two, as
@@ -94,7 +94,7 @@ impl RocksIndex {
         parts.set_num_shard_bits(BLOCK_CACHE_PART_BITS);
         let cache = Cache::new_lru_cache_opts(&parts);
         let families = Table::ALL
-            .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(table, &cache)));
+            .map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
         let db = DB::open_cf_descriptors(&database_options()?, folder, families);
         let db = db.map_err(|e| failed(&format!("opening the index {}", folder.display()), e))?;
         Ok(RocksIndex { db })
@@ -174,7 +174,7 @@ fn database_options() -> Result<Options> {
     Ok(options)
 }
 
-fn table_options(table: Table, cache: &Cache) -> Options {
+fn table_options(cache: &Cache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_bloom_filter(BLOOM_BITS, false);
@@ -191,18 +191,10 @@ fn table_options(table: Table, cache: &Cache) -> Options {
     // What was written lately is read most and rewritten soon.
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
-    let large = matches!(
-        table,
-        Table::Frames | Table::Layouts | Table::Paths | Table::Uploads
-    );
     options.set_level_zero_slowdown_writes_trigger(DELAYED_FROM_FILES);
     options.set_level_zero_stop_writes_trigger(STOPPED_FROM_FILES);
     options.set_max_write_buffer_number(MEMTABLES);
-    options.set_write_buffer_size(if large {
-        MEMTABLE_BYTES
-    } else {
-        MEMTABLE_BYTES / 8
-    });
+    options.set_write_buffer_size(MEMTABLE_BYTES);
     options
 }
 

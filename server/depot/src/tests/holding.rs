@@ -224,3 +224,16 @@ fn of_a_deleted_cache_all_goes_and_what_others_share_stays() {
     assert_eq!(bench.depot.paths(&gone, None, 10).expect("list"), []);
     assert!(bench.depot.pins(&gone).expect("pins").is_empty());
 }
+
+#[test]
+fn counting_does_not_hold_up_a_server_that_shuts_down() {
+    let bench = Bench::new();
+    let nar = bench.put("1.nar", &nar_of(b"one"));
+    bench.publish(path(1, nar, &[])).expect("publish");
+    bench.depot.watch_holding(&cache(), None);
+    bench.depot.stop_collecting();
+    let counted = bench.depot.stats().expect_err("not to the end");
+    assert_eq!(counted.kind(), ErrorKind::Closed);
+    let counted = bench.depot.count_holdings().expect_err("not to the end");
+    assert_eq!(counted.kind(), ErrorKind::Closed);
+}

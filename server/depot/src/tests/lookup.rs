@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 
 use super::collect::{Yard, strict};
 use super::*;
+use crate::filling::fill;
+use crate::index::{Batch, Index, Table};
 
 impl Bench {
     fn keep(&self, number: u8) -> Kept<Entry> {
@@ -159,4 +161,24 @@ fn absent_is_only_what_is_not_here_before_and_after_a_start() {
     bench.publish(path(1, nar, &[])).expect("publish");
     assert!(!absent(&bench, 1));
     assert_eq!(has(&bench, &[1]), [true]);
+}
+
+#[test]
+fn what_is_on_its_way_into_the_index_is_in_a_filter_that_begins_meanwhile() {
+    let bench = Bench::new();
+    let (shared, key) = (bench.depot.shared(), cache().path_key(&hash(1)));
+    let presence = &shared.watchers.presence;
+    std::thread::scope(|scope| {
+        let commit = shared.commits().expect("the gate");
+        presence.add(&key);
+        let filling = scope.spawn(|| fill(shared, || false));
+        // Time enough to read all paths, were it not for the gate.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let mut batch = Batch::default();
+        batch.put(Table::Paths, key.as_slice(), *b"a row");
+        bench.index.write(batch).expect("write");
+        drop(commit);
+        filling.join().expect("no panic").expect("filled");
+    });
+    assert!(!presence.is_absent(&key));
 }
