@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `SNOWCACHE_BENCH_ONLY=P7` or `P6,P15` for some of the rows; `SNOWCACHE_BENCH_BUMPS=FOLDER` for
-//! another corpus of P8.
+//! another corpus of P8; `SNOWCACHE_BENCH_BEFORE=PROGRAM` for P16 of another snowcached beside,
+//! and `asked` among the rows for P16 without those that fetch.
 //!
 //! ```text
 //!   P6    a cold closure: prefetch, its floor and limit, nix-store --realise     cold
@@ -87,8 +88,10 @@ fn main() {
     if wanted("P7") {
         carried::rebuild(&trusted, &server, [&top, &top2]);
     }
-    if wanted("P16") {
-        fleet::row(&server, [&top, &top2]);
+    if wanted("P16") || wanted("asked") {
+        let before = std::env::var_os("SNOWCACHE_BENCH_BEFORE");
+        let before = before.map(|program| pushed_to(Some(program.into()), &[&top, &top2]));
+        fleet::row(&server, before.as_ref(), [&top, &top2]);
     }
     if wanted("P9") {
         far::row();
@@ -130,11 +133,20 @@ fn wanted(row: &str) -> bool {
 
 /// A server that has the closures of these, and places for the connections of P16.
 fn pushed(tops: &[&str]) -> Snowcached {
+    pushed_to(None, tops)
+}
+
+/// The same, of another program than what was built here.
+fn pushed_to(program: Option<PathBuf>, tops: &[&str]) -> Snowcached {
     let folder = support::harness::folder_on_disk();
     let config = folder.path().join("snowcached.toml");
     std::fs::write(&config, "[http]\nmax_connections = 8192\n").expect("a file");
     let config = config.to_string_lossy().into_owned();
-    let server = Snowcached::start_with(folder, "warn", &["--config", &config]);
+    let mut server = Snowcached::stopped(folder, "warn", &["--config", &config]);
+    if let Some(program) = program {
+        server.program = program;
+    }
+    server.start_again();
     push(&server, tops);
     server
 }

@@ -1,6 +1,6 @@
 //! P16: 5,000 nodes that ask at once how to go from one generation to the next, then 500 that
 //! fetch, each at its share of a link of 1 Gbit/s; and what those notice who ask for narinfos: of
-//! snowcached, and of a hyper that does nothing but answer.
+//! snowcached, of a hyper that does nothing but answer, and of another snowcached if one is given.
 //!
 //! ```text
 //!   calm         16 walk
@@ -53,8 +53,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What is told of the walkers' times.
 const SHARE: f64 = 0.99;
 
+/// Another snowcached.
+const BEFORE: &str = "the one before";
+
 /// The row, of a server that takes more connections than there are nodes.
-pub fn row(server: &Snowcached, tops: [&str; 2]) {
+pub fn row(server: &Snowcached, before: Option<&Snowcached>, tops: [&str; 2]) {
     let (pairs, narinfos) = question(server, tops);
     let (walking, nodes) = (runtime(1, || {}), runtime(2, yield_to_all));
     let ours = Fleet {
@@ -64,7 +67,13 @@ pub fn row(server: &Snowcached, tops: [&str; 2]) {
         narinfos,
         walking: walking.handle().clone(),
     };
+    let (begin, before_s) = (Instant::now(), cpu_seconds(server.pid()));
     let plan = nodes.block_on(Arc::new(ours.clone()).asked(1, ask(&pairs)));
+    let (took, cpu_s) = (begin.elapsed(), cpu_seconds(server.pid()) - before_s);
+    println!(
+        "a plan of {} pairs is made in {took:.3?}, {cpu_s:.3} s of CPU",
+        pairs.len()
+    );
     let least = least(server, &ours, plan);
     let at = |number| SocketAddr::from(([127, 0, 0, 1], least.port(number)));
     let theirs = Fleet {
@@ -73,22 +82,29 @@ pub fn row(server: &Snowcached, tops: [&str; 2]) {
         nars: at(2),
         ..ours.clone()
     };
-    let sides = [(OURS, server.pid(), ours), (LEAST, least.pid(), theirs)];
-    let mut sides = sides.map(|(name, pid, fleet)| Side {
-        name,
-        pid,
-        fleet: Arc::new(fleet),
-        noticed: [const { Vec::new() }; 3],
-        cpu_ms: Vec::new(),
+    let earlier = before.map(|before| {
+        let at = before.address();
+        let fleet = Fleet {
+            plans: at,
+            narinfos_at: at,
+            nars: at,
+            narinfos: question(before, tops).1,
+            ..ours.clone()
+        };
+        (BEFORE, before.pid(), fleet)
     });
+    let sides = [(OURS, server.pid(), ours), (LEAST, least.pid(), theirs)];
+    let sides = sides.into_iter().chain(earlier);
+    let mut sides: Vec<Side> = sides.map(Side::new).collect();
     let watch = procs::Watch::begin(server.pid());
     let rounds = super::rounds_or(ROUNDS);
     for round in 0..rounds {
         // Another plan each time, so that it is made while all ask for it.
         let mut pairs = pairs.clone();
         pairs.remove(round % pairs.len());
-        for turn in 0..sides.len() {
-            sides[(round + turn) % 2].measure(&nodes, ask(&pairs));
+        let all = sides.len();
+        for turn in 0..all {
+            sides[(round + turn) % all].measure(&nodes, ask(&pairs));
         }
     }
     let (made, own_mb) = (plans_made(server) - 1.0, watch.most().0 as f64 / 1e3);
@@ -145,6 +161,16 @@ struct Side {
 }
 
 impl Side {
+    fn new((name, pid, fleet): (&'static str, u32, Fleet)) -> Side {
+        Side {
+            name,
+            pid,
+            fleet: Arc::new(fleet),
+            noticed: [const { Vec::new() }; 3],
+            cpu_ms: Vec::new(),
+        }
+    }
+
     fn measure(&mut self, nodes: &Runtime, ask: Arc<[u8]>) {
         let fleet = &self.fleet;
         let calm = nodes.block_on(fleet.clone().walked(async { sleep(CALM).await }));
@@ -154,12 +180,21 @@ impl Side {
         }));
         let cpu = cpu_seconds(self.pid) - before;
         let seconds = begin.elapsed().as_secs_f64();
-        let fetching = nodes.block_on(fleet.clone().walked(fleet.clone().fetched()));
+        let fetching = match super::wanted("P16") {
+            true => nodes.block_on(fleet.clone().walked(fleet.clone().fetched())),
+            false => Vec::new(),
+        };
         self.cpu_ms.push(cpu * 1e3 / NODES as f64);
         for (told, times) in self.noticed.iter_mut().zip([calm, asked, fetching]) {
-            told.push(times[(times.len() as f64 * SHARE) as usize] * 1e3);
+            told.extend(p99_ms(&times));
         }
-        eprintln!("{}: {NODES} were answered in {seconds:.2} s", self.name);
+        let [calm, asked, _] = &self.noticed;
+        eprintln!(
+            "{}: {NODES} were answered in {seconds:.2} s, narinfos {:?} ms, calm {:?}",
+            self.name,
+            asked.last(),
+            calm.last()
+        );
     }
 
     /// Of one to another, round by round.
@@ -173,7 +208,12 @@ fn told(figures: &[f64]) -> String {
     Spread::of(figures).map_or(String::new(), show)
 }
 
-fn tell(sides: &[Side; 2]) {
+/// Of times in seconds, which rise.
+fn p99_ms(times: &[f64]) -> Option<f64> {
+    Some(times.get((times.len() as f64 * SHARE) as usize)? * 1e3)
+}
+
+fn tell(sides: &[Side]) {
     println!(
         "| p99 of narinfos | calm, ms | while {NODES} ask, ms | of calm | while {FETCHERS} fetch, \
          ms | of calm | CPU of a plan, ms |"
@@ -192,11 +232,14 @@ fn tell(sides: &[Side; 2]) {
             told(&side.cpu_ms)
         );
     }
-    let [ours, theirs] = sides;
-    let [calm, asked, fetching] =
-        [0, 1, 2].map(|number| Side::ratio(&ours.noticed[number], &theirs.noticed[number]));
-    let cpu = Side::ratio(&ours.cpu_ms, &theirs.cpu_ms);
-    println!("| {OURS} of {LEAST} | {calm}x | {asked}x | | {fetching}x | | {cpu}x |");
+    let (ours, others) = sides.split_first().expect("there are two and more");
+    for theirs in others {
+        let [calm, asked, fetching] =
+            [0, 1, 2].map(|number| Side::ratio(&ours.noticed[number], &theirs.noticed[number]));
+        let cpu = Side::ratio(&ours.cpu_ms, &theirs.cpu_ms);
+        let of = theirs.name;
+        println!("| {OURS} of {of} | {calm}x | {asked}x | | {fetching}x | | {cpu}x |");
+    }
 }
 
 #[derive(Clone)]

@@ -20,6 +20,8 @@ const START_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A running (or, between `kill` and `start_again`, dead) server.
 pub struct Snowcached {
+    /// What is started.
+    pub program: PathBuf,
     process: Option<Child>,
     /// Ends when nobody holds the server's stdout any more.
     listener: Option<thread::JoinHandle<()>>,
@@ -59,6 +61,7 @@ impl Snowcached {
         arguments: &[&str],
     ) -> Snowcached {
         Snowcached {
+            program: binary("snowcached"),
             process: None,
             listener: None,
             folder,
@@ -95,7 +98,7 @@ impl Snowcached {
                 .args(["setpriv", "--pdeathsig", "KILL"]);
         }
         let mut child = command
-            .arg(binary("snowcached"))
+            .arg(&self.program)
             .arg("--data")
             .arg(self.data())
             .args(["--listen", &self.address().to_string()])
