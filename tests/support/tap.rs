@@ -1,5 +1,5 @@
 //! A wire for pushes that reads along: it knows which request is under way and which record of its
-//! stream, stops at an appointed place, and remembers which frames got through, and of these which
+//! stream, stops at an appointed place, and remembers which frames had left it, and of these which
 //! the server had read when it was killed: what lies in the kernel no server can know of.
 
 pub mod parser;
@@ -13,6 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parser::{Parser, Read as Seen};
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use unread::Unread;
 
 /// Longer than anything here should take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,17 +36,28 @@ pub enum Place {
 
 /// A write waits so long for room, so that what was written is known soon.
 const WRITE_PATIENCE: Duration = Duration::from_millis(1);
+/// What waits here to be sent: little, as the client's own kernel holds little of what it sends. It
+/// takes twice as much, its own bookkeeping included.
+const SEND_BYTES: usize = 64 << 10;
 const MOMENT: Duration = Duration::from_micros(200);
 
-/// A frame that got through: its name, its length as it is stored, and where in all that its
-/// connection sent it ends.
+/// A frame: its name, its length as it is stored, and where in all that its connection sends it
+/// ends.
 struct Frame {
     id: [u8; 32],
     bytes: u64,
     end: u64,
 }
 
-/// A stream of an upload, as far as it got through.
+/// What was written to the server on a connection.
+#[derive(Default)]
+struct Written {
+    bytes: u64,
+    /// No more may be, until the connection is cut.
+    halted: bool,
+}
+
+/// A stream of an upload, as far as it came here.
 struct Stream {
     connection: usize,
     frames: Vec<Frame>,
@@ -53,15 +66,16 @@ struct Stream {
     /// How many kills came before it, and whether one came in the midst of it.
     kills_before: usize,
     killed: bool,
-    /// What of its connection's bytes the server had read when it was killed.
+    /// What of its connection's bytes had left when the server was killed, and what this had read.
+    left: Option<u64>,
     read: u64,
 }
 
 /// What was sent again of a stream that was killed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Again {
-    /// Of all that had got through.
-    pub through: Count,
+    /// Of all that had left the sender.
+    pub left: Count,
     /// Of what the server had read.
     pub read: Count,
 }
@@ -92,7 +106,7 @@ struct State {
     cut_below: usize,
     sockets: HashMap<usize, [TcpStream; 2]>,
     /// What was written to the server, by connection; locked while more is written.
-    written: HashMap<usize, Arc<Mutex<u64>>>,
+    written: HashMap<usize, Arc<Mutex<Written>>>,
     next: usize,
     kills: usize,
     streams: Vec<Stream>,
@@ -157,8 +171,8 @@ impl Tap {
         }
     }
 
-    /// Whoever is killed, it is now. A server that will be is stopped: what it has read is then
-    /// known.
+    /// Whoever is killed, it is now. A server that will be is stopped, and nothing more is sent to
+    /// it: what it has read, and what has left, is then known.
     pub fn killed(&self, stopped_server: Option<SocketAddr>) {
         let mut state = self.shared.lock();
         state.kills += 1;
@@ -171,12 +185,13 @@ impl Tap {
         for stream in streams.iter_mut().filter(|stream| stream.open) {
             stream.killed = true;
             if let Some(server) = stopped_server {
-                let written = written[&stream.connection].lock().expect("no poison");
+                let mut written = written[&stream.connection].lock().expect("no poison");
+                written.halted = true;
                 let to_server = sockets.get(&stream.connection).map(|[_, socket]| socket);
                 let unread = to_server.and_then(|socket| unread::by(server, socket));
-                let unread = unread.unwrap_or_default();
-                assert!(unread <= *written, "{unread} of {written} bytes");
-                stream.read = *written - unread;
+                let Unread { unsent, received } = unread.unwrap_or_default();
+                stream.left = Some(written.bytes - unsent);
+                stream.read = written.bytes - unsent - received;
             }
         }
     }
@@ -195,6 +210,9 @@ impl Tap {
         for socket in state.sockets.values().flatten() {
             socket.shutdown(Shutdown::Both).ok();
         }
+        for written in state.written.values() {
+            written.lock().expect("no poison").halted = false;
+        }
         self.shared.changed.notify_all();
     }
 
@@ -211,20 +229,28 @@ impl Tap {
 
     /// What was sent again of each stream that was killed; forgets all streams.
     pub fn sent_again(&self) -> Vec<Again> {
-        let streams = std::mem::take(&mut self.shared.lock().streams);
+        let mut state = self.shared.lock();
+        let streams = std::mem::take(&mut state.streams);
         let killed = streams.iter().filter(|stream| stream.killed);
         let again = killed.map(|killed| {
             let frames = killed.frames.iter();
-            let through: HashMap<_, _> = frames.map(|it| (it.id, it.end)).collect();
+            let before: HashMap<_, _> = frames.map(|it| (it.id, it.end)).collect();
+            let written = || {
+                state.written[&killed.connection]
+                    .lock()
+                    .expect("no poison")
+                    .bytes
+            };
+            let left = killed.left.unwrap_or_else(written);
             let later = |it: &&Stream| it.kills_before > killed.kills_before;
             let later = streams.iter().filter(later);
             let mut again = Again::default();
             for frame in later.flat_map(|stream| &stream.frames) {
-                let end = through.get(&frame.id);
-                if end.is_some() {
-                    again.through.add(frame.bytes);
+                let end = before.get(&frame.id).copied();
+                if end.is_some_and(|end| end <= left) {
+                    again.left.add(frame.bytes);
                 }
-                if end.is_some_and(|end| *end <= killed.read) {
+                if end.is_some_and(|end| end <= killed.read) {
                     again.read.add(frame.bytes);
                 }
             }
@@ -267,8 +293,8 @@ impl Shared {
         true
     }
 
-    /// What ended behind so many bytes of a connection has got through.
-    fn note(&self, connection: usize, (end, seen): &(u64, Seen)) {
+    /// This ends behind so many bytes of a connection.
+    fn note(&self, connection: usize, end: u64, seen: &Seen) {
         let mut state = self.lock();
         let kills_before = state.kills;
         match seen {
@@ -278,12 +304,13 @@ impl Shared {
                 open: true,
                 kills_before,
                 killed: false,
+                left: None,
                 read: u64::MAX,
             }),
             Seen::Frame(id, bytes) => {
                 let mut streams = state.streams.iter_mut().rev();
                 let stream = streams.find(|stream| stream.connection == connection);
-                let (id, bytes, end) = (*id, *bytes, *end);
+                let (id, bytes) = (*id, *bytes);
                 let frames = &mut stream.expect("a stream began").frames;
                 frames.push(Frame { id, bytes, end });
             }
@@ -303,7 +330,8 @@ impl Shared {
 fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
     let again = |socket: &TcpStream| socket.try_clone().expect("a descriptor");
     server.set_write_timeout(Some(WRITE_PATIENCE)).expect("set");
-    let written = Arc::<Mutex<u64>>::default();
+    set_socket_send_buffer_size(&server, SEND_BYTES).expect("set");
+    let written = Arc::<Mutex<Written>>::default();
     let connection = {
         let mut state = shared.lock();
         let connection = state.next;
@@ -330,7 +358,7 @@ fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
 /// A socket to the server.
 struct Counted {
     socket: TcpStream,
-    written: Arc<Mutex<u64>>,
+    written: Arc<Mutex<Written>>,
 }
 
 impl Counted {
@@ -338,10 +366,15 @@ impl Counted {
     fn write_all(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let mut written = self.written.lock().expect("no poison");
+            if written.halted {
+                drop(written);
+                thread::sleep(MOMENT);
+                continue;
+            }
             match self.socket.write(bytes) {
                 Ok(0) => return false,
                 Ok(len) => {
-                    *written += len as u64;
+                    written.bytes += len as u64;
                     bytes = &bytes[len..];
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -360,21 +393,16 @@ fn carry_forth(shared: &Shared, connection: usize, mut from: TcpStream, mut to: 
     let (mut buffer, mut parser) = (vec![0; 64 << 10], Parser::default());
     let mut before = 0;
     'reading: while let Ok(len @ 1..) = from.read(&mut buffer) {
-        let (mut sent, mut through) = (0, Vec::new());
+        let mut sent = 0;
         for (at, byte) in buffer[..len].iter().enumerate() {
             for seen in parser.take(*byte) {
                 let stops = shared.stops(connection, &seen);
-                through.push((before + at as u64 + 1, seen));
+                shared.note(connection, before + at as u64 + 1, &seen);
                 if !stops {
                     continue;
                 }
-                let written = to.write_all(&buffer[sent..=at]);
+                to.write_all(&buffer[sent..=at]);
                 sent = at + 1;
-                if written {
-                    through
-                        .drain(..)
-                        .for_each(|it| shared.note(connection, &it));
-                }
                 shared.changed.notify_all();
                 if !shared.may_go_on(connection) {
                     break 'reading;
@@ -385,7 +413,6 @@ fn carry_forth(shared: &Shared, connection: usize, mut from: TcpStream, mut to: 
             break;
         }
         before += len as u64;
-        through.iter().for_each(|it| shared.note(connection, it));
     }
     // What comes from a client that is gone ends here; the server says no more to it either.
     to.socket.shutdown(Shutdown::Both).ok();

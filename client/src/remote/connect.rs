@@ -6,8 +6,9 @@
 //!   $no_proxy                                for whom not; * for nobody
 //!   http   the proxy is asked for the whole URL      https   a tunnel through it (CONNECT)
 //! ```
-//! Guarantees: a connection is there within [`CONNECT_TIMEOUT`] or the attempt fails. Never: a
-//! proxy between us and a socket.
+//! Guarantees: a connection is there within [`CONNECT_TIMEOUT`] or the attempt fails; the kernel
+//! holds at most [`UNSENT_BYTES`] of a TCP connection that it has not sent. Never: a proxy between
+//! us and a socket.
 
 use super::error::innermost;
 use http::uri::Scheme;
@@ -17,6 +18,7 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -30,6 +32,11 @@ use tower_service::Service;
 
 /// Three SYN retransmissions (1 + 2 + 4 s) and some: more does not help.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What this machine's kernel takes before it can send it. It goes on sending when its process is
+/// dead, up to 4 MB (net.ipv4.tcp_wmem), while whoever comes back asks what has arrived. What is on
+/// its way is not bounded by it.
+pub const UNSENT_BYTES: u32 = 128 << 10;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -76,7 +83,7 @@ impl Service<Uri> for Connector {
             Connector::Tcp(tcp, proxies) => match proxies.intercept(&uri) {
                 None => {
                     let connecting = tcp.call(uri);
-                    Box::pin(async move { Ok(Stream::Tcp(connecting.await?)) })
+                    Box::pin(async move { Ok(Stream::Tcp(unsent(connecting.await?)?)) })
                 }
                 Some(proxy) => Box::pin(through(proxy, tcp.clone(), uri)),
             },
@@ -88,6 +95,12 @@ impl Service<Uri> for Connector {
             }
         }
     }
+}
+
+/// The same, of which little waits unsent.
+fn unsent(stream: TokioIo<TcpStream>) -> io::Result<TokioIo<TcpStream>> {
+    SockRef::from(stream.inner()).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(stream)
 }
 
 async fn through(proxy: Intercept, mut tcp: HttpConnector, uri: Uri) -> Result<Stream, BoxError> {
@@ -102,14 +115,18 @@ async fn through(proxy: Intercept, mut tcp: HttpConnector, uri: Uri) -> Result<S
     };
     if uri.scheme() == Some(&Scheme::HTTP) {
         let stream = tcp.call(address.clone()).await;
-        return Ok(Stream::Proxied(stream.map_err(|error| why(error.into()))?));
+        let stream = stream.map_err(|error| why(error.into()))?;
+        return Ok(Stream::Proxied(unsent(stream)?));
     }
     let mut tunnel = Tunnel::new(address.clone(), tcp);
     if let Some(authorization) = proxy.basic_auth() {
         tunnel = tunnel.with_auth(authorization.clone());
     }
     match timeout(CONNECT_TIMEOUT, tunnel.call(uri)).await {
-        Ok(stream) => Ok(Stream::Tcp(stream.map_err(|error| why(error.into()))?)),
+        Ok(stream) => {
+            let stream = stream.map_err(|error| why(error.into()))?;
+            Ok(Stream::Tcp(unsent(stream)?))
+        }
         Err(_) => Err(why(io::Error::from(io::ErrorKind::TimedOut).into())),
     }
 }

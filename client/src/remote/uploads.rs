@@ -27,8 +27,9 @@ use tokio::time::timeout;
 const AT_ONCE: usize = 10_000;
 /// Of 10,000 NARs or paths, with a sentence each.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// Pieces of a stream that wait for the connection: at most some 2 MiB each.
-const QUEUED_PIECES: usize = 2;
+/// Pieces of a stream that wait for the connection, of 256 KiB and a frame at most: a lane packs
+/// its next 4 MiB while these are sent. The kernels on the way take little of what nobody reads.
+const QUEUED_PIECES: usize = 16;
 /// After the last byte the server still hashes what waits, and syncs: minutes on a slow disk.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(300);
 

@@ -1,4 +1,5 @@
-//! What of a connection's bytes the server has not read: they wait in one kernel or the other.
+//! What of a connection's bytes the server has not read, and what of these had not even left: they
+//! wait in one kernel or the other.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -12,9 +13,18 @@ const LOOKS: usize = 20;
 /// both.
 const TOLD_WITHIN: Duration = Duration::from_millis(250);
 
-/// Bytes that were written to `socket`, which leads to a server of this machine that reads nothing
-/// now, and that it has not read; None where there is no such connection any more.
-pub fn by(server: SocketAddr, socket: &TcpStream) -> Option<u64> {
+/// Bytes that were written to a socket and nobody has read.
+#[derive(Clone, Copy, Default)]
+pub struct Unread {
+    /// Waiting to be sent.
+    pub unsent: u64,
+    /// Waiting to be read.
+    pub received: u64,
+}
+
+/// Of `socket`, which leads to a server of this machine that reads nothing now; None where there is
+/// no such connection any more.
+pub fn by(server: SocketAddr, socket: &TcpStream) -> Option<Unread> {
     let own = socket.local_addr().ok()?.port();
     let look = || {
         // What the one has not sent, or not been told of, and what the other has and nobody read.
@@ -33,7 +43,9 @@ pub fn by(server: SocketAddr, socket: &TcpStream) -> Option<u64> {
             (seen, since) = (now, Instant::now());
         }
     }
-    Some(seen.0 + seen.1)
+    // What had been sent has been told of by now, so that all that waits has not.
+    let (unsent, received) = seen;
+    Some(Unread { unsent, received })
 }
 
 /// The queues of the socket at port `at` that leads to port `to`: to be sent, to be read. proc(5),

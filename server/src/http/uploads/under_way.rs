@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// What a socket held, 6 MiB (net.ipv4.tcp_rmem), is taken in and synced within this time on a disk
-/// of 1 MB/s; afterwards it is sent again. So long, before that, an upload that has begun may go
-/// without being looked at, which is done when the server first tries to read from it: as soon as
-/// one of its threads has a core. Both are less than the minute that our client waits for an
-/// answer.
+/// What a socket held, 6 MiB (net.ipv4.tcp_rmem) from far away, is taken in and synced within this
+/// time on a disk of 1 MB/s; afterwards it is sent again. So long, before that, an upload that has
+/// begun may go without being looked at, which is done when the server first tries to read from it:
+/// as soon as one of its threads has a core. Both are less than the minute that our client waits
+/// for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look whether it was.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
