@@ -66,7 +66,7 @@ test-long: test-setup
 test-proofs: $(proofs)
 
 # One test at a time: what is timed must not wait for another.
-proof = SNOWCACHE_LONG=1 cargo test --release --test $(1) -- --nocapture --test-threads 1
+proof = SNOWCACHE_LONG=1 scripts/swept.sh cargo test --release --test $(1) -- --nocapture --test-threads 1
 
 test-faults: test-setup
 	@$(call proof,faults)
@@ -109,29 +109,29 @@ bench:
 	@scripts/prepare.sh test
 	@scripts/build.sh
 	@if command -v dpkg-query >/dev/null; then scripts/test-inputs.sh; fi
-	@cargo bench --bench table
+	@scripts/swept.sh cargo bench --bench table
 
 bench-quick: export SNOWCACHE_BENCH_QUICK = 1
 bench-quick:
 	@scripts/prepare.sh test
 	@scripts/build.sh
-	@cargo bench --bench table
+	@scripts/swept.sh cargo bench --bench table
 
 bench-storage: test-setup
-	@cargo bench --bench storage
+	@scripts/swept.sh cargo bench --bench storage
 
 bench-push: test-setup
-	@cargo bench --bench push
+	@scripts/swept.sh cargo bench --bench push
 
 bench-hook: test-setup
-	@cargo bench --bench hook
+	@scripts/swept.sh cargo bench --bench hook
 
 bench-scrub: test-setup
-	@cargo bench --bench scrub
+	@scripts/swept.sh cargo bench --bench scrub
 
 bench-rollout: test-setup
 	@scripts/build.sh
-	@cargo bench --bench rollout
+	@scripts/swept.sh cargo bench --bench rollout
 
 bench-instructions:
 	@scripts/prepare.sh test

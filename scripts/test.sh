@@ -10,7 +10,7 @@ arguments=()
 [ "${1:-}" = --long ] && arguments=(-- --include-ignored)
 started=$SECONDS
 code=0
-cargo test --workspace --release ${CI:+--locked} --no-fail-fast "${arguments[@]}" </dev/null 2>&1 | tee "$log" || code=$?
+scripts/swept.sh cargo test --workspace --release ${CI:+--locked} --no-fail-fast "${arguments[@]}" </dev/null 2>&1 | tee "$log" || code=$?
 
 minutes=$(((SECONDS - started + 59) / 60))
 count() { sed -nE "s/^test result: .* ([0-9]+) $1.*/\1/p" "$log" | awk '{ n += $1 } END { print n + 0 }'; }

@@ -210,6 +210,8 @@ fn scripts(text: &str) -> Vec<String> {
 struct Bucket {
     process: Child,
     port: u16,
+    /// Of its ports for gRPC, each of which has a socket in /tmp.
+    grpc: [u16; 4],
     _folder: tempfile::TempDir,
 }
 
@@ -231,9 +233,12 @@ impl Bucket {
         let log = fs::File::create(log).expect("a log");
         // Each port of its own has another one for gRPC, 10,000 above.
         let [master, volume, filer] = [(); 3].map(|()| low_port());
+        let s3_grpc = low_port();
+        let socket = |of: &str| format!("-{of}.localSocket={}/{of}", folder.path().display());
         let process = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(weed)
+            .arg(format!("-logdir={}", folder.path().display()))
             .args([
                 "server",
                 "-ip=127.0.0.1",
@@ -246,7 +251,8 @@ impl Bucket {
             .arg(format!("-volume.port={volume}"))
             .arg(format!("-filer.port={filer}"))
             .arg(format!("-s3.port={port}"))
-            .arg(format!("-s3.port.grpc={}", low_port()))
+            .arg(format!("-s3.port.grpc={s3_grpc}"))
+            .args([socket("filer"), socket("s3")])
             .arg(format!("-s3.config={}", users.display()))
             .arg("-master.volumeSizeLimitMB=64")
             .stdin(Stdio::null())
@@ -257,6 +263,7 @@ impl Bucket {
         let bucket = Bucket {
             process,
             port,
+            grpc: [master + 10_000, volume + 10_000, filer + 10_000, s3_grpc],
             _folder: folder,
         };
         let answers = || bucket.rclone(&["lsd", ":s3:"]).then_some(());
@@ -304,6 +311,9 @@ impl Drop for Bucket {
     fn drop(&mut self) {
         self.process.kill().ok();
         self.process.wait().ok();
+        for (of, port) in ["master", "volume", "filer", "s3"].iter().zip(self.grpc) {
+            fs::remove_file(format!("/tmp/seaweedfs-{of}-grpc-{port}.sock")).ok();
+        }
     }
 }
 

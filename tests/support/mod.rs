@@ -57,9 +57,10 @@ pub fn folder_on_disk() -> tempfile::TempDir {
 }
 
 /// A temporary folder for stores full of small files: in memory where there is room (8 GiB), which
-/// spares ext4 the churn.
+/// spares ext4 the churn; below `TMPDIR_IN_MEMORY`, where `scripts/swept.sh` gives a place.
 pub fn folder_for_files() -> tempfile::TempDir {
-    let shared_memory = PathBuf::from("/dev/shm");
+    let given = std::env::var_os("TMPDIR_IN_MEMORY").filter(|given| !given.is_empty());
+    let shared_memory = PathBuf::from(given.unwrap_or_else(|| "/dev/shm".into()));
     let roomy = free_kib(&shared_memory).is_some_and(|kib| kib > 8 << 20);
     let base = if roomy {
         shared_memory
