@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 use support::corpus::{self, Generation, assert_same_bytes};
 use support::nix::{Nix, Node, User};
-use support::proxy::Wire;
+use support::proxy::{Proxy, Wire};
 use support::server::{Snowcached, binary};
 
 /// Somebody who pushes: a script can say `$SNOWCACHE push`.
@@ -133,6 +133,24 @@ fn a_push_outlives_its_connections() {
     let pushed = push(&user, &Nix::installed(), &arguments);
     assert_eq!(pushed["pushed"], small.closure.len(), "{pushed}");
     assert!(wire.cuts() > 0, "no connection was cut");
+    assert_fetchable(&user, &Nix::newer(), small);
+}
+
+/// What takes in whole requests before it hands them on shows nobody how far an upload is: each
+/// lane asks once at most, and goes on without.
+#[test]
+fn a_proxy_that_keeps_requests_back_is_waited_for_once() {
+    let small = corpus::small();
+    let server = Snowcached::start();
+    let user = pusher(&server);
+    let proxy = Proxy::before(server.address(), |_, answer| answer);
+    let arguments = format!("--jobs 2 --to {} {}", proxy.url(), small.top);
+    let pushed = push(&user, &Nix::installed(), &arguments);
+    assert_eq!(pushed["pushed"], small.closure.len(), "{pushed}");
+    let asked = proxy.asked();
+    let asked = asked.iter().filter(|it| it.contains("/uploads/taken/"));
+    let asked = asked.count();
+    assert!((1..=2).contains(&asked), "{asked} times");
     assert_fetchable(&user, &Nix::newer(), small);
 }
 

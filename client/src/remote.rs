@@ -28,6 +28,7 @@ mod missing;
 mod plan;
 mod put;
 mod retry;
+mod taken;
 mod tls;
 mod tokens;
 mod uploads;
@@ -39,8 +40,9 @@ pub use caches::{CacheChange, Holding, NamedCache, Where};
 pub use elsewhere::{DOUBT, Elsewhere, STALL};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::RemoteError;
+pub use taken::Waits;
 pub use tokens::{GitHubError, NewToken, Token, TokenWish, github_identity};
-pub use uploads::{NarFate, PathFate, Sending, wait_after};
+pub use uploads::{NarFate, Next, PathFate, Sending, wait_after};
 
 use self::body::{Again, Keep};
 use self::http::Http;

@@ -238,11 +238,7 @@ fn body_of<'a>(response: &Response, reader: impl BufRead + 'a) -> Box<dyn Read +
         .header("transfer-encoding")
         .is_some_and(|value| value.contains("chunked"))
     {
-        return Box::new(Chunks {
-            reader,
-            left: 0,
-            done: false,
-        });
+        return Box::new(Chunks::new(reader));
     }
     match response
         .header("content-length")
@@ -284,10 +280,17 @@ impl<R: Read> Read for Exactly<R> {
 }
 
 /// A chunked body; one without its last chunk is an error.
-struct Chunks<R> {
+pub struct Chunks<R> {
     reader: R,
     left: usize,
     done: bool,
+}
+
+impl<R> Chunks<R> {
+    pub fn new(reader: R) -> Chunks<R> {
+        let (left, done) = (0, false);
+        Chunks { reader, left, done }
+    }
 }
 
 impl<R: BufRead> Read for Chunks<R> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::http::{Http, Response};
+use super::http::{Chunks, Http, Response};
 
 /// What becomes of an answer, by the path that was asked for.
 type Spoil = dyn Fn(&str, Response) -> Response + Send + Sync;
@@ -90,14 +90,16 @@ fn serve(
         log.lock()
             .expect("no poison")
             .push(format!("{method} {path}"));
-        let lengths = lines.iter().filter_map(|line| line.split_once(": "));
-        let mut lengths = lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-        let length = lengths
-            .next()
-            .map_or(0, |(_, length)| length.parse().expect("a length of a body"));
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).ok()?;
-        let request = Http(server).request(method, path);
+        let body = body_of(&lines, &mut reader)?;
+        let passed_on = ["authorization", "snowcache-upload"];
+        let passed_on = passed_on.map(|name| (name, header(&lines, name)));
+        let request = passed_on.into_iter().fold(
+            Http(server).request(method, path),
+            |request, (name, value)| match value {
+                Some(value) => request.header(name, value),
+                None => request,
+            },
+        );
         let request = match body.is_empty() {
             true => request,
             // Questions of ours; what Nix would take packed, it gets as it is.
@@ -127,6 +129,27 @@ fn serve(
             return None;
         }
     }
+}
+
+fn header<'a>(lines: &'a [String], wanted: &str) -> Option<&'a str> {
+    let mut headers = lines.iter().filter_map(|line| line.split_once(": "));
+    let header = headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    header.map(|(_, value)| value)
+}
+
+/// All of a request's body.
+fn body_of(lines: &[String], reader: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    if header(lines, "transfer-encoding").is_some() {
+        Chunks::new(&mut *reader).read_to_end(&mut body).ok()?;
+        reader.read_line(&mut String::new()).ok()?;
+    } else {
+        let length = header(lines, "content-length");
+        let length = length.map_or(0, |length| length.parse().expect("a length of a body"));
+        body.resize(length, 0);
+        reader.read_exact(&mut body).ok()?;
+    }
+    Some(body)
 }
 
 /// Carries connections. Ends with the test's process.

@@ -84,15 +84,12 @@ pub struct Again {
 pub struct Count {
     pub frames: usize,
     pub bytes: u64,
-    /// The longest of them.
-    pub largest_bytes: u64,
 }
 
 impl Count {
     fn add(&mut self, bytes: u64) {
         self.frames += 1;
         self.bytes += bytes;
-        self.largest_bytes = self.largest_bytes.max(bytes);
     }
 }
 

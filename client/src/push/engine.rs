@@ -8,7 +8,7 @@ use super::lane::Lane;
 use super::order::references_first;
 use super::store::LocalPath;
 use super::vouchers::Vouchers;
-use crate::remote::{Remote, RemoteError, wait_after};
+use crate::remote::{Remote, RemoteError, Waits, wait_after};
 use snowcache_core::cache::Cache;
 use snowcache_core::error::Error;
 use snowcache_core::upstream::signed_by;
@@ -144,6 +144,7 @@ pub(super) struct Work {
     pub runtime: Handle,
     pub paths: Vec<LocalPath>,
     pub counts: Arc<Pushed>,
+    pub waits: Waits,
     state: Mutex<State>,
 }
 
@@ -257,6 +258,7 @@ async fn send(
         runtime: Handle::current(),
         paths,
         counts,
+        waits: Waits::default(),
         state: Mutex::new(state),
     });
     let lanes = (0..lanes).map(|_| {

@@ -11,7 +11,7 @@
 
 use super::engine::{Job, MAX_ATTEMPTS, Work};
 use super::pack::{PackError, pack};
-use crate::remote::{NarFate, RemoteError, Sending, wait_after};
+use crate::remote::{NarFate, Next, RemoteError, Sending, wait_after};
 use bytes::Bytes;
 use snowcache_core::cut::Piece;
 use snowcache_core::recipe::FrameId;
@@ -166,7 +166,9 @@ impl Lane {
         let work = self.work.clone();
         let stream = self.stream.get_or_insert_with(|| Stream {
             // Spawns a task, so in the runtime's context.
-            sending: work.runtime.block_on(async { work.remote.send_nars() }),
+            sending: work
+                .runtime
+                .block_on(async { work.remote.send_nars(&work.waits) }),
             records: 0,
             bytes: 0,
             begun: 0,
@@ -178,15 +180,16 @@ impl Lane {
         }
         let mut going = true;
         for part in window {
-            stream.put(part, &mut absent, &work, &mut out);
-            if going && out.len() >= SEND_BYTES {
+            let is_frame = stream.put(part, &mut absent, &work, &mut out);
+            if going && (is_frame || out.len() >= SEND_BYTES) {
                 let bytes = Bytes::from(std::mem::take(&mut out));
-                going = work.runtime.block_on(stream.send(bytes, &work))?;
+                let piece = Next { bytes, is_frame };
+                going = work.runtime.block_on(stream.send(piece, &work))?;
             }
         }
         if going {
             work.runtime
-                .block_on(stream.send(Bytes::from(out), &work))?;
+                .block_on(stream.send(Next::without_frame(out), &work))?;
         }
         Ok(())
     }
@@ -232,7 +235,7 @@ impl Lane {
         let records = stream.records;
         Record::End { records }.put(&mut out);
         let ended = work.runtime.block_on(async {
-            stream.send(Bytes::from(out), &work).await?;
+            stream.send(Next::without_frame(out), &work).await?;
             stream.sending.finish().await
         });
         match ended {
@@ -305,14 +308,14 @@ impl Part {
 }
 
 impl Stream {
-    /// Appends the record of a part.
+    /// Appends the record of a part; whether that is a frame.
     fn put(
         &mut self,
         part: Part,
         absent: &mut HashMap<FrameId, Vec<u8>>,
         work: &Work,
         out: &mut Vec<u8>,
-    ) {
+    ) -> bool {
         self.records += 1;
         match part {
             Part::Begin(nar_hash, nar_size_bytes) => {
@@ -339,6 +342,7 @@ impl Stream {
                         .put(out);
                         self.sent.entry(id).or_insert(self.begun);
                         work.counts.sent_frames.fetch_add(1, Ordering::Relaxed);
+                        return true;
                     }
                     None => {
                         Record::Known { id, raw_len }.put(out);
@@ -347,15 +351,17 @@ impl Stream {
                 }
             }
         }
+        false
     }
 
-    async fn send(&mut self, bytes: Bytes, work: &Work) -> Result<bool, RemoteError> {
-        if bytes.is_empty() {
+    async fn send(&mut self, next: Next, work: &Work) -> Result<bool, RemoteError> {
+        let len = next.bytes.len() as u64;
+        if len == 0 {
             return Ok(true);
         }
-        self.bytes += bytes.len() as u64;
+        self.bytes += len;
         let sent = &work.counts.sent_bytes;
-        sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.sending.send(bytes).await
+        sent.fetch_add(len, Ordering::Relaxed);
+        self.sending.send(next).await
     }
 }

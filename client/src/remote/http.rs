@@ -22,7 +22,9 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 /// Until the first byte of an answer: a plan or a large upload may keep a server busy for a while.
@@ -48,6 +50,8 @@ pub(super) struct Http {
     pub(super) rate: Rate,
     /// What keeps what comes until it is imported.
     pub(super) spool: FrameSpool,
+    /// How long the quickest answer took to begin.
+    quickest_us: Arc<AtomicU64>,
     /// How often a request is made.
     pub(super) attempts: u32,
     /// Who may have what this cache is slow to give.
@@ -103,11 +107,17 @@ impl Http {
             client,
             endpoint,
             authorization,
+            quickest_us: Arc::new(AtomicU64::new(u64::MAX)),
             rate: Rate::default(),
             spool: FrameSpool::default(),
             attempts: retry::MAX_ATTEMPTS,
             elsewhere: None,
         }
+    }
+
+    /// How long the quickest answer took to begin; very long as long as there was none.
+    pub fn quickest(&self) -> Duration {
+        Duration::from_micros(self.quickest_us.load(Ordering::Relaxed))
     }
 
     /// Whether requests bear a token.
@@ -146,7 +156,10 @@ impl Http {
             let body = Full::new(ask.body.clone())
                 .map_err(|never| match never {})
                 .boxed_unsync();
+            let asked_at = Instant::now();
             let answer = self.once(&ask, body).await?;
+            let took_us = asked_at.elapsed().as_micros() as u64;
+            self.quickest_us.fetch_min(took_us, Ordering::Relaxed);
             if !answer.status().is_redirection() || answer.status() == StatusCode::NOT_MODIFIED {
                 return Ok(answer);
             }
@@ -296,6 +309,12 @@ pub(super) fn is_absent(status: StatusCode) -> bool {
         status,
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN
     )
+}
+
+/// 128 bits that nobody guesses, in hexadecimal.
+pub(super) fn random_key() -> Option<String> {
+    let (one, other) = (getrandom::u64().ok()?, getrandom::u64().ok()?);
+    Some(format!("{one:016x}{other:016x}"))
 }
 
 /// For jitter only. Without randomness the longest wait is a safe one.

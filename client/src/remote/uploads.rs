@@ -7,6 +7,7 @@
 use super::Remote;
 use super::error::RemoteError;
 use super::http::{Ask, BoxError, IDLE_TIMEOUT};
+use super::taken::{Taking, Waits};
 use bytes::Bytes;
 use futures::stream::unfold;
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -85,9 +86,26 @@ pub struct NarFate {
     pub refused: Option<String>,
 }
 
+/// What goes down a stream next.
+#[derive(Debug)]
+pub struct Next {
+    /// Records, and parts of them.
+    pub bytes: Bytes,
+    /// The last one is a frame; no other is.
+    pub is_frame: bool,
+}
+
+impl Next {
+    /// Other records.
+    pub fn without_frame(bytes: Vec<u8>) -> Next {
+        let (bytes, is_frame) = (Bytes::from(bytes), false);
+        Next { bytes, is_frame }
+    }
+}
+
 /// A stream of NARs under way.
 pub struct Sending {
-    queue: mpsc::Sender<Bytes>,
+    queue: mpsc::Sender<Next>,
     answer: JoinHandle<Result<Response<Incoming>, RemoteError>>,
     remote: Remote,
     url: String,
@@ -162,15 +180,19 @@ impl Remote {
         }
     }
 
-    /// Begins a stream of NARs.
-    pub fn send_nars(&self) -> Sending {
+    /// Begins a stream of NARs, one of a push that shares `waits`.
+    pub fn send_nars(&self, waits: &Waits) -> Sending {
         let url = self.uploads("");
-        let (queue, queued) = mpsc::channel::<Bytes>(QUEUED_PIECES);
-        let pieces = unfold(queued, |mut queued| async move {
-            let bytes = queued.recv().await?;
-            Some((Ok::<_, BoxError>(Frame::data(bytes)), queued))
+        let (queue, queued) = mpsc::channel::<Next>(QUEUED_PIECES);
+        let mut ask = Ask::new(Method::POST, url.clone());
+        let taking = Taking::of(&self.http, waits, &mut ask);
+        let pieces = unfold((queued, taking), |(mut queued, mut taking)| async move {
+            let Next { bytes, is_frame } = queued.recv().await?;
+            if is_frame {
+                taking.wait().await;
+            }
+            Some((Ok::<_, BoxError>(Frame::data(bytes)), (queued, taking)))
         });
-        let ask = Ask::new(Method::POST, url.clone());
         let (http, body) = (self.http.clone(), StreamBody::new(pieces).boxed_unsync());
         let answer = tokio::spawn(async move { http.streamed(&ask, body).await });
         Sending {
@@ -210,8 +232,8 @@ impl Sending {
     ///
     /// # Errors
     /// When nothing is taken for too long.
-    pub async fn send(&mut self, bytes: Bytes) -> Result<bool, RemoteError> {
-        match timeout(IDLE_TIMEOUT, self.queue.send(bytes)).await {
+    pub async fn send(&mut self, next: Next) -> Result<bool, RemoteError> {
+        match timeout(IDLE_TIMEOUT, self.queue.send(next)).await {
             Ok(sent) => Ok(sent.is_ok()),
             Err(_) => Err(self.timed_out(IDLE_TIMEOUT)),
         }

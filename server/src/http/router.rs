@@ -124,6 +124,7 @@ fn sending(app: &Shared) -> Router<Shared> {
         .route("/api/v1/uploads", post(uploads::stream))
         .route("/api/v1/uploads/nars", post(uploads::nars))
         .route("/api/v1/uploads/frames", post(uploads::frames))
+        .route("/api/v1/uploads/taken/{key}", get(uploads::taken))
         .route("/api/v1/uploads/commit", post(uploads::commit))
         .route_layer(from_fn_with_state(Rule::new(app, Scope::Push), admit))
 }

@@ -8,7 +8,7 @@ use snowcache_core::recipe::FrameId;
 use snowcache_core::upload::{MAGIC, Record};
 use snowcache_nix::NarHash;
 use snowcache_server::http::codec::Codec;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 #[test]
@@ -375,6 +375,8 @@ fn without_the_push_token_nothing_is_taken_and_nothing_told() {
         }
         assert_eq!(cache.get(&path).status, 404, "GET {path}");
     }
+    let path = format!("{UPLOADS}/taken/{}", "0".repeat(32));
+    assert_eq!(cache.get(&path).status, 401);
     assert_eq!(cache.absent_nars(&[&sample]), 1);
 }
 
@@ -396,4 +398,85 @@ fn uploads_in_pieces_have_the_limits_of_whole_ones() {
     );
     assert_eq!(cache.commit(&[small.record()]).0, 200);
     cache.holds(&next, &cut(&next.nar));
+}
+
+/// The bytes of an answer's chunks, as they come; `until` says when it is enough.
+fn chunks(stream: &TcpStream, until: usize) -> String {
+    let (mut reader, mut bytes) = (BufReader::new(stream), String::new());
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    };
+    assert_eq!(line(), "HTTP/1.1 200 OK");
+    while !line().is_empty() {}
+    while bytes.len() < until {
+        match line().as_str() {
+            "0" => break,
+            _ => bytes += &line(),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn a_sender_is_told_of_each_frame_that_is_taken_and_nobody_else() {
+    let cache = Cache::new();
+    let key = "0123456789abcdef0123456789abcdef";
+    let sample = Sample::tree('l', "told", 3 << 20, &[]);
+    let parts = cut(&sample.nar);
+    let whole = stream(&sample, &parts);
+    let is_frame = |part: &&Part| matches!(part, Part::Frame { .. });
+    let frames = parts.iter().filter(is_frame).count();
+    let second = parts.iter().enumerate().filter(|(_, it)| is_frame(it));
+    let second = second.map(|(at, _)| at).nth(1).unwrap();
+    // All but the end, so that the upload is cut in the middle of its second frame.
+    let first = stream(&sample, &parts[..second]).len();
+
+    let ask = |token: &str| {
+        let mut socket = TcpStream::connect(cache.server.address).unwrap();
+        let head = format!(
+            "GET {UPLOADS}/taken/{key} HTTP/1.1\r\nHost: cache\r\n\
+             Authorization: Bearer {token}\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        socket
+    };
+    let early = ask(&cache.token());
+    let mut socket = TcpStream::connect(cache.server.address).unwrap();
+    let head = format!(
+        "POST {UPLOADS} HTTP/1.1\r\nHost: cache\r\nAuthorization: Bearer {}\r\n\
+         Snowcache-Upload: {key}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        cache.token(),
+        whole.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.write_all(&whole[..first]).unwrap();
+    assert_eq!(chunks(&early, 1), ".");
+    let late = ask(&cache.token());
+    assert_eq!(chunks(&late, 1), ".", "it is taken already");
+    let admin = std::fs::read_to_string(cache.dir.path().join("admin.token")).unwrap();
+    let path = format!("{UPLOADS}/taken/{key}");
+    let bearer = format!("Bearer {}", admin.trim());
+    let other = cache.send("GET", &path, &[("Authorization", &bearer)], b"");
+    assert_eq!(other.status, 404, "{}", other.text());
+
+    let all = ask(&cache.token());
+    socket.write_all(&whole[first..]).unwrap();
+    assert_eq!(chunks(&all, usize::MAX), ".".repeat(frames));
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(r#""held":true"#), "{answer}");
+    for key in ["short", &"g".repeat(32)] {
+        let answer = cache.send(
+            "POST",
+            UPLOADS,
+            &[
+                ("Authorization", &format!("Bearer {}", cache.token())),
+                ("Snowcache-Upload", key),
+            ],
+            b"",
+        );
+        assert_eq!(answer.status, 400, "{}", answer.text());
+    }
 }

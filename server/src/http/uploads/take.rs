@@ -17,7 +17,7 @@ use crate::clock::now_unix_s;
 use crate::http::App;
 use crate::http::errors::Refusal;
 use crate::http::push_nar::received::{Message, Received, Stop};
-use crate::http::{body, uploads::MAX_AT_ONCE};
+use crate::http::{body, uploads::MAX_AT_ONCE, uploads::under_way};
 use serde::Serialize;
 use snowcache_core::upload::{Reader, Record, StreamError};
 use snowcache_depot::{CacheName, Error, ErrorKind, Ingest, Lease, Nar, Upload, native_name};
@@ -73,6 +73,7 @@ struct Taking<'a> {
 pub fn take_in(
     app: &App,
     subject: &Subject,
+    upload: &under_way::Upload,
     queued: mpsc::Receiver<Message>,
 ) -> Result<Taken, Refusal> {
     app.depot.check_quota(&app.cache)?;
@@ -90,7 +91,13 @@ pub fn take_in(
     loop {
         match reader.read() {
             Ok(Record::End { .. }) if taking.open.is_none() => return Ok(taking.taken),
-            Ok(record) => taking.take(record)?,
+            Ok(record) => {
+                let is_frame = matches!(record, Record::Frame { .. });
+                taking.take(record)?;
+                if is_frame {
+                    upload.took_a_frame();
+                }
+            }
             Err(error) => return Err(taking.broken(&error)),
         }
     }

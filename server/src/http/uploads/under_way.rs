@@ -12,9 +12,10 @@
 use crate::auth::subject::Subject;
 use crate::listen::line::{Line, Watched};
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What a socket held, 6 MiB (net.ipv4.tcp_rmem) from far away, is taken in and synced within this
 /// time on a disk of 1 MB/s; afterwards it is sent again. So long, before that, an upload that has
@@ -22,6 +23,9 @@ use tokio::sync::Notify;
 /// as soon as one of its threads has a core. Both are less than the minute that our client waits
 /// for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Who asks for an upload that has not begun waits so long: longer than our client, which then goes
+/// on without.
+const BEGINS_WITHIN: Duration = Duration::from_secs(2);
 /// How often to look whether it was.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
@@ -32,34 +36,100 @@ pub struct UnderWay(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     uploads: Mutex<Uploads>,
-    ended: Notify,
+    /// One has begun, or ended.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Uploads {
     next: u64,
-    by_number: HashMap<u64, (Subject, Watched)>,
+    by_number: HashMap<u64, Known>,
+}
+
+/// What is known of an upload.
+#[derive(Debug)]
+struct Known {
+    by: Subject,
+    key: Option<Key>,
+    line: Watched,
+    frames: watch::Receiver<u64>,
+}
+
+/// What its sender calls an upload: random, so that nobody else's has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u128);
+
+/// What is no [`Key`].
+#[derive(Debug, thiserror::Error)]
+#[error("an upload is called by 32 hexadecimal digits")]
+pub struct KeyError;
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Key, KeyError> {
+        let is_key = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = is_key
+            .then(|| u128::from_str_radix(text, 16).ok())
+            .flatten();
+        number.map(Key).ok_or(KeyError)
+    }
+}
+
+/// How far an upload is.
+#[derive(Debug)]
+pub struct Progress {
+    /// Its client is within a millisecond.
+    pub is_near: bool,
+    /// Frames of it that outlive the process, or are of no use; closed when it ends.
+    pub frames: watch::Receiver<u64>,
 }
 
 /// An upload, under way until this is dropped.
 #[derive(Debug)]
 pub struct Upload {
     number: u64,
+    frames: watch::Sender<u64>,
     inner: Arc<Inner>,
 }
 
 impl UnderWay {
-    /// An upload begins, over this connection.
-    pub fn begin(&self, subject: &Subject, line: &Line) -> Upload {
+    /// An upload begins, over this connection; some senders call it by a key.
+    pub fn begin(&self, subject: &Subject, key: Option<Key>, line: &Line) -> Upload {
         let mut uploads = self.0.lock();
         let number = uploads.next;
         uploads.next += 1;
-        let upload = (subject.clone(), line.watch());
-        uploads.by_number.insert(number, upload);
+        let (counted, frames) = watch::channel(0);
+        let known = Known {
+            by: subject.clone(),
+            key,
+            line: line.watch(),
+            frames,
+        };
+        uploads.by_number.insert(number, known);
+        drop(uploads);
+        self.0.changed.notify_waiters();
         Upload {
             number,
+            frames: counted,
             inner: self.0.clone(),
         }
+    }
+
+    /// How far the subject's upload of this key is, once something was read of it; None where none
+    /// begins within [`BEGINS_WITHIN`].
+    pub async fn progress(&self, subject: &Subject, key: Key) -> Option<Progress> {
+        let found = async {
+            loop {
+                let changed = self.0.changed.notified();
+                match self.0.called(subject, key) {
+                    Some(Some(progress)) => return progress,
+                    Some(None) => tokio::time::sleep(LOOK_AGAIN).await,
+                    None => changed.await,
+                }
+            }
+        };
+        tokio::time::timeout(BEGINS_WITHIN, found).await.ok()
     }
 
     /// Waits for those of the subject's uploads whose client has gone.
@@ -80,7 +150,7 @@ impl UnderWay {
         }
         let over = async {
             loop {
-                let ended = self.0.ended.notified();
+                let ended = self.0.changed.notified();
                 if self.0.are_over(&cut) {
                     return;
                 }
@@ -103,14 +173,26 @@ impl Inner {
     fn any(&self, subject: &Subject, is_so: impl Fn(&Watched) -> bool) -> bool {
         let uploads = self.lock();
         let mut all = uploads.by_number.values();
-        all.any(|(by, line)| by.as_str() == subject.as_str() && is_so(line))
+        all.any(|it| it.is_by(subject) && is_so(&it.line))
+    }
+
+    /// None: there is no such upload. None within: it is blind.
+    fn called(&self, subject: &Subject, key: Key) -> Option<Option<Progress>> {
+        let uploads = self.lock();
+        let mut all = uploads.by_number.values();
+        let upload = all.find(|it| it.key == Some(key) && it.is_by(subject))?;
+        let progress = || Progress {
+            is_near: upload.line.is_near(),
+            frames: upload.frames.clone(),
+        };
+        Some((!upload.line.is_blind()).then(progress))
     }
 
     fn cut(&self, subject: &Subject) -> Vec<u64> {
         let uploads = self.lock();
         let own = uploads.by_number.iter();
-        let own = own.filter(|(_, (by, _))| by.as_str() == subject.as_str());
-        let cut = own.filter(|(_, (_, line))| line.is_cut());
+        let own = own.filter(|(_, it)| it.is_by(subject));
+        let cut = own.filter(|(_, it)| it.line.is_cut());
         cut.map(|(number, _)| *number).collect()
     }
 
@@ -121,10 +203,23 @@ impl Inner {
     }
 }
 
+impl Known {
+    fn is_by(&self, subject: &Subject) -> bool {
+        self.by.as_str() == subject.as_str()
+    }
+}
+
+impl Upload {
+    /// Another frame of it would survive this process, or is of no use.
+    pub fn took_a_frame(&self) {
+        self.frames.send_modify(|frames| *frames += 1);
+    }
+}
+
 impl Drop for Upload {
     fn drop(&mut self) {
         self.inner.lock().by_number.remove(&self.number);
-        self.inner.ended.notify_waiters();
+        self.inner.changed.notify_waiters();
     }
 }
 
@@ -141,8 +236,8 @@ mod tests {
         let sockets = || UnixStream::pair().expect("a pair");
         let lines = [Line::default(), Line::default()];
         let ((client, server), (there, its_server)) = (sockets(), sockets());
-        let cut = under_way.begin(&subject, &lines[0]);
-        let live = under_way.begin(&subject, &lines[1]);
+        let cut = under_way.begin(&subject, None, &lines[0]);
+        let live = under_way.begin(&subject, None, &lines[1]);
         lines[0].show(server.as_fd());
         lines[1].show(its_server.as_fd());
         under_way.behind_what_was_cut(&subject).await; // both clients are there
