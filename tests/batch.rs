@@ -25,13 +25,19 @@ fn endpoint(http: Http) -> String {
 
 /// A request as that client sends it.
 fn ask(http: Http, hashes: &[&str]) -> Response {
+    ask_preferring(http, "nothing-in-particular", hashes)
+}
+
+/// The same of one that would rather have something.
+fn ask_preferring(http: Http, preference: &str, hashes: &[&str]) -> Response {
     let body: String = hashes.iter().map(|hash| format!("{hash}\n")).collect();
     let request = http.request("QUERY", &endpoint(http));
     let request = request
         .header("Accept", "*/*")
         .header("Accept-Encoding", "deflate, gzip, br, zstd")
         .header("User-Agent", "curl/8.14.1 Determinate Nix/3.22.2")
-        .header("Content-Type", "text/plain");
+        .header("Content-Type", "text/plain")
+        .header("Prefer", preference);
     let mut answer = request.bytes(body.as_bytes()).send();
     if answer.status == 200 {
         assert_eq!(answer.header("content-encoding"), Some("zstd"));
@@ -152,6 +158,18 @@ fn a_closure_is_known_after_two_requests() {
         !distinct.contains(&tower[298].base_name().to_owned()),
         "nor what was asked for"
     );
+}
+
+#[test]
+fn who_prefers_closures_has_all_of_one_after_one_request() {
+    let server = Snowcached::start();
+    let (http, tower) = (server.http(), tower(&server));
+    let infos = infos(ask_preferring(http, "closure", &[tower[299].hash_part()]));
+    let found: BTreeSet<&str> = infos.keys().map(String::as_str).collect();
+    let all: BTreeSet<&str> = tower.iter().map(Upload::hash_part).collect();
+    assert_eq!(found, all);
+    let hints = infos.values().flat_map(|it| strings(&it["partialClosure"]));
+    assert_eq!(hints.count(), 0, "there is nothing left to be named");
 }
 
 #[test]

@@ -19,6 +19,7 @@
 //! A daemon that restarts is gone back to, from the beginning: held anew, checked anew.
 //! Never: more in memory than the closure's narinfos and a few chunks for each path under way.
 
+mod ahead;
 mod arrivals;
 mod bases;
 mod delta;
@@ -186,8 +187,7 @@ impl Prefetch<'_> {
 
     async fn once(&self, roots: &[StoreHash]) -> Result<Ready, Error> {
         preflight::node()?;
-        self.store.about().await?;
-        self.sources.learn(roots).await;
+        self.learn(roots).await?;
         let either = Either {
             sources: self.sources,
             store: self.store,

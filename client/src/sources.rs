@@ -31,7 +31,7 @@ pub use resting::REST;
 use crate::remote::{Batch, DOUBT, HASHES_PER_REQUEST, Remote, STALL};
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Either, select};
+use futures::future::{BoxFuture, Either, join_all, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use race::{Raced, race};
 use resting::Resting;
@@ -213,6 +213,10 @@ impl Sources {
             .flat_map(|narinfo| &narinfo.info.references)
             .map(|path| path.hash());
         let named: Vec<StoreHash> = references.chain(batch.hinted).collect();
+        let came = batch.narinfos.iter().map(|it| it.info.store_path.hash());
+        let came: BTreeSet<StoreHash> = came.collect();
+        open.retain(|hash| !came.contains(hash));
+        seen.extend(came);
         open.extend(named.into_iter().filter(|hash| seen.insert(*hash)));
         for narinfo in batch.narinfos {
             if self.problem(&narinfo.info).is_none() {
@@ -220,6 +224,17 @@ impl Sources {
                 self.state().known.insert(hash, (cache, narinfo));
             }
         }
+    }
+
+    /// Makes so many connections to the cache that is asked first, for what will be asked of it. Of
+    /// what goes wrong with it whoever asks for something is told.
+    pub async fn open_ahead(&self, connections: usize) {
+        let Some(&cache) = self.order().first() else {
+            return;
+        };
+        // Once, or a cache that is busy would be asked again by all of them.
+        let cache = self.caches[cache].clone().impatient();
+        join_all((0..connections).map(|_| cache.answers())).await;
     }
 
     /// What a cache takes long to say: nothing when it turns out not to answer anything any more,

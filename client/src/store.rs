@@ -116,6 +116,16 @@ impl Store {
         Ok(about)
     }
 
+    /// Makes one more connection, for what will be asked over it.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn open_ahead(&self) -> Result<(), StoreError> {
+        let connection = self.connect().await?;
+        self.give_back(connection);
+        Ok(())
+    }
+
     /// Keeps these paths from being collected until this value is dropped, whether they are valid
     /// or will be.
     ///

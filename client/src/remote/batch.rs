@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   QUERY <the URL that it names>      one hash part a line
+//!   Prefer: closure                    of all that they need, too: a snowcached does that
 //!   200                                a line of JSON for each path that is there, perhaps with
 //!                                      "partialClosure": what it needs besides
 //! ```
@@ -28,9 +29,9 @@ const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// What came back.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The paths that the cache has.
+    /// The paths that the cache has, perhaps with others that these need.
     pub narinfos: Vec<Narinfo>,
-    /// Paths that these need and that the cache has, too.
+    /// Paths that these need and that the cache has, too, if it only names them.
     pub hinted: Vec<StoreHash>,
 }
 
@@ -74,8 +75,8 @@ impl Remote {
             .map(|place| self.http.endpoint.join(place.trim_start_matches('/'))))
     }
 
-    /// The narinfos of at most [`HASHES_PER_REQUEST`] paths; `None` when the cache does not answer
-    /// there after all.
+    /// The narinfos of at most [`HASHES_PER_REQUEST`] paths, and perhaps of what they need; `None`
+    /// when the cache does not answer there after all.
     ///
     /// # Errors
     /// When the cache cannot be asked, or something it says is no narinfo.
@@ -87,7 +88,10 @@ impl Remote {
         let question: String = hashes.iter().map(|hash| format!("{hash}\n")).collect();
         let method = Method::from_bytes(b"QUERY").unwrap_or(Method::POST);
         let zstd = HeaderValue::from_static("zstd");
-        let mut ask = Ask::new(method, url.to_owned()).header(header::ACCEPT_ENCODING, zstd);
+        let prefer = header::HeaderName::from_static("prefer");
+        let mut ask = Ask::new(method, url.to_owned())
+            .header(header::ACCEPT_ENCODING, zstd)
+            .header(prefer, HeaderValue::from_static("closure"));
         ask.body = Bytes::from(question);
         let answer = self.http.send(&ask).await?;
         let unknown = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];

@@ -6,6 +6,7 @@
 //!   200, application/x-ndjson       one JSON object a line, version 2 of Nix's path infos, with
 //!                                   the narinfo's "path", "url", "compression", "downloadSize"
 //!     "partialClosure"              what the path needs besides, and this answer has not named
+//!   Prefer: closure                 lines of all that in place of the names: one round trip less
 //!   Content-Encoding: zstd          if the client takes that: a third of the bytes
 //! ```
 //! A path that is not in the answer is not in the cache. Fields and their meaning are those of
@@ -19,14 +20,14 @@ use super::errors::Refusal;
 use super::{App, Shared, body, nar};
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
 use snowcache_core::upstream;
 use snowcache_depot::{CacheName, Depot, Entry};
 use snowcache_nix::{ContentAddress, Hash, PathInfo, STORE_DIR, StoreHash, StorePath};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 /// Where nix-cache-info says that it is: relative, so that it is right under `/push` and behind a
 /// proxy's prefix, too.
@@ -45,6 +46,10 @@ const PATHS_AT_ONCE: usize = 256;
 /// Paths that the hints of one answer name: a closure of 100,000 paths is ten times a large
 /// system's. What is left out is asked for later.
 const MAX_HINTED: usize = 100_000;
+
+/// Lines up to which an answer goes on to what its paths need, for who prefers that: as many as a
+/// client asks for at once. What is left out is asked for by its name.
+const MAX_CLOSURE: usize = 10_000;
 
 /// Version 2 of Nix's JSON for path infos, with the half that is about one cache.
 #[derive(Serialize)]
@@ -86,13 +91,18 @@ struct Walk {
     is_packed: bool,
     depot: Depot,
     cache: CacheName,
-    asked: std::vec::IntoIter<StoreHash>,
+    asked: VecDeque<StoreHash>,
+    /// What the paths need is answered, too, in place of named.
+    is_closure: bool,
     /// Paths that the client knows of by now: asked for, or named in this answer. 20 bytes each.
     known: HashSet<StoreHash>,
     /// Paths whose references were followed.
     followed: HashSet<StoreHash>,
     hinted: usize,
 }
+
+/// What a client would rather have (RFC 7240); who does not know it passes it over.
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// `QUERY`, `POST`
 pub async fn query(
@@ -117,7 +127,8 @@ pub async fn query(
     )
     .await?;
     let mut walk = Walk::new(&app, hashes(&text)?);
-    walk.is_packed = takes_zstd(&headers);
+    walk.is_packed = has(&headers, header::ACCEPT_ENCODING, "zstd");
+    walk.is_closure = has(&headers, PREFER, "closure");
     let is_packed = walk.is_packed;
     // The first piece decides over the status; afterwards a failure can only cut the answer short.
     let (first, rest) = piece(&app, walk).await?;
@@ -134,7 +145,8 @@ pub async fn query(
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, ndjson);
-    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    let vary = HeaderValue::from_static("Accept-Encoding, Prefer");
+    headers.insert(header::VARY, vary);
     if is_packed {
         let zstd = HeaderValue::from_static("zstd");
         headers.insert(header::CONTENT_ENCODING, zstd);
@@ -142,15 +154,15 @@ pub async fn query(
     Ok(response)
 }
 
-/// Whether zstd is among what the client takes, and not forbidden.
-fn takes_zstd(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+/// Whether this word is in one of the lists of that name, and not forbidden.
+fn has(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter();
     let values = values.filter_map(|value| value.to_str().ok());
-    let mut codings = values.flat_map(|value| value.split(','));
-    codings.any(|coding| {
-        let mut words = coding.split(';').map(str::trim);
-        let is_zstd = words.next() == Some("zstd");
-        is_zstd && !words.any(|word| matches!(word, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    let mut entries = values.flat_map(|value| value.split(','));
+    entries.any(|entry| {
+        let mut words = entry.split(';').map(str::trim);
+        let is_it = words.next() == Some(word);
+        is_it && !words.any(|word| matches!(word, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
     })
 }
 
@@ -176,12 +188,16 @@ fn hashes(text: &[u8]) -> Result<Vec<StoreHash>, Refusal> {
 /// The next piece of an answer, and the walk if there is more to come.
 async fn piece(app: &App, mut walk: Walk) -> Result<(Bytes, Option<Walk>), Refusal> {
     let work = move || {
-        let mut lines = Vec::new();
-        let asked: Vec<StoreHash> = walk.asked.by_ref().take(PATHS_AT_ONCE).collect();
-        let entries = walk.depot.entries(&walk.cache, &asked)?;
-        for (hash, entry) in asked.iter().zip(entries) {
-            if let Some(entry) = entry {
-                walk.add(hash, &entry, &mut lines)?;
+        let (mut lines, mut left) = (Vec::new(), PATHS_AT_ONCE);
+        while left > 0 && !walk.asked.is_empty() {
+            let now = left.min(walk.asked.len());
+            left -= now;
+            let asked: Vec<StoreHash> = walk.asked.drain(..now).collect();
+            let entries = walk.depot.entries(&walk.cache, &asked)?;
+            for (hash, entry) in asked.iter().zip(entries) {
+                if let Some(entry) = entry {
+                    walk.add(hash, &entry, &mut lines)?;
+                }
             }
         }
         if walk.is_packed {
@@ -190,7 +206,7 @@ async fn piece(app: &App, mut walk: Walk) -> Result<(Bytes, Option<Walk>), Refus
                 Refusal::internal()
             })?;
         }
-        let more = walk.asked.len() > 0;
+        let more = !walk.asked.is_empty();
         Ok((Bytes::from(lines), more.then_some(walk)))
     };
     app.reads.run::<_, Refusal>(work).await
@@ -204,7 +220,8 @@ impl Walk {
             is_packed: false,
             depot: app.depot.clone(),
             cache: app.cache.clone(),
-            asked: asked.into_iter(),
+            asked: asked.into(),
+            is_closure: false,
             known: seen,
             followed: HashSet::new(),
             hinted: 0,
@@ -217,11 +234,24 @@ impl Walk {
         entry: &Entry,
         lines: &mut Vec<u8>,
     ) -> snowcache_depot::Result<()> {
-        let hint = self.hint(hash, &entry.info)?;
+        let hint = match self.is_closure {
+            true => self.follow(&entry.info),
+            false => self.hint(hash, &entry.info)?,
+        };
         serde_json::to_writer(&mut *lines, &Line::of(entry, &hint))
             .expect("invariant: strings and numbers can be written as JSON");
         lines.push(b'\n');
         Ok(())
+    }
+
+    /// What a path refers to is answered later, as far as there is room; no hint.
+    fn follow(&mut self, info: &PathInfo) -> Vec<String> {
+        for next in info.references.iter().map(StorePath::hash) {
+            if self.known.len() < MAX_CLOSURE && self.known.insert(next) {
+                self.asked.push_back(next);
+            }
+        }
+        Vec::new()
     }
 
     /// What is reached from a path, visible, and new to the client.
