@@ -3,7 +3,8 @@
 //! ```text
 //!   snowcache prefetch, status, wait, why     pins of a cache        kill -9, reboot
 //!          | control socket                     | follow                 |
-//!          v                                    v                        v
+//!          |                                    | <-- listen: a pin moved, |
+//!          v                                    v     a root came          v
 //!        serve ------------ what is wanted --> jobs, on the disk --> begun again
 //!                                               |
 //!                                               v  one at a time, by priority and deadline
@@ -20,6 +21,7 @@ pub mod ask;
 pub mod config;
 mod follow;
 pub mod jobs;
+mod listen;
 mod metrics;
 mod peers;
 pub mod rehash;

@@ -10,6 +10,7 @@
 //!   frame, upload        frames made elsewhere, and the stream in which they come
 //!   upstream             references that another cache has and vouches for
 //!   delta, swap          a NAR told by an older one, and tokens put in the place of others
+//!   events               what streams of them are bounded by
 //!   exposition, nearest  metrics as text, and what a misspelt word was meant to be
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod contract;
 pub mod cut;
 pub mod delta;
 pub mod error;
+pub mod events;
 pub mod exposition;
 pub mod failover;
 pub mod frame;

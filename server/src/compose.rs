@@ -12,6 +12,7 @@ use crate::caches::{Caches, CachesError};
 use crate::clock::now_unix_s;
 use crate::collector::Collector;
 use crate::config::{Config, ConfigError};
+use crate::events::Events;
 use crate::first_start::{FirstStartError, Identity};
 use crate::http::doors::Doors;
 use crate::http::front::Front;
@@ -199,6 +200,7 @@ impl Server {
         stop.await;
         systemd::stopping();
         app.metrics.drain();
+        app.events.end(); // who listens would be waited for
         tracing::info!("told to stop");
         tokio::select! {
             () = tokio::time::sleep(app.config.http.drain_delay()) => {},
@@ -252,6 +254,8 @@ fn engine(
         layouts: KeptNars::default(),
         plans: Plans::default(),
         turns: Turns::default(),
+        // So that those who listen leave as many connections to those who ask.
+        events: Arc::new(Events::new(config.http.max_connections / 2)),
         patcher: Patcher::default(),
         conflicts: AtomicU64::new(0),
         config,

@@ -20,6 +20,7 @@ pub mod collector;
 pub mod commands;
 pub mod compose;
 pub mod config;
+pub mod events;
 pub mod files;
 pub mod first_start;
 pub mod http;

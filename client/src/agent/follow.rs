@@ -1,30 +1,38 @@
 //! Pins of caches, followed: what they point to is wanted here.
 //!
 //! Guarantees: a pin that moves is noticed within one and a half of its interval while its cache
-//! answers; what it pointed to before is wanted no more, unless it is ready. Looks of many nodes
+//! answers, and within [`SPREAD`] and a round trip where it tells of events (see `listen`); what it pointed to before is wanted no more, unless it is ready. Looks of many nodes
 //! drift apart: each wait is random. Never: anything let go of because a cache does not answer, or
 //! says that there is no such pin.
 
 use super::config::Follow;
 use super::jobs::{State, Wish, hash_of};
+use super::listen;
 use super::work::fraction;
 use super::{Agent, Followed};
 use crate::queue::report::now_s;
 use crate::remote::Pin;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::sleep;
+
+/// Of a move all nodes hear at once; they look within this.
+const SPREAD: Duration = Duration::from_millis(250);
 
 /// Follows all of them, for ever.
 pub(super) async fn all(agent: &Arc<Agent>) -> Infallible {
-    let each = agent.config.follow.iter().map(|it| one(agent, it));
-    join_all(each).await;
+    let follow = &agent.config.follow;
+    let moved: Vec<Notify> = follow.iter().map(|_| Notify::new()).collect();
+    let each = follow.iter().zip(&moved);
+    let each = each.map(|(it, moved)| one(agent, it, moved));
+    join(join_all(each), listen::all(agent, &moved)).await;
     std::future::pending().await
 }
 
-async fn one(agent: &Agent, follow: &Follow) {
+async fn one(agent: &Agent, follow: &Follow, moved: &Notify) {
     loop {
         let looked = look(agent, follow).await;
         let why = looked.as_ref().err().cloned();
@@ -43,7 +51,10 @@ async fn one(agent: &Agent, follow: &Follow) {
             };
         }
         let interval = Duration::from_secs(follow.interval_s);
-        sleep(interval.mul_f64(0.5 + fraction())).await;
+        tokio::select! {
+            () = sleep(interval.mul_f64(0.5 + fraction())) => {},
+            () = moved.notified() => sleep(SPREAD.mul_f64(fraction())).await,
+        }
     }
 }
 

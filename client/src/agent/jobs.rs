@@ -91,6 +91,12 @@ pub struct Job {
     /// Not tried before: forgotten when the agent ends.
     #[serde(skip)]
     pub not_before: Option<Instant>,
+    /// Something of it was in none of its caches, once.
+    #[serde(skip)]
+    pub was_absent: bool,
+    /// A root has come since it was begun last: it does not wait.
+    #[serde(skip)]
+    pub came: bool,
 }
 
 /// What it took.
@@ -150,7 +156,8 @@ impl Job {
     }
 
     fn ready_to_go(&self, now: Instant) -> bool {
-        self.state == State::Waiting && self.not_before.is_none_or(|it| it <= now)
+        let waits = self.not_before.filter(|it| !self.came && *it > now);
+        self.state == State::Waiting && waits.is_none()
     }
 
     /// Those that go first sort first.
@@ -257,6 +264,8 @@ impl Jobs {
                 why: None,
                 done: None,
                 not_before: None,
+                was_absent: false,
+                came: false,
             },
         };
         let id = job.id;
@@ -308,8 +317,24 @@ impl Jobs {
     /// How long until something waits no more; nothing if nothing waits.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         let waiting = self.jobs.values().filter(|job| job.state == State::Waiting);
-        let times = waiting.map(|job| job.not_before.unwrap_or(now));
+        let times = waiting.map(|job| job.not_before.filter(|_| !job.came).unwrap_or(now));
         times.min().map(|time| time.saturating_duration_since(now))
+    }
+
+    /// These that were absent are to be tried now.
+    pub fn came(&mut self, which: impl Fn(&Job) -> bool) {
+        let waiting = self.jobs.values_mut();
+        let absent = waiting.filter(|job| job.state == State::Waiting && job.was_absent);
+        absent
+            .filter(|job| which(job))
+            .for_each(|job| job.came = true);
+    }
+
+    /// One of them is tried now.
+    pub fn begun(&mut self, id: u64) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.came = false;
+        }
     }
 
     fn forget_old(&mut self) -> Result<(), JobsError> {

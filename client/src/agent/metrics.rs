@@ -18,6 +18,8 @@ pub(super) struct Counts {
     pub(super) failed_attempts: AtomicU64,
     pub(super) last_ready_s: AtomicU64,
     pub(super) refused: AtomicU64,
+    /// Caches that are listened to.
+    pub(super) listening: AtomicU64,
     imported_paths: AtomicU64,
     imported_bytes: AtomicU64,
     tried_again: AtomicU64,
@@ -126,6 +128,9 @@ pub(super) fn text(agent: &Agent) -> String {
     let last = "When a closure became ready; 0: never.";
     text.gauge("agent_last_ready_timestamp_seconds", last);
     text.sample(&[], read(&counts.last_ready_s));
+    let listening = "Caches that tell by events what comes and moves.";
+    text.gauge("agent_listening", listening);
+    text.sample(&[], read(&counts.listening));
     text.gauge(
         "agent_followed_generation",
         "The generation that a followed pin is at.",

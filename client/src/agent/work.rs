@@ -32,6 +32,8 @@ const LOOK: Duration = Duration::from_secs(1);
 struct Failed {
     /// It may pass by itself.
     passing: bool,
+    /// Something was in none of the caches.
+    absent: bool,
     why: String,
 }
 
@@ -61,6 +63,7 @@ pub(super) async fn run(agent: &Arc<Agent>) -> Result<(), JobsError> {
 
 async fn attempt(agent: &Arc<Agent>, job: &Job) -> Result<(), JobsError> {
     let begin = agent.now();
+    agent.held().jobs.begun(job.id);
     notify::tell(&format!("STATUS=bringing {}", job.roots.join(" ")));
     let result = tokio::select! {
         result = bring(agent, job) => Some(result),
@@ -113,6 +116,7 @@ async fn bring(agent: &Arc<Agent>, job: &Job) -> Result<Ready, Failed> {
     let ready = prefetch.run(&roots).await;
     ready.map_err(|error| Failed {
         passing: error.kind() == Kind::Unavailable,
+        absent: error.kind() == Kind::Missing,
         why: error.to_string(),
     })
 }
@@ -138,6 +142,7 @@ impl Failed {
     fn for_good(why: impl ToString) -> Failed {
         Failed {
             passing: false,
+            absent: false,
             why: why.to_string(),
         }
     }
@@ -196,11 +201,12 @@ fn went_wrong(agent: &Agent, job: &Job, failed: Failed) -> Result<(), JobsError>
         job.attempts += 1;
         job.why = Some(failed.why);
         job.not_before = Some(not_before);
+        job.was_absent |= failed.absent;
     })
 }
 
 /// The first, and twice as long after each attempt.
-fn longest_wait_s(attempts: u32, first_s: u64, longest_s: u64) -> u64 {
+pub(super) fn longest_wait_s(attempts: u32, first_s: u64, longest_s: u64) -> u64 {
     let factor = 1_u64.checked_shl(attempts).unwrap_or(u64::MAX);
     first_s.saturating_mul(factor).min(longest_s)
 }
@@ -231,6 +237,7 @@ async fn overdue(job: &Job) -> Failed {
             let before = before.unwrap_or_default();
             Failed {
                 passing: true,
+                absent: false,
                 why: format!("its time was over while it was fetched{before}"),
             }
         }

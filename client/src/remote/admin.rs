@@ -328,7 +328,7 @@ fn pin_path(name: &str) -> String {
     format!("api/v1/pins/{name}")
 }
 
-fn not_understood(url: &str, source: super::http::BoxError) -> RemoteError {
+pub(super) fn not_understood(url: &str, source: super::http::BoxError) -> RemoteError {
     RemoteError::Answer {
         url: url.to_owned(),
         source,

@@ -5,7 +5,7 @@
 //!   400 malformed    403 not this way   405 wrong URL to write to   413 too large
 //!   401 no token     404 missing        412 an encoding gone        422 understood, but refused
 //!   409 under way already (native API)  431 a head too large
-//!   503 later (nix comes again)         500, 507 our fault
+//!   429 too many listen  503 later (nix comes again)  500, 507 our fault
 //! ```
 //! Guarantees: what is merely missing is 404, never 5xx; our own faults are logged in full and told
 //! in brief. Never: 409 to a stock client, whose build it would fail.

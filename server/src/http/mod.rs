@@ -4,7 +4,7 @@
 //! ```text
 //!   listen --> doors: which cache? --> front: narinfos out of memory, and misses; else
 //!     '--> observe::request --> head --> linger --> router
-//!     +-- reading: cache_info narinfo nar listing documents api;  operators: health
+//!     +-- reading: cache_info narinfo nar listing documents api events;  operators: health
 //!     +-- keeping: admit --> pins; the admin only: gc recompress remove scrub
 //!     +-- native pushes: admit --> uploads;   identity: the admin only: tokens
 //!     '-- /push: the same for the uploader's own names, and
@@ -21,6 +21,7 @@ pub mod deltas;
 pub mod documents;
 pub mod doors;
 pub mod errors;
+pub mod events;
 pub mod front;
 pub mod gc;
 pub mod head;
@@ -49,6 +50,7 @@ use crate::auth::subject::{Place, Scope, Subject};
 use crate::caches::{Caches, DEFAULT_NUMBER, Name, Named};
 use crate::collector::Collector;
 use crate::config::Config;
+use crate::events::Events;
 use crate::listen::Peer;
 use crate::listen::tls::Certificates;
 use crate::metrics::Metrics;
@@ -120,6 +122,8 @@ pub struct Engine {
     pub plans: Plans,
     /// For those who ask for much.
     pub turns: Turns,
+    /// Tells who waits for pins and paths.
+    pub events: Arc<Events>,
     /// Makes patches when a pin moves.
     pub patcher: Patcher,
     /// Paths that were put again with other bytes, since the start.

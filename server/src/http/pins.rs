@@ -123,6 +123,7 @@ pub async fn put(
     let set = move || depot.set_pin(&cache, &name, change, by.as_str());
     let pin = app.commits.run(set).await?;
     tracing::info!(pin = %pin.name, generation = pin.current, subject = subject.as_str(), "set");
+    app.events.moved(app.number, &pin.name, pin.current);
     app.patcher.moved(&app.cache, &pin);
     Ok(json(&Method::PUT, &pin))
 }
@@ -144,6 +145,7 @@ pub async fn rollback(
     let pin = app.commits.run(roll).await?;
     let (generation, subject) = (pin.current, subject.as_str());
     tracing::info!(pin = %pin.name, generation, subject, "rolled back");
+    app.events.moved(app.number, &pin.name, generation);
     Ok(json(&Method::POST, &pin))
 }
 
@@ -177,7 +179,8 @@ fn absent(name: &PinName) -> Refusal {
     Refusal::missing(format!("there is no pin {name} in this cache"))
 }
 
-fn pin_name(name: &str) -> Result<PinName, Refusal> {
+/// The name of a pin.
+pub fn pin_name(name: &str) -> Result<PinName, Refusal> {
     name.parse::<PinName>().map_err(Refusal::malformed)
 }
 

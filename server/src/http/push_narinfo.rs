@@ -99,6 +99,7 @@ fn commit(app: &App, subject: Subject, hash: &StoreHash, text: &[u8]) -> Result<
             }
         }
     }
+    app.events.ready(app.number, &[path.hash()]);
     Ok(())
 }
 

@@ -2,8 +2,9 @@
 
 use super::errors::Refusal;
 use super::{
-    Shared, api, batch, cache_info, caches, deltas, documents, gc, head, health, linger, listing,
-    nar, narinfo, pins, push_nar, push_narinfo, recompress, remove, scrub, tokens, uploads,
+    Shared, api, batch, cache_info, caches, deltas, documents, events, gc, head, health, linger,
+    listing, nar, narinfo, pins, push_nar, push_narinfo, recompress, remove, scrub, tokens,
+    uploads,
 };
 use crate::auth::subject::{Place, Scope, Subject};
 use crate::listen::Peer;
@@ -39,6 +40,7 @@ fn of_cache(app: &Shared) -> Router<Shared> {
         .route("/api/v1/cost/{hash}", get(api::cost))
         .route("/api/v1/plan", post(deltas::plan))
         .route("/api/v1/frames", post(deltas::frames))
+        .route("/api/v1/events", get(events::get))
         .merge(keeping(app))
         .merge(sending(app))
         .merge(exchange(app))
@@ -287,7 +289,8 @@ fn writable(app: &Shared) -> Result<(), Refusal> {
     }
 }
 
-fn peer(request: &Request) -> Peer {
+/// Who asks.
+pub fn peer(request: &Request) -> Peer {
     // Whoever cannot be told is treated as somebody far away.
     let unknown = || Peer::Tcp(([255, 255, 255, 255], 0).into());
     let peer = request.extensions().get::<Peer>().cloned();

@@ -40,6 +40,7 @@ pub async fn text(app: &Shared) -> String {
     uploads(app, &mut to);
     pools(app, &mut to);
     deltas(app, &mut to);
+    events(app, &mut to);
     vitals(app, &mut to).await;
     if let Some(stats) = counted(app).await {
         rows(&stats, &mut to);
@@ -129,6 +130,17 @@ fn deltas(app: &App, to: &mut Exposition) {
     to.sample(&[], app.patcher.waiting());
     to.gauge("patches_bytes", "Bytes that patches take on disk.");
     to.sample(&[], bytes);
+}
+
+fn events(app: &App, to: &mut Exposition) {
+    let (listening, lost) = app.events.counted();
+    to.gauge("event_listeners", "Streams of events that are open.");
+    to.sample(&[], listening);
+    to.counter(
+        "events_lost_total",
+        "Streams that ended since their client took too little.",
+    );
+    to.sample(&[], lost);
 }
 
 async fn vitals(app: &Shared, to: &mut Exposition) {

@@ -2,11 +2,13 @@
 
 use snowcache_server::compose::Server;
 use snowcache_server::config::Config;
+use snowcache_server::events::Events;
 use snowcache_server::listen::Bound;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -18,6 +20,8 @@ pub struct Running {
     /// Where operators are told how it is, if not there.
     pub metrics: Option<SocketAddr>,
     pub banner: String,
+    /// Through which it tells what happens.
+    pub events: Arc<Events>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -67,12 +71,13 @@ pub fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Running {
             let bound = server.bound().next().unwrap().clone();
             let metrics = server.metrics_bound().next().cloned();
             let banner = server.banner().to_owned();
-            ready.send((bound, metrics, banner)).unwrap();
+            let events = server.app().events.clone();
+            ready.send((bound, metrics, banner, events)).unwrap();
             let stopped = async { stopped.await.unwrap_or(()) };
             server.serve(stopped, std::future::pending()).await;
         });
     });
-    let (bound, metrics, banner) = started.recv().unwrap();
+    let (bound, metrics, banner, events) = started.recv().unwrap();
     let address = |bound| match bound {
         Bound::Tcp(address) | Bound::Tls(address) => address,
         Bound::Unix(_) => panic!("these tests speak TCP"),
@@ -81,6 +86,7 @@ pub fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Running {
         address: address(bound),
         metrics: metrics.map(address),
         banner,
+        events,
         stop: Some(stop),
         thread: Some(thread),
     }

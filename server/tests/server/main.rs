@@ -6,6 +6,7 @@ mod alerts;
 mod client;
 mod deltas;
 mod encrypted;
+mod events;
 mod falsehoods;
 mod front_door;
 mod holding;

@@ -148,3 +148,29 @@ fn without_a_deadline_only_what_passes_is_waited_for() {
     let id = list.jobs.add(wish('c', 0, None), Some("web"), 0);
     assert_eq!(ends(&list, id.expect("taken"), false), None);
 }
+
+#[test]
+fn a_job_whose_root_comes_waits_no_more_and_one_that_failed_otherwise_does() {
+    let mut list = List::new();
+    let (absent, other) = (list.add('a', 0, Some(60)), list.add('b', 0, Some(60)));
+    let later = Instant::now() + Duration::from_secs(30);
+    for id in [absent, other] {
+        let failed = |job: &mut Job| {
+            job.not_before = Some(later);
+            job.was_absent = id == absent;
+        };
+        list.jobs.change(id, failed).expect("written");
+    }
+    list.jobs.came(|job| job.has_root(&hash('c')));
+    assert_eq!(list.next(), None, "another path");
+    list.jobs.came(|_| true);
+    assert_eq!(list.next(), Some(absent));
+    assert_eq!(list.jobs.wait(Instant::now()), Some(Duration::ZERO));
+    // What comes while it is tried is not forgotten when that fails.
+    list.jobs.begun(absent);
+    assert_eq!(list.next(), None);
+    list.jobs.came(|_| true);
+    let failed = |job: &mut Job| job.not_before = Some(later);
+    list.jobs.change(absent, failed).expect("written");
+    assert_eq!(list.next(), Some(absent));
+}

@@ -62,6 +62,7 @@ impl Committed {
 pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Result<Committed, Refusal> {
     let vouched = vouched(app, &asked.vouched)?;
     let (mut outcomes, mut places, mut signed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ready = Vec::new();
     for (place, text) in asked.paths.iter().enumerate() {
         let (path, checked) = match PathInfo::from_record(text) {
             Ok(info) => (info.store_path.to_string(), check(app, info)),
@@ -71,7 +72,7 @@ pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Result<Committed, 
             }
         };
         if let Ok(path) = &checked {
-            places.push((place, path.info().ca.is_some()));
+            places.push((place, path.info().store_path.hash()));
         }
         outcomes.push(Outcome::of(path, checked.as_ref().err()));
         signed.extend(checked);
@@ -79,7 +80,7 @@ pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Result<Committed, 
     let published = app
         .depot
         .publish_all(&app.cache, signed, vouched, subject.as_str());
-    for ((place, _), published) in places.into_iter().zip(published) {
+    for ((place, hash), published) in places.into_iter().zip(published) {
         let path = std::mem::take(&mut outcomes[place].path);
         let refusal = match published {
             Ok(Published::New) => {
@@ -94,8 +95,12 @@ pub fn commit(app: &App, subject: &Subject, asked: &Asked) -> Result<Committed, 
             }
             Err(error) => Some(error.into()),
         };
+        if refusal.is_none() {
+            ready.push(hash);
+        }
         outcomes[place] = Outcome::of(path, refusal.as_ref());
     }
+    app.events.ready(app.number, &ready);
     Ok(Committed { paths: outcomes })
 }
 
