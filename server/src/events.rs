@@ -1,7 +1,7 @@
 //! Who waits for what to happen in a cache, and is told when it does.
 //!
 //! ```text
-//!   PUT pins/<name> --moved--> register: who wants it? --> a queue for each listener --> its stream
+//!   PUT pins/<name> --moved--> register: who wants it? --> each listener's queue --> its stream
 //!   commit, narinfo --ready-->     '--nobody listens: one look, and nothing else
 //! ```
 //! Guarantees: what happens after [`Events::listen`] has returned is told to the listener, or it

@@ -1,9 +1,10 @@
 //! Pins of caches, followed: what they point to is wanted here.
 //!
 //! Guarantees: a pin that moves is noticed within one and a half of its interval while its cache
-//! answers, and within [`SPREAD`] and a round trip where it tells of events (see `listen`); what it pointed to before is wanted no more, unless it is ready. Looks of many nodes
-//! drift apart: each wait is random. Never: anything let go of because a cache does not answer, or
-//! says that there is no such pin.
+//! answers, and within [`SPREAD`] and a round trip where it tells of events (see `listen`); what it
+//! pointed to before is wanted no more, unless it is ready. Looks of many nodes drift apart: each
+//! wait is random. Never: anything let go of because a cache does not answer, or says that there is
+//! no such pin.
 
 use super::config::Follow;
 use super::jobs::{State, Wish, hash_of};

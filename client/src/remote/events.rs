@@ -1,7 +1,7 @@
 //! What a snowcache tells of by itself: Server-Sent Events, as its `api/v1/events` has them.
 //!
-//! Guarantees: a stream that is silent for [`SILENCE`] is an error; what is no event of ours is left
-//! out. Never: more than [`MAX_EVENT_BYTES`] in memory.
+//! Guarantees: a stream that is silent for [`SILENCE`] is an error; what is no event of ours is
+//! left out. Never: more than [`MAX_EVENT_BYTES`] in memory.
 
 use super::Remote;
 use super::admin::not_understood;

@@ -140,7 +140,7 @@ async fn already(app: &Shared, wanted: HashSet<Wanted>) -> Result<Vec<Bytes>, Re
         }
         Ok::<_, snowcache_depot::Error>(events.iter().map(text).collect())
     };
-    Ok(app.reads.run(look).await?)
+    app.reads.run(look).await
 }
 
 fn text(event: &Event) -> Bytes {
