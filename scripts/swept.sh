@@ -5,8 +5,8 @@
 # usage: scripts/swept.sh COMMAND [ARGUMENT...]
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: scripts/swept.sh COMMAND [ARGUMENT...]" >&2; exit 2; }
-on_disk=$(mktemp -d "${TMPDIR:-/tmp}/snow.XXXXXX")
-in_memory=$(mktemp -d /dev/shm/snow.XXXXXX 2>/dev/null || true)
+on_disk=$(mktemp -d)
+in_memory=$(mktemp -d -p /dev/shm 2>/dev/null || true)
 sweep() {
   local attempt
   for attempt in 1 2 3 4 5; do

@@ -47,9 +47,10 @@ const PATHS_AT_ONCE: usize = 256;
 /// system's. What is left out is asked for later.
 const MAX_HINTED: usize = 100_000;
 
-/// Lines up to which an answer goes on to what its paths need, for who prefers that: as many as a
-/// client asks for at once. What is left out is asked for by its name.
-const MAX_CLOSURE: usize = 10_000;
+/// Lines up to which an answer goes on to what its paths need, for who prefers that: some 100 KB,
+/// which a node that has most of it already need not have asked for. What lies nearest to the roots
+/// comes first, which a new generation changes most. The others are asked for by their names.
+const MAX_CLOSURE: usize = 1_000;
 
 /// Version 2 of Nix's JSON for path infos, with the half that is about one cache.
 #[derive(Serialize)]
