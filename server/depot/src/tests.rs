@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use snowcache_core::cut::{self, Cutter, Params};
 use snowcache_core::path_info::{Claimed, Signed};
-use snowcache_nix::nar::Writer;
+use snowcache_core::recipe::FrameId;
+use snowcache_nix::nar::{Event, Limits, Parser, Writer};
 use snowcache_nix::{PathInfo, SecretKey};
 
 use crate::index::memory::MemoryIndex;
@@ -110,6 +112,41 @@ impl Bench {
             .map(|(_, len)| len)
             .sum()
     }
+}
+
+/// A piece of a NAR as our client sends it.
+enum Part {
+    Literal(Vec<u8>),
+    /// Its name, its raw length and how it is stored.
+    Frame(FrameId, u32, Vec<u8>),
+}
+
+/// The pieces of a NAR, compressed by whoever sends them.
+fn parts(nar: &[u8], level: i32) -> Vec<Part> {
+    let limits = Limits {
+        max_nar_size_bytes: nar.len() as u64,
+    };
+    let (mut parser, mut cutter) = (Parser::with_limits(limits), Cutter::new(Params::V1));
+    let read = parser.feed(nar, &mut |event| {
+        if let Event::File { size, offset, .. } = event {
+            cutter.file(offset, size);
+        }
+    });
+    read.expect("a canonical NAR");
+    let mut parts = Vec::new();
+    let mut take = |piece: cut::Piece<'_>| {
+        let raw = piece.raw();
+        parts.push(match piece {
+            cut::Piece::Literal(bytes) => Part::Literal(bytes.to_vec()),
+            _ => {
+                let stored = zstd::bulk::compress(raw, level).expect("zstd");
+                Part::Frame(FrameId::of(raw), raw.len() as u32, stored)
+            }
+        });
+    };
+    cutter.push(nar, &mut take);
+    cutter.finish(&mut take);
+    parts
 }
 
 fn cache() -> CacheName {

@@ -1,7 +1,6 @@
 //! Frames as they were sent, of uploads that are compressed anew: they outlive the process, and no
 //! NAR is ever made of them.
 
-use snowcache_core::cut::{Cutter, Params, Piece};
 use snowcache_core::recipe::FrameId;
 
 use super::collect::{DAY, Yard, strict};
@@ -14,32 +13,10 @@ use crate::segments::SegmentId;
 /// The level of whoever sends; the depots have their default.
 const SENT_AT: i32 = 19;
 
-enum Part {
-    Literal(Vec<u8>),
-    Frame(FrameId, u32, Vec<u8>),
-}
-
 /// A NAR of some words, and the pieces in which it is sent.
 fn words(seed: u64) -> (Vec<u8>, Vec<Part>) {
-    let content = text(seed, 3_000_000);
-    let nar = nar_of(&content);
-    // Behind the content, whose length is a multiple of 8, stands ")" with its length.
-    let offset = nar.len() - content.len() - 16;
-    let mut parts = Vec::new();
-    let mut cutter = Cutter::new(Params::V1);
-    cutter.file(offset as u64, content.len() as u64);
-    let mut take = |piece: Piece<'_>| {
-        let raw = piece.raw();
-        parts.push(match piece {
-            Piece::Literal(bytes) => Part::Literal(bytes.to_vec()),
-            _ => {
-                let stored = zstd::bulk::compress(raw, SENT_AT).expect("zstd");
-                Part::Frame(FrameId::of(raw), raw.len() as u32, stored)
-            }
-        });
-    };
-    cutter.push(&nar, &mut take);
-    cutter.finish(&mut take);
+    let nar = nar_of(&text(seed, 3_000_000));
+    let parts = parts(&nar, SENT_AT);
     (nar, parts)
 }
 

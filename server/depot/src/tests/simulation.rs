@@ -21,6 +21,7 @@ mod keeping;
 mod model;
 mod operations;
 mod random;
+mod sending;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use self::disk::{Disk, DiskIndex, End, Faults};
 use self::model::Model;
 use self::random::Random;
+use self::sending::{Kept, Sending};
 use super::*;
 
 /// Lives in the short form: half a minute on two cores.
@@ -37,7 +39,7 @@ const SEEDS: u64 = 2_000;
 /// Operations in a life, at most.
 const STEPS_AT_MOST: u64 = 60;
 /// What some lives of the short form must have seen, by the words of their stories.
-const EVENTS: [&str; 15] = [
+const EVENTS: [&str; 18] = [
     "PowerCut",
     "Kill",
     "index lost: true",
@@ -53,6 +55,9 @@ const EVENTS: [&str; 15] = [
     "segments_rewritten: 1",
     "removed: [",
     "nars_changed: 2",
+    "in pieces goes on",
+    "is held for whoever resumes",
+    "outlives the process",
 ];
 /// When every life begins.
 const START: u64 = 1_700_000_000;
@@ -63,11 +68,15 @@ struct Life {
     disk: Disk,
     depot: Option<Depot>,
     /// What earlier look-ups of the depot came to.
-    kept: HashMap<u8, Kept<Entry>>,
+    kept: HashMap<u8, crate::Kept<Entry>>,
     clock: Arc<AtomicU64>,
     model: Model,
     /// NARs that are being received, each with what is still to come of it.
     ingests: Vec<(Ingest, usize, usize)>,
+    /// Those that come in pieces.
+    sendings: Vec<Sending>,
+    /// What is held for whoever resumes.
+    frames: Kept,
     faults: Faults,
     story: Arc<Mutex<Vec<String>>>,
 }
@@ -92,6 +101,8 @@ impl Life {
             clock: Arc::new(AtomicU64::new(START)),
             model: Model::default(),
             ingests: Vec::new(),
+            sendings: Vec::new(),
+            frames: Kept::default(),
             faults,
             story,
         };
@@ -122,8 +133,10 @@ impl Life {
             let opened = Depot::over(options, Arc::new(segments), Arc::new(index));
             if self.disk.is_dead() {
                 self.tell("the power went during the start");
+                self.frames.are_cut_off();
                 drop(opened);
                 self.disk = self.disk.after(End::PowerCut);
+                self.disk.set_faults(Faults::default());
                 continue;
             }
             let depot = opened.unwrap_or_else(|error| panic!("it does not open: {error}"));
@@ -137,6 +150,7 @@ impl Life {
     fn end(&mut self, end: End, lose_index: bool) {
         self.tell(format!("{end:?}, index lost: {lose_index}"));
         let next = self.disk.after(end);
+        self.outlive(end);
         self.ingests.clear();
         self.depot = None;
         self.disk = next;
@@ -146,6 +160,7 @@ impl Life {
     /// SIGTERM, and another start.
     fn stop(&mut self, lose_index: bool) {
         self.tell(format!("stop, index lost: {lose_index}"));
+        self.sendings.clear();
         self.ingests.clear();
         self.depot = None;
         self.start_again(lose_index);
@@ -161,6 +176,7 @@ impl Life {
         }
         self.open();
         self.disk.put_fuse_out();
+        self.frames.are_found();
         self.model.forget_uses();
         self.settle();
         self.check_everything();

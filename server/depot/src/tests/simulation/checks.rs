@@ -145,6 +145,7 @@ impl Life {
         }
         let nars: BTreeSet<usize> = self.model.paths.values().map(|path| path.nar).collect();
         nars.into_iter().for_each(|nar| self.check_bytes(nar));
+        self.check_frames();
         for number in known {
             self.check_entry(number);
         }

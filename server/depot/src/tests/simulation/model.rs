@@ -127,14 +127,16 @@ impl Model {
         let young = policy.grace_s.max(max_age_s);
         let used = self.paths.iter();
         let used = used.filter(|(_, path)| self.now.saturating_sub(path.used) < young);
-        let mut stays = self.closure(used.map(|(number, _)| *number));
+        let sure = used.filter(|(number, _)| !self.maybe_gone.contains(number));
+        let mut stays = self.closure(sure.map(|(number, _)| *number));
         stays.extend(self.pinned());
         stays
     }
 
-    /// Of the paths `asked` for, those that something else needs.
+    /// Of the paths `asked` for, those that something else needs which surely is there.
     pub fn needed_by_others(&self, asked: &BTreeSet<u8>) -> BTreeSet<u8> {
-        let others = self.paths.keys().filter(|number| !asked.contains(number));
+        let may_go = |number: &u8| asked.contains(number) || self.maybe_gone.contains(number);
+        let others = self.paths.keys().filter(|number| !may_go(number));
         let mut needed = self.closure(others.copied());
         needed.extend(self.pinned());
         needed

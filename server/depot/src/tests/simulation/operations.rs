@@ -21,8 +21,10 @@ impl Life {
             22..30 => drop(self.put()),
             30..38 => self.publish(),
             38..43 => self.publish_again(),
-            43..50 => self.begin(),
-            50..58 => self.go_on(),
+            43..46 => self.begin(),
+            46..49 => self.go_on(),
+            49..53 => self.begin_in_pieces(),
+            53..58 => self.go_on_in_pieces(),
             58..62 => self.document(),
             62..68 => self.pin(),
             68..70 => self.unpin(),
@@ -44,7 +46,7 @@ impl Life {
         }
     }
 
-    fn some_nar(&mut self) -> usize {
+    pub fn some_nar(&mut self) -> usize {
         let known = self.model.nars.len() as u64;
         if known == 0 || (known < NARS && self.random.chance(400)) {
             let bytes = content(&mut self.random);
@@ -83,7 +85,7 @@ impl Life {
         }
     }
 
-    fn finish(&mut self, ingest: Ingest, nar: usize) -> Option<usize> {
+    pub fn finish(&mut self, ingest: Ingest, nar: usize) -> Option<usize> {
         let name = self.random.below(NAMES) as u8;
         let expires = self.model.now + [1, DAY, 40 * DAY][self.random.below(3) as usize];
         let mut upload = upload(&name.to_string());
