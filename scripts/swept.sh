@@ -7,6 +7,8 @@ set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: scripts/swept.sh COMMAND [ARGUMENT...]" >&2; exit 2; }
 on_disk=$(mktemp -d)
 in_memory=$(mktemp -d -p /dev/shm 2>/dev/null || true)
+# Who they are not of may pass through, as through /tmp: some stories ask as another user.
+chmod 711 "$on_disk" ${in_memory:+"$in_memory"}
 sweep() {
   local attempt
   for attempt in 1 2 3 4 5; do
