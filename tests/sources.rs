@@ -13,10 +13,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::agent::{Machine, Rebuilt, World};
+use support::codec::Codec;
 use support::corpus::Generation;
 use support::fault::{Mode, Wire};
+use support::nar::{Nar, Upload};
 use support::nix::{Nix, Ran};
+use support::oracle;
 use support::proxy::{Proxy, missing};
+use support::random::Random;
 use support::server::{Snowcached, binary};
 use support::versions::Versions;
 
@@ -277,6 +281,38 @@ fn a_cache_that_is_slow_and_alone_is_waited_for() {
     let closure = &world.generation.closure;
     assert_eq!(machine.valid(closure), closure.len());
     machine.assert_sound();
+}
+
+#[test]
+fn a_cache_that_is_slow_with_one_path_is_asked_for_the_next_one_meanwhile() {
+    let server = Snowcached::start();
+    let mut random = Random::seeded(7);
+    let paths = [1, 2].map(|number| {
+        // As long as what takes a whole place.
+        let nar = Nar::of_file(&random.bytes(2 << 20));
+        let upload = Upload::honest(number, "slow", &nar, Codec::named("none"));
+        oracle::publish(server.http(), &server.push_token(), &upload);
+        upload.store_path
+    });
+    // It does not begin; it stops in the middle.
+    for after_bytes in [0, 1 << 20] {
+        let wire = Wire::to(server.address());
+        let machine = Machine::new(&Nix::newer(), &server.public_key());
+        wire.fail_at("/nar/", after_bytes, Mode::Stalls);
+        let (both, from) = (paths.join(" "), wire.url());
+        let child = start(&machine, &format!("prefetch {both} --jobs 1 --from {from}"));
+        wire.wait_until_failed();
+        let begin = Instant::now();
+        while asked(&wire, "/nar/") < 2 {
+            assert!(begin.elapsed() < WAITS, "the other one waits for it");
+            thread::sleep(Duration::from_millis(5));
+        }
+        wire.set(Mode::Good);
+        let output = child.wait_with_output().expect("our own child");
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(machine.valid(&paths), 2);
+        machine.assert_sound();
+    }
 }
 
 /// A proxy as in companies, which lets in whoever has its password: it is asked for whole http

@@ -25,6 +25,7 @@ mod bases;
 mod delta;
 mod old_nar;
 mod patched;
+mod places;
 mod vouch;
 
 use crate::frame_spool::FrameSpool;
@@ -36,17 +37,16 @@ use crate::store::Store;
 use arrivals::Arrivals;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use places::Places;
 use snowcache_core::cache::{Cache, NarStream, Narinfo};
 use snowcache_core::closure::{self, Absent, Limits};
 use snowcache_core::error::{Blame, Error, Kind};
 use snowcache_core::path_info::Claimed;
 use snowcache_nix::{StoreHash, StorePath};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 /// Attempts at one path: the first, and three that may each go to another cache.
@@ -58,15 +58,9 @@ const MAX_RUNS: u32 = 4;
 /// Between these.
 const DAEMON_WAIT: Duration = Duration::from_secs(2);
 
-/// Paths under way for each that is fetched: the others have come but for their ends, and wait with
-/// some 100 KiB here and a process of the daemon each.
+/// Paths under way for each that is fetched: the others have come but for their ends, or nothing of
+/// them comes, and wait with some 100 KiB here and a process of the daemon each.
 const WAITING_FOR_REFERENCES: usize = 4;
-
-/// Parts of a place among those that are fetched: a path of little costs a round trip and nothing
-/// else, so four of them take the place of one. 32 times 64 KiB in 20 ms are 840 Mbit/s.
-const PARTS: u32 = 4;
-/// What fills a part: a path that is longer than four of them, a MiB, takes a place.
-const PART_BYTES: u64 = 256 << 10;
 
 /// What is to be brought, and how.
 pub struct Prefetch<'a> {
@@ -253,7 +247,7 @@ impl Prefetch<'_> {
     ) -> Result<usize, Error> {
         let under_way = UnderWay {
             arrivals: Arrivals::of(&missing),
-            places: Arc::new(Semaphore::new(self.jobs * PARTS as usize)),
+            places: Places::new(self.jobs),
             made: AtomicUsize::new(0),
         };
         stream::iter(missing)
@@ -277,17 +271,8 @@ impl Prefetch<'_> {
         let Some(plan) = plan else {
             return self.bring(narinfo, under_way).await;
         };
-        let place = under_way.place(&narinfo).await;
-        let imported = match plan.open(self.sources, &narinfo).await {
-            Ok(nar) => self.import(&narinfo, nar, under_way, place).await,
-            Err(error) => {
-                // To be fetched whole it needs one again: whoever held theirs and waited for
-                // another would wait for ever once all of them do.
-                drop(place);
-                Err(error)
-            }
-        };
-        match imported {
+        let nar = plan.open(self.sources, &narinfo);
+        match self.import(&narinfo, nar, under_way).await {
             Ok(()) => {
                 under_way.made.fetch_add(1, Ordering::Relaxed);
                 let origin = self.sources.origin(narinfo.info.store_path.hash());
@@ -314,12 +299,8 @@ impl Prefetch<'_> {
             let Some(origin) = self.sources.origin(path.hash()) else {
                 return Err(NotReady::Collected(path).because(Kind::Missing));
             };
-            let place = under_way.place(&narinfo).await;
-            let imported = match self.sources.nar(&narinfo).await {
-                Ok(nar) => self.import(&narinfo, nar, under_way, place).await,
-                Err(error) => Err(error),
-            };
-            let error = match imported {
+            let nar = self.sources.nar(&narinfo);
+            let error = match self.import(&narinfo, nar, under_way).await {
                 Ok(()) => {
                     let event = Event::Imported {
                         narinfo: &narinfo,
@@ -360,21 +341,20 @@ impl Prefetch<'_> {
         }
     }
 
+    /// One NAR, which is opened when it has a place. Whoever comes back from here has none.
     async fn import(
         &self,
         narinfo: &Narinfo,
-        nar: NarStream,
+        nar: impl Future<Output = Result<NarStream, Error>>,
         under_way: &UnderWay,
-        place: OwnedSemaphorePermit,
     ) -> Result<(), Error> {
         let info = &narinfo.info;
+        let mut place = under_way.places.take(narinfo).await;
+        let nar = place.during(nar).await?;
+        let nar = place.with(nar);
         let references = under_way.arrivals.references(info);
-        let then = async {
-            drop(place);
-            references.await;
-        };
         let claimed = Claimed::new(info.clone());
-        self.store.put_after(then, claimed, nar).await?;
+        self.store.put_after(references, claimed, nar).await?;
         under_way.arrivals.arrived(&info.store_path);
         self.spool.forget(info.store_path.hash());
         self.complain();
@@ -428,19 +408,9 @@ impl Prefetch<'_> {
 struct UnderWay {
     arrivals: Arrivals,
     /// For those that are fetched.
-    places: Arc<Semaphore>,
+    places: Places,
     /// How many were made of older paths.
     made: AtomicUsize,
-}
-
-impl UnderWay {
-    /// Whoever comes first gets one first, which is what they are begun in order for.
-    async fn place(&self, narinfo: &Narinfo) -> OwnedSemaphorePermit {
-        let bytes = narinfo.file_size_bytes.unwrap_or(narinfo.info.nar_size);
-        let parts = (bytes / PART_BYTES + 1).min(u64::from(PARTS)) as u32;
-        let place = self.places.clone().acquire_many_owned(parts).await;
-        place.expect("invariant: the semaphore is never closed")
-    }
 }
 
 /// The caches, and for what none of them has, the node's own store.
