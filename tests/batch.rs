@@ -6,8 +6,11 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 
 use serde_json::Value;
+use support::agent::Machine;
+use support::fault::{Mode, Wire};
 use support::http::{Http, Response};
 use support::nar::{Nar, Upload};
 use support::nix::{Nix, Node, User};
@@ -170,6 +173,82 @@ fn who_prefers_closures_has_all_of_one_after_one_request() {
     assert_eq!(found, all);
     let hints = infos.values().flat_map(|it| strings(&it["partialClosure"]));
     assert_eq!(hints.count(), 0, "there is nothing left to be named");
+}
+
+/// Paths up to which an answer goes on to what those that were asked for need.
+const MOST: usize = 1000;
+
+/// Puts these there, several at a time: `References:` has only what is there already.
+fn publish(server: &Snowcached, uploads: &[Upload]) {
+    thread::scope(|scope| {
+        for some in uploads.chunks(uploads.len().div_ceil(8)) {
+            let (http, token) = (server.http(), server.push_token());
+            scope.spawn(move || {
+                for upload in some {
+                    oracle::publish(http, &token, upload);
+                }
+            });
+        }
+    });
+}
+
+/// A root that refers to forty paths, each of which refers to forty others: the root, its
+/// references, all of them.
+fn tree(server: &Snowcached) -> (Upload, Vec<Upload>, BTreeSet<String>) {
+    let path = |number: u64, references: &[Upload]| {
+        let nar = Nar::of_file(&number.to_le_bytes());
+        let codec = support::codec::Codec::named("none");
+        let mut upload = Upload::honest(number, &format!("leaf-{number}"), &nar, codec);
+        let names = references.iter().map(|it| it.base_name().to_owned());
+        upload.references = names.collect();
+        upload.references.sort();
+        upload
+    };
+    let leaves: Vec<Upload> = (0..1600).map(|number| path(number, &[])).collect();
+    let forty = leaves.chunks(40).zip(1600..);
+    let twigs: Vec<Upload> = forty.map(|(some, number)| path(number, some)).collect();
+    let root = path(1640, &twigs);
+    for level in [&leaves[..], &twigs, std::slice::from_ref(&root)] {
+        publish(server, level);
+    }
+    let all = leaves.iter().chain(&twigs).chain([&root]);
+    let all = all.map(|it| it.hash_part().to_owned()).collect();
+    (root, twigs, all)
+}
+
+#[test]
+fn of_a_longer_closure_a_thousand_paths_come_nearest_first_and_then_the_others() {
+    let server = Snowcached::start();
+    let (root, twigs, all) = tree(&server);
+    let ask = |hashes: &[&str]| infos(ask_preferring(server.http(), "closure", hashes));
+    let first = ask(&[root.hash_part()]);
+    assert_eq!(first.len(), MOST);
+    let near = twigs.iter().chain([&root]);
+    assert!(near.map(Upload::hash_part).all(|it| first.contains_key(it)));
+    // The lines themselves name what did not come.
+    let named = first.values().flat_map(|it| strings(&it["references"]));
+    let named: BTreeSet<String> = named.map(|it| it[..32].to_owned()).collect();
+    let left = named.iter().filter(|it| !first.contains_key(*it));
+    let left: Vec<&str> = left.map(String::as_str).collect();
+    let second = ask(&left);
+    let found: BTreeSet<String> = first.into_keys().chain(second.into_keys()).collect();
+    assert!(found == all, "{} of {}", found.len(), all.len());
+    // Whoever asks for more than that is answered all of it, and nothing besides.
+    let asked = all.iter().filter(|it| *it != root.hash_part());
+    let asked: Vec<&str> = asked.map(String::as_str).collect();
+    assert_eq!(ask(&asked).len(), all.len() - 1);
+
+    // A prefetch knows all of it after two questions, and then finds no NARs.
+    let machine = Machine::new(&Nix::newer(), &server.public_key());
+    let wire = Wire::to(server.address());
+    wire.fail_at("/nar/", 0, Mode::Gone);
+    let prefetch = format!("prefetch {} --json --from {}", root.store_path, wire.url());
+    let said = machine.snowcache(&prefetch).stdout;
+    let planned: Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(planned["planned"]["missing"], all.len(), "{said}");
+    let asked = wire.asked();
+    let count = |what: &str| asked.iter().filter(|it| it.line.contains(what)).count();
+    assert_eq!((count("QUERY "), count(".narinfo ")), (2, 0));
 }
 
 #[test]
