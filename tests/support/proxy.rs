@@ -65,6 +65,14 @@ pub fn missing() -> Response {
     }
 }
 
+/// No answer at all: the connection ends.
+pub fn hang_up() -> Response {
+    Response {
+        status: 0,
+        ..missing()
+    }
+}
+
 /// Serves one connection, request by request, until the client hangs up.
 fn serve(
     stream: &TcpStream,
@@ -106,6 +114,9 @@ fn serve(
             false => request.header("Accept-Encoding", "zstd").bytes(&body),
         };
         let answer = spoil(path, request.send());
+        if answer.status == 0 {
+            return None;
+        }
         let length = match answer.header("content-length") {
             Some(length) if method == "HEAD" => length.to_owned(),
             _ => answer.body.len().to_string(),
