@@ -2,7 +2,8 @@
 
 use super::*;
 use bytes::Bytes;
-use snowcache_nix::{Compression, NarHash, PathInfo, StorePath};
+use snowcache_core::contract::sample;
+use snowcache_nix::Compression;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use tempfile::TempDir;
@@ -16,22 +17,11 @@ fn node() -> (TempDir, Node) {
 }
 
 fn narinfo(letter: char) -> Narinfo {
-    let hash: String = std::iter::repeat_n(letter, 32).collect();
-    let info = PathInfo {
-        store_path: format!("{hash}-x").parse::<StorePath>().expect("a path"),
-        nar_hash: NarHash::from_bytes([0; 32]),
-        nar_size: 1,
-        references: Default::default(),
-        deriver: None,
-        ca: None,
-        signatures: Vec::new(),
-        unknown: Vec::new(),
-    };
     Narinfo {
+        info: sample(&letter.to_string(), b"", &[]).info,
         url: String::new(),
         compression: Compression::Zstd,
         file_size_bytes: None,
-        info,
     }
 }
 

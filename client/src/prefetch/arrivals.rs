@@ -57,37 +57,27 @@ impl Arrivals {
 mod tests {
     use super::*;
     use futures::FutureExt;
+    use snowcache_core::contract::sample;
     use snowcache_nix::Compression;
 
-    fn narinfo(letter: char, references: &[char]) -> Narinfo {
-        let path = |letter: char| {
-            let hash: String = std::iter::repeat_n(letter, 32).collect();
-            format!("{hash}-x").parse::<StorePath>().expect("a path")
-        };
-        let info = PathInfo {
-            store_path: path(letter),
-            nar_hash: snowcache_nix::NarHash::from_bytes([0; 32]),
-            nar_size: 1,
-            references: references.iter().copied().map(path).collect(),
-            deriver: None,
-            ca: None,
-            signatures: Vec::new(),
-            unknown: Vec::new(),
-        };
+    fn narinfo(name: &str, references: &[&str]) -> Narinfo {
+        let others = references.iter().map(|it| sample(it, b"", &[]).info);
+        let others: Vec<StorePath> = others.map(|it| it.store_path).collect();
+        let info = sample(name, b"", &others.iter().collect::<Vec<_>>()).info;
         Narinfo {
+            info,
             url: String::new(),
             compression: Compression::None,
             file_size_bytes: None,
-            info,
         }
     }
 
     #[test]
     fn a_path_waits_for_those_of_its_references_that_are_brought_and_not_for_itself() {
         let brought = [
-            narinfo('a', &['z']),
-            narinfo('b', &['a', 'b']),
-            narinfo('c', &['a', 'b', 'z']),
+            narinfo("a", &["z"]),
+            narinfo("b", &["a", "b"]),
+            narinfo("c", &["a", "b", "z"]),
         ];
         let arrivals = Arrivals::of(&brought);
         let [a, b, c] = &brought;
@@ -104,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_is_given_up_never_comes() {
-        let brought = [narinfo('a', &[]), narinfo('b', &['a'])];
+        let brought = [narinfo("a", &[]), narinfo("b", &["a"])];
         let arrivals = Arrivals::of(&brought);
         let waiting = arrivals.references(&brought[1].info);
         drop(arrivals);
