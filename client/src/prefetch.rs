@@ -17,7 +17,8 @@
 //! roots are pinned since. Broken off at any moment, what was imported stays and is not fetched
 //! again, and of what was under way only what was not written down yet ([`crate::frame_spool`]).
 //! A daemon that restarts is gone back to, from the beginning: held anew, checked anew.
-//! Never: more in memory than the closure's narinfos and a few chunks for each path under way.
+//! Never: more in memory than the closure's narinfos and, of each path under way, a few chunks, or
+//! all of one of at most [`WHOLE_BYTES`](snowcache_core::cache::WHOLE_BYTES).
 
 mod ahead;
 mod arrivals;
@@ -59,7 +60,7 @@ const MAX_RUNS: u32 = 4;
 const DAEMON_WAIT: Duration = Duration::from_secs(2);
 
 /// Paths under way for each that is fetched: the others have come but for their ends, or nothing of
-/// them comes, and wait with some 100 KiB here and a process of the daemon each.
+/// them comes, and wait: a small one here, a large one with 100 KiB and a process of the daemon.
 const WAITING_FOR_REFERENCES: usize = 4;
 
 /// What is to be brought, and how.

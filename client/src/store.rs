@@ -20,18 +20,22 @@ pub use error::StoreError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::StreamExt;
-use snowcache_core::cache::{Cache, NarStream, Narinfo};
+use snowcache_core::cache::{Cache, NarStream, Narinfo, WHOLE_BYTES};
 use snowcache_core::error::Error;
 use snowcache_core::path_info::Claimed;
 use snowcache_nix::daemon::{self, DaemonError, ImportError, Trust, ValidPath};
 use snowcache_nix::{StoreHash, StorePath};
 use std::io;
+use std::num::NonZero;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Where every Nix listens.
@@ -57,6 +61,10 @@ const PATHS_PER_REQUEST: usize = 4096;
 /// one.
 const MAX_IDLE: usize = 32;
 
+/// NARs that are here whole and are imported at a time, as many as there are cores: a process of
+/// the daemon that is sent one without a pause keeps one busy, and is soon done with many.
+const WHOLE_AT_A_TIME: RangeInclusive<usize> = 2..=8;
+
 type Connection = daemon::Connection<stream::From, stream::To>;
 
 /// The node's store. Clones share their connections.
@@ -70,6 +78,8 @@ struct Shared {
     idle: Mutex<Vec<Connection>>,
     keeper: tokio::sync::Mutex<Option<Connection>>,
     imported_bytes: Arc<AtomicU64>,
+    /// For NARs that are here whole.
+    doors: Semaphore,
 }
 
 /// What a daemon says of itself.
@@ -86,12 +96,15 @@ pub struct About {
 impl Store {
     /// The store behind this socket. Nothing is opened yet.
     pub fn at(socket: PathBuf) -> Store {
+        let (few, many) = (WHOLE_AT_A_TIME.start(), WHOLE_AT_A_TIME.end());
+        let cores = available_parallelism().map_or(*few, NonZero::get);
         Store {
             shared: Arc::new(Shared {
                 socket,
                 idle: Mutex::default(),
                 keeper: tokio::sync::Mutex::default(),
                 imported_bytes: Arc::default(),
+                doors: Semaphore::new(cores.clamp(*few, *many)),
             }),
         }
     }
@@ -237,15 +250,19 @@ impl Store {
             }
         });
         // A small NAR comes whole, and only when its references are there: until then no process of
-        // the daemon need wait for it.
+        // the daemon need wait for it, and from then on none waits for another one.
         let mut nar = pin!(nar.peekable());
         if let Some(Err(_)) = nar.as_mut().peek().await
             && let Some(Err(error)) = nar.next().await
         {
             return Err(error);
         }
-        let mut connection = self.take().await?;
         let info = claimed.info();
+        let _door = match info.nar_size <= WHOLE_BYTES {
+            true => self.shared.doors.acquire().await.ok(),
+            false => None,
+        };
+        let mut connection = self.take().await?;
         let imported = connection.add_to_store_nar(info, nar).await;
         self.give_back(connection);
         match imported {

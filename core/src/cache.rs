@@ -18,7 +18,7 @@ mod withheld;
 
 pub use memory::Memory;
 pub use nar_stream::{NarStream, WrongBytes};
-pub use withheld::WITHHELD_BYTES;
+pub use withheld::{WHOLE_BYTES, WITHHELD_BYTES};
 
 use crate::closure::{self, Closure};
 use crate::error::{Blame, Error, Kind};

@@ -15,8 +15,8 @@ use snowcache_nix::StoreHash;
 use std::pin::pin;
 use tokio::sync::watch;
 
-/// Of each sort: 8 paths are fetched at a time by default, and of little ones four in the place of
-/// one.
+/// To the cache: 8 paths are fetched at a time by default, and of little ones four in the place of
+/// one. To the daemon there are half as many: the little ones share theirs.
 const MOST: usize = 16;
 
 impl Prefetch<'_> {
@@ -47,7 +47,7 @@ impl Prefetch<'_> {
         let count = self.jobs.saturating_mul(2).min(MOST);
         let learnt = is_learnt.clone();
         let to_daemon = async {
-            for _ in 0..count {
+            for _ in 0..count / 2 {
                 if *learnt.borrow() {
                     break;
                 }

@@ -14,7 +14,7 @@
 use crate::sources::FAILOVER;
 use futures::StreamExt;
 use futures::stream::unfold;
-use snowcache_core::cache::{NarStream, Narinfo};
+use snowcache_core::cache::{NarStream, Narinfo, WHOLE_BYTES};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Parts of a place: a path of little costs a round trip and nothing else, so four of them take the
-/// place of one. 32 times 64 KiB in 20 ms are 840 Mbit/s.
+/// place of one. 32 times 64 KiB in 20 ms are 840 Mbit/s. What does not come whole has a process of
+/// the daemon to itself besides, so it takes a place.
 const PARTS: u32 = 4;
 /// What fills a part: a path that is longer than four of them, a MiB, takes a place.
 const PART_BYTES: u64 = 256 << 10;
@@ -45,8 +46,12 @@ impl Places {
 
     /// One for this path.
     pub(super) async fn take(&self, narinfo: &Narinfo) -> Place {
-        let bytes = narinfo.file_size_bytes.unwrap_or(narinfo.info.nar_size);
-        let parts = (bytes / PART_BYTES + 1).min(u64::from(PARTS)) as u32;
+        let nar_size_bytes = narinfo.info.nar_size;
+        let bytes = narinfo.file_size_bytes.unwrap_or(nar_size_bytes);
+        let parts = match nar_size_bytes <= WHOLE_BYTES {
+            true => (bytes / PART_BYTES + 1).min(u64::from(PARTS)) as u32,
+            false => PARTS,
+        };
         let place = self.0.clone().acquire_many_owned(parts).await;
         Place(Some(
             place.expect("invariant: the semaphore is never closed"),

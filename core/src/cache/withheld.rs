@@ -2,7 +2,7 @@
 //!
 //! Guarantees: whoever takes these bytes and completes what they make only at the end has completed
 //! the NAR that was promised: canonical, of the right size and hash. Before an error at least the
-//! last [`WITHHELD_BYTES`] of what was read are missing (all of a smaller NAR).
+//! last [`WITHHELD_BYTES`] of what was read are missing, and all of a NAR of [`WHOLE_BYTES`].
 //! Memory: what is withheld and one chunk.
 
 use super::NarStream;
@@ -18,11 +18,17 @@ use std::collections::VecDeque;
 /// nobody has seen the end of the last file, let alone of the NAR.
 pub const WITHHELD_BYTES: usize = 64 << 10;
 
+/// A NAR of at most so many bytes comes when all of it is verified: whoever acts on it then is done
+/// in a moment, and need not be there before. Three of four paths of a NixOS system are as small.
+pub const WHOLE_BYTES: u64 = 1 << 20;
+
 struct Withheld {
     nar: NarStream,
     parser: Parser,
     held: VecDeque<Bytes>,
     held_bytes: usize,
+    /// What is held in any case before the end.
+    least_bytes: usize,
     verified: bool,
     /// What the end waits for besides.
     then: BoxFuture<'static, ()>,
@@ -40,6 +46,10 @@ impl NarStream {
         then: impl Future<Output = ()> + Send + 'static,
     ) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
         let withheld = Withheld {
+            least_bytes: match self.nar_size_bytes() <= WHOLE_BYTES {
+                true => usize::MAX,
+                false => WITHHELD_BYTES,
+            },
             nar: self,
             parser: Parser::new(),
             held: VecDeque::new(),
@@ -77,7 +87,7 @@ impl Withheld {
                 }
             }
             let front = self.held.front().map_or(0, Bytes::len);
-            if self.held_bytes - front >= WITHHELD_BYTES {
+            if self.held_bytes - front >= self.least_bytes {
                 break;
             }
         }
@@ -94,6 +104,9 @@ mod tests {
     use futures::executor::block_on;
     use futures::stream;
     use sha2::{Digest, Sha256};
+
+    /// Longer than what comes whole.
+    const LONG: usize = 2_000_000;
 
     /// The bytes that came, and how it ended.
     fn read(nar: NarStream) -> (Vec<u8>, Result<(), Error>) {
@@ -122,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_good_nar_comes_whole_however_it_is_cut() {
-        for content in [0, 100, 200_000] {
+        for content in [0, 100, 200_000, 2_000_000] {
             let sample = sample("good", &vec![b'x'; content], &[]);
             for size in [1000, 70_000, 1 << 20] {
                 let (bytes, end) = read(in_chunks(&sample.nar, size, &sample));
@@ -134,9 +147,9 @@ mod tests {
 
     #[test]
     fn of_a_bad_nar_the_end_is_never_given_out() {
-        let sample = sample("bad", &vec![b'x'; 200_000], &[]);
+        let sample = sample("bad", &vec![b'x'; LONG], &[]);
         let mut damaged = sample.nar.to_vec();
-        damaged[150_000] ^= 1;
+        damaged[LONG - 50_000] ^= 1;
         let mut trailing = sample.nar.to_vec();
         trailing.extend([0; 8]);
         let short = &sample.nar[..sample.nar.len() - 8];
@@ -150,14 +163,30 @@ mod tests {
                 let error = end.expect_err(says).to_string();
                 assert!(error.contains(says), "{error}");
                 assert!(bytes.len() + WITHHELD_BYTES <= bad.len(), "{}", bytes.len());
-                assert!(bad.starts_with(&bytes));
+                assert!(bad.starts_with(&bytes) && bytes.len() > LONG / 2 - size);
             }
         }
     }
 
     #[test]
+    fn of_a_small_nar_nothing_comes_before_its_end_may() {
+        let sample = sample("small", &vec![b'x'; 1_000_000], &[]);
+        let mut damaged = sample.nar.to_vec();
+        damaged[999_000] ^= 1;
+        let (bytes, end) = read(in_chunks(&damaged, 70_000, &sample));
+        assert_eq!((bytes.len(), end.is_err()), (0, true));
+        let (tell, told) = futures::channel::oneshot::channel::<()>();
+        let nar = in_chunks(&sample.nar, 70_000, &sample);
+        let mut chunks = Box::pin(nar.withheld_until(async { told.await.expect("told") }));
+        assert!(chunks.next().now_or_never().is_none());
+        tell.send(()).expect("waited for");
+        let chunks: Vec<_> = block_on(chunks.map(|chunk| chunk.expect("good")).collect());
+        assert!(chunks.concat() == sample.nar);
+    }
+
+    #[test]
     fn the_end_of_a_good_nar_waits_for_what_it_is_told_to() {
-        let sample = sample("good", &vec![b'x'; 200_000], &[]);
+        let sample = sample("good", &vec![b'x'; LONG], &[]);
         let (tell, told) = futures::channel::oneshot::channel::<()>();
         let nar = in_chunks(&sample.nar, 1000, &sample);
         let mut chunks = Box::pin(nar.withheld_until(async { told.await.expect("told") }));
@@ -165,7 +194,7 @@ mod tests {
         while let Some(next) = chunks.next().now_or_never() {
             got += next.expect("not at its end").expect("good").len();
         }
-        assert!(got + WITHHELD_BYTES <= sample.nar.len() && got > 100_000);
+        assert!(got + WITHHELD_BYTES <= sample.nar.len() && got > LONG / 2);
         tell.send(()).expect("waited for");
         while let Some(next) = chunks.next().now_or_never().expect("all is there") {
             waiting += next.expect("good").len();
