@@ -136,8 +136,8 @@ retention.max_age_s, or when the depot is nearly full, what was not asked for th
 The server also collects by itself, every retention.gc_interval_s.
 
 Examples:
-  snowcache --token-file /var/lib/snowcached/admin.token gc --dry-run
-  snowcache --token-file /var/lib/snowcached/admin.token gc --json | jq .summary
+  snowcache --token-file /var/lib/snowcache/admin.token gc --dry-run
+  snowcache --token-file /var/lib/snowcache/admin.token gc --json | jq .summary
 
 Takes the admin token. A collection that has begun goes on when this command is ended.
 Exit codes: 0 collected, 1 not (another one is running, say), 2 wrong usage, 3 cache unreachable.")]
@@ -148,8 +148,8 @@ What a pin keeps, or what a path refers to that is not removed with it, is kept,
 why. The space comes back with the next collections.
 
 Examples:
-  snowcache --token-file /var/lib/snowcached/admin.token rm /nix/store/HASH-leaked-secret
-  snowcache --token-file /var/lib/snowcached/admin.token rm --dry-run HASH HASH
+  snowcache --token-file /var/lib/snowcache/admin.token rm /nix/store/HASH-leaked-secret
+  snowcache --token-file /var/lib/snowcache/admin.token rm --dry-run HASH HASH
 
 Takes the admin token. Exit codes: 0 all removed, 1 some kept or not there, 2 wrong usage,
 3 cache unreachable.")]
@@ -160,9 +160,9 @@ Every stored byte is read, every frame unpacked and hashed. Paths whose NAR is d
 they were not there, so that nix takes them from elsewhere, until they are pushed again.
 
 Examples:
-  snowcache --token-file /var/lib/snowcached/admin.token scrub
-  snowcache --token-file /var/lib/snowcached/admin.token scrub --subset 1/7
-  snowcache --token-file /var/lib/snowcached/admin.token scrub --json | jq -c .damage
+  snowcache --token-file /var/lib/snowcache/admin.token scrub
+  snowcache --token-file /var/lib/snowcache/admin.token scrub --subset 1/7
+  snowcache --token-file /var/lib/snowcache/admin.token scrub --json | jq -c .damage
 
 Takes the admin token. A scrub ends with this command.
 Exit codes: 0 all well, 1 damage found or not all read, 2 wrong usage, 3 cache unreachable.")]
@@ -175,9 +175,9 @@ may remember them, and the space comes back with the collections after that. The
 it by itself, every recompression.interval_s.
 
 Examples:
-  snowcache --token-file /var/lib/snowcached/admin.token recompress
-  snowcache --token-file /var/lib/snowcached/admin.token recompress --rate-bytes-per-s 8388608
-  snowcache --token-file /var/lib/snowcached/admin.token recompress --json | jq .summary
+  snowcache --token-file /var/lib/snowcache/admin.token recompress
+  snowcache --token-file /var/lib/snowcache/admin.token recompress --rate-bytes-per-s 8388608
+  snowcache --token-file /var/lib/snowcache/admin.token recompress --json | jq .summary
 
 Takes the admin token. A recompression ends with this command, and what is done stays.
 Exit codes: 0 all that was due, 1 not all, or another one is running, 2 wrong usage, 3 cache

@@ -54,7 +54,7 @@ Without --to it is the newest one below the current. Takes the push token (or th
     /// Remove a pin with all its generations; what only it kept goes at the next collection
     #[command(after_help = "\
 Example:
-  snowcache --token-file /var/lib/snowcached/admin.token pin rm pr-1234
+  snowcache --token-file /var/lib/snowcache/admin.token pin rm pr-1234
 
 Takes the admin token.")]
     Rm {
