@@ -443,6 +443,7 @@ impl Fleet {
         let list = "nix-env --profile /nix/var/nix/profiles/system --list-generations";
         assert!(self.machine.sh(list).ok().lines().count() >= 2);
         self.machine.assert_sound();
+        self.machine.assert_signed();
     }
 }
 

@@ -179,6 +179,14 @@ impl Machine {
         let wrong = said.contains("error") || said.contains("modified");
         assert!(!wrong, "{said}");
     }
+
+    /// All of it is signed by somebody who is trusted, too.
+    #[track_caller]
+    pub fn assert_signed(&self) {
+        let verify = "nix store verify --all --extra-experimental-features nix-command 2>&1";
+        let ran = self.sh(verify);
+        assert_eq!(ran.code, 0, "{}", ran.stdout);
+    }
 }
 
 /// Longer than anything of an agent should take on a busy machine.

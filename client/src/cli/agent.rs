@@ -22,7 +22,8 @@ pub struct PrefetchArgs {
     /// Keys of which one must have signed each path [default: those of this machine's nix.conf]
     #[arg(long, value_name = "KEYS", value_delimiter = ' ')]
     pub trusted_public_keys: Vec<String>,
-    /// How many paths are fetched at a time; of those below 256 KiB four times as many
+    /// How many paths are fetched at a time; of those below 256 KiB packed and 1 MiB
+    /// unpacked four times as many
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// What may be received a second: 50MB/s, 800KiB/s

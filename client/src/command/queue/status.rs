@@ -14,7 +14,7 @@ struct Status {
     /// Paths that wait.
     waiting: usize,
     /// When the oldest of them was queued, in seconds since 1970.
-    oldest_s: Option<u64>,
+    oldest_since_s: Option<u64>,
     /// Those that are not tried any more.
     failed: Vec<Failed>,
     /// Whether a queue is at work.
@@ -32,7 +32,7 @@ pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let waiting = spool.waiting().map_err(Failure::failed)?;
     let status = Status {
         waiting: waiting.len(),
-        oldest_s: waiting.first().map(crate::spool::Entry::since_s),
+        oldest_since_s: waiting.first().map(crate::spool::Entry::since_s),
         failed: spool.failed().map_err(Failure::failed)?,
         running: is_reigned(&spool),
         queue: Report::read(&spool),
@@ -48,7 +48,7 @@ impl Status {
         const WHY: &str = "invariant: a String can be written to";
         let mut text = String::new();
         let since = |then_s: u64| show::span(Duration::from_secs(now_s().saturating_sub(then_s)));
-        let oldest = self.oldest_s.map(since);
+        let oldest = self.oldest_since_s.map(since);
         let oldest = oldest.map_or_else(String::new, |it| format!(", the oldest for {it}"));
         writeln!(text, "waiting  {}{oldest}", show::paths(self.waiting)).expect(WHY);
         writeln!(text, "failed   {}", show::paths(self.failed.len())).expect(WHY);
