@@ -61,8 +61,9 @@ const PATHS_PER_REQUEST: usize = 4096;
 /// one.
 const MAX_IDLE: usize = 32;
 
-/// NARs that are here whole and are imported at a time, as many as there are cores: a process of
-/// the daemon that is sent one without a pause keeps one busy, and is soon done with many.
+/// NARs that are here whole and are imported at a time: within these as many as there are cores.
+/// A process of the daemon that is sent one without a pause keeps one busy, and is soon done with
+/// many.
 const WHOLE_AT_A_TIME: RangeInclusive<usize> = 2..=8;
 
 type Connection = daemon::Connection<stream::From, stream::To>;

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: whoever takes these bytes and completes what they make only at the end has completed
 //! the NAR that was promised: canonical, of the right size and hash. Before an error at least the
-//! last [`WITHHELD_BYTES`] of what was read are missing, and all of a NAR of [`WHOLE_BYTES`].
+//! last [`WITHHELD_BYTES`] of what was read are missing, and all of a NAR of at most
+//! [`WHOLE_BYTES`].
 //! Memory: what is withheld and one chunk.
 
 use super::NarStream;
@@ -19,7 +20,8 @@ use std::collections::VecDeque;
 pub const WITHHELD_BYTES: usize = 64 << 10;
 
 /// A NAR of at most so many bytes comes when all of it is verified: whoever acts on it then is done
-/// in a moment, and need not be there before. Three of four paths of a NixOS system are as small.
+/// in a moment, and need not be there before. Of the benchmarks' closure three of four paths are as
+/// small, 107 of 143.
 pub const WHOLE_BYTES: u64 = 1 << 20;
 
 struct Withheld {
