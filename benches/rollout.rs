@@ -195,7 +195,7 @@ fn timed(node: &Node, user: &User, nix: &Nix, script: &str) -> Duration {
         "begin=${{EPOCHREALTIME/./}}\n{script}\necho \"took $((${{EPOCHREALTIME/./}} - begin))\""
     );
     let said = node.sh(user, nix, &script).ok();
-    let took = said.lines().find_map(|line| line.strip_prefix("took "));
+    let took = said.lines().last().and_then(|it| it.strip_prefix("took "));
     let microseconds = took.expect("its last line").parse().expect("a number");
     Duration::from_micros(microseconds)
 }

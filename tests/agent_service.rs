@@ -74,36 +74,17 @@ fn what_it_is_asked_for_is_there_and_it_says_so() {
     }
 }
 
-/// The agents' alerts speak of figures that there are, and each has its chapter of the runbook.
+/// The agents' alerts speak of figures that there are.
 fn assert_alerts_are_of(metrics: &str) {
-    let file = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-        std::fs::read_to_string(path).expect(name)
-    };
-    let (alerts, guide) = (
-        file("config/prometheus/agent-alerts.yaml"),
-        file("docs/agent.md"),
-    );
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let mut checked = 0;
-    for alert in alerts.split("- alert: ").skip(1) {
-        let name = alert.lines().next().expect("a name");
-        let line = |key: &str| {
-            let line = alert.lines().find_map(|it| it.trim().strip_prefix(key));
-            line.unwrap_or_else(|| panic!("{name} has no {key}"))
-        };
-        let words = line("expr: ").split(|c| !word(c));
-        for figure in words.filter(|it| it.starts_with("snowcache_")) {
-            let family = format!("# TYPE {figure} ");
-            assert!(metrics.contains(&family), "{figure} is printed by nobody");
-            checked += 1;
-        }
-        let anchor = format!("docs/agent.md#runbook-{}", name.to_ascii_lowercase());
-        assert_eq!(line("runbook: "), anchor);
-        let chapter = format!("### Runbook: {name}\n");
-        assert!(guide.contains(&chapter), "docs/agent.md has no {chapter}");
+    let alerts = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/agent-alerts.yaml");
+    let alerts = std::fs::read_to_string(alerts).expect("the alerts");
+    let words = alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let figures: Vec<&str> = words.filter(|it| it.starts_with("snowcache_")).collect();
+    assert!(figures.len() >= alerts.matches("- alert: ").count());
+    for figure in figures {
+        let family = format!("# TYPE {figure} ");
+        assert!(metrics.contains(&family), "{figure} is printed by nobody");
     }
-    assert_eq!(checked, guide.matches("### Runbook: ").count());
 }
 
 #[test]

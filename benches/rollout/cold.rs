@@ -134,8 +134,7 @@ impl Cold<'_> {
     fn realise(&self, nix: &Nix, url: &str) -> f64 {
         let (node, user, _daemon) = node(nix, self.trusted, url);
         let script = format!("NIX_REMOTE=daemon nix-store --realise {}", self.top);
-        rustix::fs::sync();
-        timed(&node, &user, nix, &script).as_secs_f64()
+        took(|| timed(&node, &user, nix, &script)).wall
     }
 
     /// Pushes what lies in memory, each path after its references.
@@ -192,7 +191,7 @@ impl Cold<'_> {
 
 /// What the whole machine did meanwhile; `timed` tells the time.
 fn took(timed: impl FnOnce() -> Duration) -> Took {
-    // What others wrote goes to the disk in their time.
+    // What was written before is not written back meanwhile.
     rustix::fs::sync();
     let before = busy_seconds();
     let wall = timed().as_secs_f64();

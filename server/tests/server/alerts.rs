@@ -69,10 +69,12 @@ fn dashboard_and_alerts_name_figures_that_there_are() {
 
 #[test]
 fn every_alert_has_its_chapter_of_the_runbook() {
-    let (alerts, guide) = (
-        file("config/prometheus/alerts.yaml"),
-        file("docs/operating.md"),
-    );
+    each_leads_to_a_chapter("config/prometheus/alerts.yaml", "docs/operating.md");
+    each_leads_to_a_chapter("config/prometheus/agent-alerts.yaml", "docs/agent.md");
+}
+
+fn each_leads_to_a_chapter(alerts: &str, guide_name: &str) {
+    let (alerts, guide) = (file(alerts), file(guide_name));
     let headings = guide.lines().filter_map(|line| line.strip_prefix("### "));
     let anchors: BTreeSet<String> = headings
         .map(|heading| {
@@ -89,7 +91,8 @@ fn every_alert_has_its_chapter_of_the_runbook() {
             .lines()
             .find_map(|line| line.trim().strip_prefix("runbook: "));
         let runbook = runbook.unwrap_or_else(|| panic!("{name} has no runbook"));
-        let anchor = runbook.strip_prefix("docs/operating.md#").unwrap();
+        let (in_guide, anchor) = runbook.split_once('#').unwrap();
+        assert_eq!(in_guide, guide_name, "{name}");
         assert_eq!(anchor, format!("runbook-{}", name.to_ascii_lowercase()));
         assert!(
             anchors.contains(anchor),
