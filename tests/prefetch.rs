@@ -4,19 +4,17 @@
 mod support;
 
 use std::fs;
-use std::io;
-use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::agent::{Machine, World, on_a_disk, on_a_small_disk};
 use support::corpus;
+use support::daemon::hang_up_on;
 use support::fault::{Mode, Wire};
 use support::http::Response;
 use support::nix::{Nix, Node, User};
@@ -336,38 +334,23 @@ fn a_daemon_that_is_restarted_is_gone_back_to() {
     machine.assert_sound();
 }
 
-/// Stands before a daemon, and hangs up on the first so many.
-fn hang_up_on(count: usize, daemon: PathBuf, socket: &Path) {
-    let listener = UnixListener::bind(socket).expect("a socket");
-    let open = fs::Permissions::from_mode(0o777);
-    fs::set_permissions(socket, open).expect("our own");
-    thread::spawn(move || {
-        for near in listener.incoming().flatten().skip(count) {
-            let far = UnixStream::connect(&daemon).expect("the daemon listens");
-            let (near2, far2) = (near.try_clone(), far.try_clone());
-            let halves = [(near, far2.expect("half")), (far, near2.expect("half"))];
-            for (mut from, mut to) in halves {
-                thread::spawn(move || {
-                    io::copy(&mut from, &mut to).ok();
-                    to.shutdown(Shutdown::Both).ok();
-                });
-            }
-        }
-    });
-}
-
 #[test]
 fn a_daemon_that_hangs_up_at_the_hello_is_greeted_again() {
     let world = World::small();
     let machine = world.node(&Nix::installed());
     let socket = machine.user.home().join("hangs-up");
-    hang_up_on(3, machine.daemon.socket().to_owned(), &socket);
+    let passed = hang_up_on(3, machine.daemon.socket().to_owned(), &socket);
     let socket = format!("--store-socket {}", socket.display());
     let ran = world.prefetch(&machine, &socket);
     assert_eq!(ran.stderr, "");
     ran.ok();
     let closure = &world.generation.closure;
     assert_eq!(machine.valid(closure), closure.len());
+
+    passed.store(0, Ordering::SeqCst);
+    world.prefetch(&machine, &socket).ok();
+    let passed = passed.load(Ordering::SeqCst);
+    assert_eq!(passed, 1, "nothing to import, so one process of the daemon");
 }
 
 #[test]

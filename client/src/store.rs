@@ -1,9 +1,10 @@
 //! This node's /nix/store, through its nix-daemon, as a [`Cache`].
 //!
 //! ```text
-//!   hold      one connection that stays open, with a temporary root for each path
-//!   put       a connection from the pool: AddToStoreNar, the end withheld until verified
-//!   narinfo, nar, missing    a connection from the pool
+//!   hold              one connection that stays open, with a temporary root for each path
+//!   roots, questions  over the same one, in turn: a process of the daemon takes longer
+//!   put               a connection from the pool: AddToStoreNar, the end withheld until verified
+//!   nar               a connection from the pool
 //! ```
 //!
 //! Guarantees: the contract of [`Cache`], except that putting a valid path again adds no
@@ -35,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{MappedMutexGuard, MutexGuard, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Where every Nix listens.
@@ -120,14 +121,12 @@ impl Store {
     /// # Errors
     /// When nobody does.
     pub async fn about(&self) -> Result<About, StoreError> {
-        let connection = self.take().await?;
-        let about = About {
-            protocol: connection.version(),
-            nix_version: connection.nix_version().map(str::to_owned),
-            trust: connection.trust(),
-        };
-        self.give_back(connection);
-        Ok(about)
+        let keeper = self.keeper().await?;
+        Ok(About {
+            protocol: keeper.version(),
+            nix_version: keeper.nix_version().map(str::to_owned),
+            trust: keeper.trust(),
+        })
     }
 
     /// Makes one more connection, for what will be asked over it.
@@ -146,15 +145,8 @@ impl Store {
     /// # Errors
     /// When the daemon cannot be asked.
     pub async fn hold(&self, paths: &[StorePath]) -> Result<(), StoreError> {
-        let mut keeper = self.shared.keeper.lock().await;
-        let mut connection = match keeper.take() {
-            Some(connection) => connection,
-            None => self.connect().await?,
-        };
-        let held = connection.add_temp_roots(paths).await;
-        held.map_err(|error| self.failed(error))?;
-        *keeper = Some(connection);
-        Ok(())
+        let held = self.keeper().await?.add_temp_roots(paths).await;
+        held.map_err(|error| self.failed(error))
     }
 
     /// Lets go of every connection, and so of what was held: those of a daemon that went away.
@@ -169,15 +161,14 @@ impl Store {
     /// When the daemon cannot be asked.
     pub async fn invalid(&self, paths: &[StorePath]) -> Result<Vec<StorePath>, StoreError> {
         let mut invalid = Vec::new();
-        let mut connection = self.take().await?;
+        let mut keeper = self.keeper().await?;
         for some in paths.chunks(PATHS_PER_REQUEST) {
-            let valid = connection.valid_paths(some).await;
+            let valid = keeper.valid_paths(some).await;
             let mut valid = valid.map_err(|error| self.failed(error))?;
             valid.sort_unstable();
             let is_invalid = |path: &&StorePath| valid.binary_search(path).is_err();
             invalid.extend(some.iter().filter(is_invalid).cloned());
         }
-        self.give_back(connection);
         Ok(invalid)
     }
 
@@ -189,11 +180,8 @@ impl Store {
         &self,
         paths: &[StorePath],
     ) -> Result<Vec<Option<ValidPath>>, StoreError> {
-        let mut connection = self.take().await?;
-        let infos = connection.path_infos(paths).await;
-        let infos = infos.map_err(|error| self.failed(error))?;
-        self.give_back(connection);
-        Ok(infos)
+        let infos = self.keeper().await?.path_infos(paths).await;
+        infos.map_err(|error| self.failed(error))
     }
 
     /// What the store knows of a valid path.
@@ -212,11 +200,8 @@ impl Store {
     pub async fn add_indirect_roots(&self, links: &[PathBuf]) -> Result<(), StoreError> {
         let texts = links.iter().map(|link| link.to_string_lossy().into_owned());
         let texts: Vec<String> = texts.collect();
-        let mut connection = self.take().await?;
-        let added = connection.add_indirect_roots(&texts).await;
-        added.map_err(|error| self.failed(error))?;
-        self.give_back(connection);
-        Ok(())
+        let added = self.keeper().await?.add_indirect_roots(&texts).await;
+        added.map_err(|error| self.failed(error))
     }
 
     /// As [`Cache::put`]; the end of the NAR, upon which the daemon wants the path's references to
@@ -273,6 +258,18 @@ impl Store {
                 Err(StoreError::of_import(&info.store_path, error).into())
             }
         }
+    }
+
+    /// The connection that holds. After one that broke off there is a new one, which holds nothing.
+    async fn keeper(&self) -> Result<MappedMutexGuard<'_, Connection>, StoreError> {
+        let mut keeper = self.shared.keeper.lock().await;
+        if keeper.as_ref().is_none_or(Connection::is_spent) {
+            *keeper = None;
+            *keeper = Some(self.connect().await?);
+        }
+        Ok(MutexGuard::map(keeper, |keeper| {
+            keeper.as_mut().expect("invariant: there is one now")
+        }))
     }
 
     async fn take(&self) -> Result<Connection, StoreError> {

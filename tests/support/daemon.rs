@@ -1,8 +1,14 @@
 //! A real nix-daemon of a node's own, old or new.
 
-use std::os::unix::net::UnixStream;
+use std::fs;
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -109,4 +115,28 @@ impl Drop for Daemon {
         self.process.kill().ok();
         self.process.wait().ok();
     }
+}
+
+/// Stands before a daemon, and hangs up on the first so many; counts the others.
+pub fn hang_up_on(count: usize, daemon: PathBuf, socket: &Path) -> Arc<AtomicUsize> {
+    let passed = Arc::new(AtomicUsize::new(0));
+    let counter = passed.clone();
+    let listener = UnixListener::bind(socket).expect("a socket");
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(socket, open).expect("our own");
+    thread::spawn(move || {
+        for near in listener.incoming().flatten().skip(count) {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let far = UnixStream::connect(&daemon).expect("the daemon listens");
+            let (near2, far2) = (near.try_clone(), far.try_clone());
+            let halves = [(near, far2.expect("half")), (far, near2.expect("half"))];
+            for (mut from, mut to) in halves {
+                thread::spawn(move || {
+                    io::copy(&mut from, &mut to).ok();
+                    to.shutdown(Shutdown::Both).ok();
+                });
+            }
+        }
+    });
+    passed
 }

@@ -39,8 +39,6 @@ impl Prefetch<'_> {
         roots: &[StoreHash],
         mut is_learnt: watch::Receiver<bool>,
     ) -> Result<(), Error> {
-        // The one that will hold the closure.
-        self.store.hold(&[]).await?;
         if self.store.missing(roots).await?.is_empty() {
             return Ok(());
         }

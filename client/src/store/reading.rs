@@ -11,16 +11,15 @@ use std::collections::BTreeSet;
 
 impl Store {
     pub(super) async fn read_narinfo(&self, hash: StoreHash) -> Result<Option<Narinfo>, Error> {
-        let mut connection = self.take().await?;
-        let path = connection.path_of(hash).await;
+        let mut keeper = self.keeper().await?;
+        let path = keeper.path_of(hash).await;
         let info = match path.map_err(|error| self.failed(error))? {
             None => None,
             Some(path) => {
-                let info = connection.path_info(&path).await;
+                let info = keeper.path_info(&path).await;
                 info.map_err(|error| self.failed(error))?
             }
         };
-        self.give_back(connection);
         Ok(info.map(|known| Narinfo {
             url: known.info.store_path.absolute(),
             file_size_bytes: Some(known.info.nar_size),
@@ -57,14 +56,13 @@ impl Store {
 
     pub(super) async fn ask_missing(&self, hashes: &[StoreHash]) -> Result<Vec<StoreHash>, Error> {
         let (mut missing, mut seen) = (Vec::new(), BTreeSet::new());
-        let mut connection = self.take().await?;
+        let mut keeper = self.keeper().await?;
         for &hash in hashes.iter().filter(|&&hash| seen.insert(hash)) {
-            let path = connection.path_of(hash).await;
+            let path = keeper.path_of(hash).await;
             if path.map_err(|error| self.failed(error))?.is_none() {
                 missing.push(hash);
             }
         }
-        self.give_back(connection);
         Ok(missing)
     }
 }
