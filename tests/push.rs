@@ -237,7 +237,13 @@ fn what_is_said_before_and_after() {
     assert_eq!(sh("$SNOWCACHE push /etc/passwd").code, 2);
     assert_eq!(sh("$SNOWCACHE push - < /dev/null").code, 2);
     let nobody = "/nix/store/00000000000000000000000000000000-nobody";
-    assert_eq!(sh(&format!("$SNOWCACHE push {nobody}")).code, 1);
+    for nix in Nix::both() {
+        let push = format!("$SNOWCACHE push {second} {nobody}");
+        let ran = Node::this_machine().sh(&user, &nix, &push);
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        let says = format!("snowcache: {nobody} is not in this machine's store: build it, or");
+        assert!(ran.stderr.starts_with(&says), "{}", ran.stderr);
+    }
     let nowhere = format!("$SNOWCACHE push --to http://127.0.0.1:1 {second}");
     assert_eq!(sh(&nowhere).code, 3);
 }

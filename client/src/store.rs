@@ -21,6 +21,7 @@ pub use error::StoreError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::StreamExt;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use snowcache_core::cache::{Cache, NarStream, Narinfo, WHOLE_BYTES};
 use snowcache_core::error::Error;
 use snowcache_core::path_info::Claimed;
@@ -47,6 +48,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A daemon takes some milliseconds to fork for one of those who wait.
 const DOOR_WAIT: Duration = Duration::from_millis(5);
+
+/// What the daemon has not read yet of a NAR: it has something to do whenever it gets a processor.
+/// Linux doubles it, for its own part in it, and allows 208 KiB where nobody set `wmem_max`.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
 
 /// Times that one hangs up in the middle of its hello before that is believed: those who come first
 /// to a new store make its database, and all but one may fail at that (Nix 2.8).
@@ -362,12 +367,17 @@ async fn reach(socket: &Path) -> io::Result<UnixStream> {
     let begin = Instant::now();
     loop {
         match UnixStream::connect(socket).await {
+            Ok(stream) => {
+                // A smaller one serves, too.
+                let _smaller = set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
+                return Ok(stream);
+            }
             Err(error)
                 if error.kind() == io::ErrorKind::WouldBlock && begin.elapsed() < HELLO_TIMEOUT =>
             {
                 sleep(DOOR_WAIT).await;
             }
-            result => return result,
+            Err(error) => return Err(error),
         }
     }
 }

@@ -38,6 +38,12 @@ pub enum StoreError {
     /// It failed.
     #[error("nix could not be asked about paths: {0}")]
     Failed(String),
+    /// A path that is not there, and whether there are more.
+    #[error(
+        "{path}{1} is not in this machine's store: build it, or fetch it with nix-store --realise",
+        path = .0.absolute()
+    )]
+    Invalid(StorePath, String),
     /// It said something unexpected.
     #[error("nix said what this version does not understand: {0}")]
     Said(String),
@@ -64,7 +70,7 @@ struct Told {
 /// The closure of `roots` in the local store: store paths, or files that lead into it.
 ///
 /// # Errors
-/// When nix cannot be asked, or a root is not valid.
+/// When nix cannot be asked, or a root is not valid; nothing is fetched or built for that.
 pub fn closure(roots: &[String]) -> Result<Vec<LocalPath>, StoreError> {
     let roots: Vec<String> = roots
         .iter()
@@ -72,7 +78,7 @@ pub fn closure(roots: &[String]) -> Result<Vec<LocalPath>, StoreError> {
         .collect::<Result<_, _>>()?;
     let mut paths = Vec::new();
     for some in roots.chunks(PATHS_PER_CALL) {
-        paths.extend(path_info(some)?);
+        paths.extend(path_info(some).map_err(|error| because_invalid(some, error))?);
     }
     paths.sort_by_key(|path| path.info.store_path.hash());
     paths.dedup_by_key(|path| path.info.store_path.hash());
@@ -144,9 +150,25 @@ fn resolve(argument: &str) -> Result<String, StoreError> {
     Ok(store_path.absolute())
 }
 
+/// Why nix failed at these paths: those that are not valid, whatever else it says.
+fn because_invalid(roots: &[String], error: StoreError) -> StoreError {
+    let roots = roots.iter().map(|root| store_path(root));
+    let invalid = roots
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|it| invalid(&it));
+    match invalid.unwrap_or_default().as_slice() {
+        [] => error,
+        [path] => StoreError::Invalid(path.clone(), String::new()),
+        [first, more @ ..] => {
+            StoreError::Invalid(first.clone(), format!(" (and {} more)", more.len()))
+        }
+    }
+}
+
 fn path_info(roots: &[String]) -> Result<Vec<LocalPath>, StoreError> {
     let mut nix = Command::new("nix");
     nix.args(["--extra-experimental-features", "nix-command"]);
+    nix.args(["--option", "substitute", "false"]);
     nix.args(["path-info", "--json", "--recursive", "--"]);
     nix.args(roots);
     let told: Value = serde_json::from_slice(&output(nix)?).map_err(said)?;
